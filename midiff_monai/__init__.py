@@ -1,0 +1,1 @@
+"""Zero-shot cross-modality segmentation of medical volumes by diffusion guided with local mutual information."""

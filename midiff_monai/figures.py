@@ -1,0 +1,203 @@
+"""The picture to trust a segmentation by: input, synthetic T1 and structures in three planes, on the input's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from nibabel.affines import apply_affine, voxel_sizes
+from numpy.typing import DTypeLike, NDArray
+
+WIDTH_INCHES, DOTS_PER_INCH = 16.0, 85
+SIDE_INCHES, HEAD_INCHES, FOOT_INCHES, GAP_INCHES = 0.35, 0.75, 0.3, 0.06
+MARGIN_MM = 9.0
+WINDOW_PERCENTILES = (2.0, 99.5)
+FILL_OPACITY = 0.45
+BLACK = "#000000"
+LARGE: dict[str, Any] = {"color": "#f2f2f2", "size": 13}
+SMALL: dict[str, Any] = {"color": "#a8a8a8", "size": 10}
+CONVENTION = "Radiological convention: the patient's left (L) is on the right of the picture."
+
+
+class Plane(NamedTuple):
+    """An anatomical plane of a RAS volume.
+
+    Attributes:
+        name: of the plane.
+        normal: the axis that it cuts; the picture's columns and rows are the two others, in order.
+        letters: anatomical sides on the left and on the right of the picture.
+        quantiles: where to cut, as shares of the segmented voxels that lie below.
+    """
+
+    name: str
+    normal: int
+    letters: tuple[str, str]
+    quantiles: tuple[float, ...]
+
+
+PLANES = (
+    Plane("axial", 2, ("R", "L"), (0.40, 0.66)),
+    Plane("coronal", 1, ("R", "L"), (0.38, 0.62)),
+    Plane("sagittal", 0, ("A", "P"), (0.33, 0.52)),
+)
+
+
+class Cut(NamedTuple):
+    """One plane of a RAS volume, at a voxel along its normal."""
+
+    plane: Plane
+    voxel: int
+
+    def picture(self, volume: NDArray) -> NDArray:
+        """Return (rows from below, columns[, channels]) in the radiological convention, sagittal facing left."""
+        return np.take(volume, self.voxel, axis=self.plane.normal).swapaxes(0, 1)[:, ::-1]
+
+    def position(self, grid: nib.Nifti1Image) -> float:
+        """Return where the cut meets the middle of the grid, in mm along the plane's normal."""
+        centre = (np.array(grid.shape) - 1) / 2
+        centre[self.plane.normal] = self.voxel
+        return float(apply_affine(grid.affine, centre)[self.plane.normal])
+
+    def extent(self, grid: nib.Nifti1Image) -> tuple[float, float]:
+        """Return width and height of the picture in mm."""
+        width, height = np.delete(np.multiply(grid.shape, voxel_sizes(grid.affine)), self.plane.normal)
+        return float(width), float(height)
+
+
+def qc_mosaic(
+    source: NDArray,
+    synthetic: NDArray | None,
+    segmentation: NDArray,
+    affine: NDArray[np.float64],
+    path: Path,
+    title: str,
+    colours: Mapping[int, str],
+) -> None:
+    """Write one PNG: a row each for input, synthetic T1 and structures; two cuts a plane through the segmented brain.
+
+    Args:
+        source: the input (X, Y, Z), any finite intensities.
+        synthetic: its translation on the same grid, or None where there is none.
+        segmentation: structure ids on the same grid, 0 for background; all zero shows the whole volume.
+        affine: voxel to RAS mm in any orientation; the picture shows the nearest anatomical planes.
+        path: the PNG to write.
+        title: printed above.
+        colours: "#rrggbb" of every id in `segmentation` other than 0.
+
+    Raises:
+        KeyError: an id has no colour.
+    """
+    structures = _canonical(segmentation, affine, np.int32)
+    box = _bounding_box(structures)
+    structures = structures.slicer[box]
+    labels = np.asarray(structures.dataobj)
+    cuts = _choose_cuts(labels)
+
+    volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
+    rows: dict[str, list[NDArray]] = {}
+    for name, volume in volumes.items():
+        grey = _window(_canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
+        rows[name] = [cut.picture(grey) for cut in cuts]
+    label_pictures = (cut.picture(labels) for cut in cuts)
+    rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
+    _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
+
+
+def _canonical(volume: NDArray, affine: NDArray[np.float64], dtype: DTypeLike) -> nib.Nifti1Image:
+    return nib.as_closest_canonical(nib.Nifti1Image(volume.astype(dtype), affine))
+
+
+def _bounding_box(structures: nib.Nifti1Image) -> tuple[slice, ...]:
+    """Return the slices that hold every structure and a margin, or the whole volume where there is no structure."""
+    segmented = np.asarray(structures.dataobj) > 0
+    if not segmented.any():
+        return (slice(None),) * 3
+    margins = np.ceil(MARGIN_MM / voxel_sizes(structures.affine)).astype(int)
+    box = []
+    for axis, margin in enumerate(margins):
+        occupied = np.flatnonzero(_profile(segmented, axis))
+        box.append(slice(max(occupied[0] - margin, 0), occupied[-1] + margin + 1))
+    return tuple(box)
+
+
+def _profile(mask: NDArray[np.bool_], axis: int) -> NDArray[np.intp]:
+    """Return the number of voxels in each slice across `axis`."""
+    return np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis}))
+
+
+def _choose_cuts(labels: NDArray[np.int32]) -> list[Cut]:
+    shown = labels > 0 if labels.any() else np.ones_like(labels, dtype=bool)
+    cuts = []
+    for plane in PLANES:
+        below = np.cumsum(_profile(shown, plane.normal)) / shown.sum()
+        cuts += [Cut(plane, int(np.searchsorted(below, quantile))) for quantile in plane.quantiles]
+    return cuts
+
+
+def _window(volume: NDArray, segmented: NDArray[np.bool_]) -> NDArray:
+    """Stretch to [0, 1] between percentiles of the segmented brain, which no scalp, air or padding can shift."""
+    values = volume[segmented] if segmented.any() else volume
+    low, high = np.percentile(values, WINDOW_PERCENTILES)
+    return np.clip((volume - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+
+
+def _overlay(grey: NDArray, labels: NDArray[np.int32], colours: Mapping[int, str]) -> NDArray:
+    """Return RGB (rows, columns, 3): the grey picture with each structure's colour laid over it."""
+    ids, positions = np.unique(labels, return_inverse=True)
+    palette = np.array([to_rgb(colours[label]) if label else (0, 0, 0) for label in ids.tolist()])
+    opacity = FILL_OPACITY * (labels > 0)[..., None]
+    return (1 - opacity) * grey[..., None] + opacity * palette[positions.reshape(labels.shape)]
+
+
+def _draw(rows: Mapping[str, list[NDArray]], cuts: list[Cut], grid: nib.Nifti1Image, title: str) -> Figure:
+    """Lay out a row of pictures a name and a column a cut, all at one scale; `grid` is the RAS grid that was cut."""
+    extents = [cut.extent(grid) for cut in cuts]
+    tallest = max(height for _, height in extents)
+    figure, panels = _panels(len(rows), [width for width, _ in extents], tallest)
+    for row, (name, pictures) in zip(panels, rows.items(), strict=True):
+        row[0].annotate(name, (-0.03, 0.5), xycoords="axes fraction", rotation=90, ha="right", va="center", **LARGE)
+        for panel, cut, picture, extent in zip(row, cuts, pictures, extents, strict=True):
+            _show(panel, picture, extent, tallest, cut.plane.letters)
+    for panel, cut in zip(panels[0], cuts, strict=True):
+        panel.set_title(f"{cut.plane.name} {cut.position(grid):+.0f} mm", **SMALL)
+    figure.suptitle(title, **LARGE, y=1 - 0.2 / figure.get_figheight(), va="center")
+    figure.text(0.5, 0.15 / figure.get_figheight(), CONVENTION, **SMALL, ha="center", va="center")
+    return figure
+
+
+def _panels(rows: int, widths: Sequence[float], tallest: float) -> tuple[Figure, list[list[Axes]]]:
+    """Return a black figure and its panels: as wide as the pictures in mm, all as high as the tallest."""
+    inches = (WIDTH_INCHES - SIDE_INCHES - GAP_INCHES * len(widths)) / sum(widths)
+    height = HEAD_INCHES + rows * (tallest * inches + GAP_INCHES) + FOOT_INCHES
+    figure = Figure(figsize=(WIDTH_INCHES, height), facecolor=BLACK)
+    panels = figure.subplots(
+        rows,
+        len(widths),
+        squeeze=False,
+        gridspec_kw={
+            "width_ratios": widths,
+            "left": SIDE_INCHES / WIDTH_INCHES,
+            "right": 1 - GAP_INCHES / WIDTH_INCHES,
+            "top": 1 - HEAD_INCHES / height,
+            "bottom": FOOT_INCHES / height,
+            "wspace": GAP_INCHES / (sum(widths) / len(widths) * inches),
+            "hspace": GAP_INCHES / (tallest * inches),
+        },
+    )
+    return figure, panels.tolist()
+
+
+def _show(panel: Axes, picture: NDArray, extent: tuple[float, float], tallest: float, letters: tuple[str, str]) -> None:
+    """Draw a picture of `extent` mm, centred in a panel that is `tallest` mm high."""
+    width, height = extent
+    panel.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", extent=(0, width, 0, height))
+    panel.set_ylim((height - tallest) / 2, (height + tallest) / 2)
+    panel.set_axis_off()
+    for letter, x, side in zip(letters, (0.01, 0.99), ("left", "right"), strict=True):
+        panel.text(x, 0.5, letter, weight="bold", transform=panel.transAxes, ha=side, va="center", **LARGE)

@@ -1,0 +1,106 @@
+"""Agreement of segmentations and of images: NumPy arrays in, floats out, tables in pandas.
+
+A score that has no meaning (Dice of a structure that neither volume has) is NaN, which pandas leaves out of means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.metrics import SSIMMetric, compute_hausdorff_distance
+from numpy.typing import ArrayLike, NDArray
+
+
+def dice(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
+    """Return Dice of the union of `labels` in two label volumes of one shape, in [0, 1]; NaN where both lack it."""
+    predicted, true = np.isin(prediction, labels), np.isin(reference, labels)
+    size = predicted.sum() + true.sum()
+    return float(2 * (predicted & true).sum() / size) if size else float("nan")
+
+
+def dice_table(prediction: NDArray, reference: NDArray, groups: Mapping[str, Sequence[int]]) -> pd.Series:
+    """Return Dice per group of labels, indexed by the group's name; NaN where neither volume has the group."""
+    scores = {name: dice(prediction, reference, labels) for name, labels in groups.items()}
+    return pd.Series(scores, name="dice", dtype=float).rename_axis("structure")
+
+
+def hausdorff95(prediction: NDArray, reference: NDArray, labels: Sequence[int], spacing: Sequence[float]) -> float:
+    """Return the 95th percentile Hausdorff distance between the surfaces of the union of `labels`, in mm.
+
+    It is the larger of the two directed percentiles. Infinite where only one volume has the structure, NaN where
+    neither has.
+
+    Args:
+        prediction: label volume (X, Y, Z).
+        reference: label volume of the same shape.
+        labels: ids that count as one structure.
+        spacing: voxel size along X, Y and Z in mm.
+    """
+    predicted, true = np.isin(prediction, labels), np.isin(reference, labels)
+    if not (predicted.any() and true.any()):
+        return float("inf") if predicted.any() or true.any() else float("nan")
+    distance = compute_hausdorff_distance(
+        predicted[None, None], true[None, None], include_background=True, percentile=95, spacing=list(spacing)
+    )
+    return distance.item()
+
+
+def volume_error(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
+    """Return the signed error of the volume of `labels`, relative to the reference's; NaN where that is empty."""
+    true = np.isin(reference, labels).sum()
+    return float(np.isin(prediction, labels).sum() / true - 1) if true else float("nan")
+
+
+def match_intensity(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return `image` under the linear map that is nearest to `reference` in the mask, in least squares.
+
+    Image metrics want it first: MR intensities have no unit, and no translation is to blame for their scale.
+    """
+    slope, intercept = np.polyfit(image[mask], reference[mask], deg=1)
+    return slope * image.astype(float) + intercept
+
+
+def correlation(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> float:
+    """Return Pearson's correlation of the voxels in the mask, in [-1, 1]."""
+    return float(np.corrcoef(image[mask], reference[mask])[0, 1])
+
+
+def psnr(image: NDArray, reference: NDArray, mask: NDArray[np.bool_], data_range: float) -> float:
+    """Return the peak signal-to-noise ratio in the mask, in dB, of a peak of `data_range`; infinite if equal."""
+    squared_error = np.square(np.subtract(image, reference, dtype=float)[mask]).mean()
+    return float(10 * np.log10(data_range**2 / squared_error)) if squared_error else float("inf")
+
+
+def ssim(image: NDArray, reference: NDArray, data_range: float) -> float:
+    """Return the mean structural similarity of two volumes, at most 1 (Wang et al., IEEE TIP 13:600, 2004).
+
+    Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5, and lie wholly inside the volume, so every
+    side needs 11 voxels. Empty background counts as agreement: crop to the brain first.
+    """
+    volumes = (torch.as_tensor(np.asarray(volume, dtype=np.float32))[None, None] for volume in (image, reference))
+    scores = SSIMMetric(spatial_dims=image.ndim, data_range=data_range)(*volumes)
+    return torch.as_tensor(scores).item()
+
+
+def bootstrap_interval(
+    values: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        values: one score a subject; NaN is left out.
+        level: probability that the interval should cover the true mean.
+        resamples: number of draws of the subjects with replacement.
+        seed: of the draws; equal arguments give an equal interval.
+
+    Returns:
+        Lower and upper end, in the unit of `values`.
+    """
+    scores = np.asarray(values, dtype=float)
+    scores = scores[~np.isnan(scores)]
+    draws = np.random.default_rng(seed).choice(scores, size=(resamples, scores.size))
+    low, high = np.quantile(draws.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,158 @@
+"""Which volumes to read, what to call what is made of them, and how a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from midiff_monai.errors import InputError, OutputError
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The files that one input volume X can give rise to; the names follow BIDS derivatives where it has a word.
+
+    Attributes:
+        synthetic: the translated volume, `X_synthT1w.nii.gz`.
+        synthetic_std: standard deviation over samples, voxel by voxel, `X_synthT1w_std.nii.gz`.
+        segmentation: label map on the grid of the input, `X_dseg.nii.gz`.
+        label_table: index, name and colour of each label, `X_dseg.tsv`.
+        volumes: volume of each structure in mm³, `X_volumes.csv`.
+        picture: mosaic for visual quality control, `X_qc.png`.
+        report: the run manifest, `X_report.json`.
+    """
+
+    synthetic: Path
+    synthetic_std: Path
+    segmentation: Path
+    label_table: Path
+    volumes: Path
+    picture: Path
+    report: Path
+
+
+def find_inputs(items: Sequence[str | Path]) -> list[Path]:
+    """Check the volumes named on a command line, and keep their order.
+
+    Raises:
+        InputError: a file is missing, is a folder or no volume, or two files would share the names of their outputs.
+    """
+    inputs = [Path(item) for item in items]
+    first_with_stem: dict[str, Path] = {}
+    for path in inputs:
+        _require_file(path)
+        first = first_with_stem.setdefault(volume_stem(path), path)
+        if first is not path:
+            raise InputError(
+                path, f"would write the same output files as {first}", "Rename one, or give each run its own folder"
+            )
+    return inputs
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(path, "is a folder", "Name the volumes in it, for example with a pattern: folder/*.nii.gz")
+    if not path.is_file():
+        raise InputError(path, "does not exist", "Check the spelling and the current folder")
+
+
+def volume_stem(path: str | Path) -> str:
+    """The file name without its folder and its suffix, both parts of `.nii.gz` included.
+
+    >>> volume_stem("study.2/sub-01_PDw.nii.gz")
+    'sub-01_PDw'
+
+    Raises:
+        InputError: the suffix is not one of `VOLUME_SUFFIXES` (upper or lower case).
+    """
+    name = Path(path).name
+    for suffix in VOLUME_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    raise InputError(path, "is not a volume by its suffix", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")
+
+
+def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
+    """Name everything that a run can write for one input volume; nothing is created.
+
+    Raises:
+        InputError: `input` has no suffix of a volume.
+    """
+    prefix = Path(out_dir) / volume_stem(input)
+
+    def named(ending: str) -> Path:
+        return prefix.with_name(prefix.name + ending)
+
+    return OutputPaths(
+        synthetic=named("_synthT1w.nii.gz"),
+        synthetic_std=named("_synthT1w_std.nii.gz"),
+        segmentation=named("_dseg.nii.gz"),
+        label_table=named("_dseg.tsv"),
+        volumes=named("_volumes.csv"),
+        picture=named("_qc.png"),
+        report=named("_report.json"),
+    )
+
+
+def check_writable(
+    out_dir: str | Path, paths_to_write: Iterable[Path], overwrite: bool, inputs: Iterable[Path] = ()
+) -> None:
+    """Create the output folder, and refuse before the long computation what would fail or destroy after it.
+
+    Args:
+        out_dir: created with its parents when absent.
+        paths_to_write: every file the run is going to write.
+        overwrite: whether files that exist may be replaced.
+        inputs: every volume the run is going to read; none is ever replaced, `overwrite` or not.
+
+    Raises:
+        OutputError: the folder is a file or cannot be written, or an output exists or is one of the inputs.
+    """
+    _make_folder(Path(out_dir))
+    sources = {path.resolve() for path in inputs}
+    for path in paths_to_write:
+        if path.resolve() in sources:
+            raise OutputError(path, "is an input of this run and would be overwritten", "Choose another folder with -o")
+        if path.exists() and not overwrite:
+            raise OutputError(path, "exists already", "Use --overwrite, or choose another folder with -o")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell of read-only mounts, quotas and access lists: only writing does.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(folder, "is a file or lies below one", "Choose another folder with -o") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(folder, f"cannot be written ({reason})", "Choose another folder with -o") from error
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Let a file appear under its name only once it is complete and on disk.
+
+    The body writes to the name it is given. That name lies in the same folder, so that renaming is atomic, and ends
+    in the name of `path`, so that libraries which go by the suffix pick the same format. When the body raises,
+    whatever it wrote is removed and a file already at `path` stays as it was.
+
+    Yields:
+        the temporary name; nothing exists there yet.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,142 @@
+"""The run manifest, a JSON file that says how an output came about, and the exit codes of the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import IntEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from midiff_monai.paths import staged
+
+Setting = str | int | float | bool | None
+
+REPORTED_PACKAGES = ("midiff-monai", "torch", "monai", "nibabel", "numpy")
+
+
+class ExitCode(IntEnum):
+    """What `midiff` returns to the shell."""
+
+    OK = 0
+    """Every case was done."""
+    FAILED = 1
+    """At least one case failed; the others were done."""
+    USAGE = 2
+    """The arguments, an input, an output folder or a bundle cannot be used; nothing was computed."""
+    INTERRUPTED = 130
+    """Stopped with Ctrl-C (128 + SIGINT)."""
+
+
+@dataclass
+class RunReport:
+    """Collects what happened to one input volume.
+
+    Attributes:
+        command: the subcommand, for example `segment`.
+        input: the volume that was read; its hash is taken when the report is written.
+        settings: whatever decides the result, such as seed, steps, samples and modality.
+        weights: SHA-256 of the weights by the name of the bundle they belong to.
+        outputs: what was written, by its role (the field names of `midiff_monai.paths.OutputPaths`).
+        warnings: sentences for the reader of the result.
+        timings: seconds by step, filled by `timed`.
+        started: when the run began, ISO 8601 in UTC.
+    """
+
+    command: str
+    input: Path
+    settings: Mapping[str, Setting]
+    weights: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the wall-clock seconds of the body to `timings[step]`, also when the body raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain JSON types; the order of keys never changes, that of timings is the order of work."""
+        return {
+            "command": self.command,
+            "started": self.started,
+            "input": {"path": str(self.input), "sha256": sha256(self.input)},
+            "outputs": {role: str(path) for role, path in sorted(self.outputs.items())},
+            "settings": dict(sorted(self.settings.items())),
+            "weights": dict(sorted(self.weights.items())),
+            "warnings": self.warnings,
+            "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
+            "environment": environment(),
+        }
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON with a final newline.
+
+        Raises:
+            ValueError: a setting is NaN or infinite, for which JSON has no word.
+        """
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the manifest, whole or not at all."""
+        with staged(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in REPORTED_PACKAGES},
+        "git_commit": git_commit(Path(__file__).resolve().parents[1]),
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces so that size does not matter."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def git_commit(checkout: Path) -> str | None:
+    """The commit that is checked out, or None where `checkout` is not the top of a repository with one.
+
+    The `.git` test keeps a wheel in a virtual environment from reporting the repository around that environment.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "--verify", "--quiet", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # git itself is not installed
+        return None
+    return answer.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

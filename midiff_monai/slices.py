@@ -1,0 +1,112 @@
+"""Volumes as batches of slices, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch.nn import functional as F
+
+Network = Callable[..., torch.Tensor]
+
+
+def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
+    """Cut volumes into slices along their last axis, each with its neighbours as further channels.
+
+    Args:
+        volumes: (B, 1, X, Y, Z).
+        context: number of neighbours on either side; beyond the first and last slice these repeat.
+
+    Returns:
+        (B·Z, 2·context + 1, X, Y), slices of one volume in a row, the slice itself in the middle channel.
+    """
+    depth = volumes.shape[-1]
+    positions = torch.arange(depth, device=volumes.device)
+    offsets = torch.arange(-context, context + 1, device=volumes.device)
+    neighbours = (positions[:, None] + offsets).clamp(0, depth - 1)  # (Z, 2c+1)
+    slices = volumes[:, 0][..., neighbours]  # (B, X, Y, Z, 2c+1)
+    return slices.permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+
+class SlicewiseInferer(Inferer):
+    """Send a volume through a 2-D network slice by slice.
+
+    Only the foreground's bounding box is computed; empty slices and everything outside the box get `background`.
+
+    Args:
+        context: number of neighbouring slices on either side that the network sees as further channels.
+        axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
+        batch_size: slices at a time; it does not change the result.
+        multiple: height and width are padded with zeros to multiples of this.
+        background: value of every output channel where nothing was computed: a number, or one per channel.
+    """
+
+    def __init__(
+        self,
+        context: int = 0,
+        axis: int = 2,
+        batch_size: int = 16,
+        multiple: int = 16,
+        background: float | list[float] = 0.0,
+    ) -> None:
+        self.context, self.axis, self.batch_size, self.multiple = context, axis, batch_size, multiple
+        self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1)
+
+    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
+        """Turn a batch of slices (B, 2·context + 1, H, W) into the output's channels (B, C, H, W).
+
+        Args:
+            slices: the slices with their neighbours.
+            network: as given to the inferer.
+            positions: (B,) where the slices lie along the sliced axis of the volume.
+        """
+        return network(slices)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
+        """Infer volumes (B, 1, X, Y, Z), zero in the background; answers (B, C, X, Y, Z), a MetaTensor if given one."""
+        outputs = torch.stack([self._infer(volume, network) for volume in torch.as_tensor(inputs).unbind(0)])
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(outputs, affine=inputs.affine, meta=inputs.meta)
+        return outputs
+
+    def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
+        turned = volume.as_subclass(torch.Tensor).movedim(self.axis + 1, -1)
+        box = foreground_box(turned[0], self.multiple)
+        crop = pad_to_multiple(turned[(slice(None), *box)], self.multiple)
+        slices = stack_slices(crop[None], self.context)
+        filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
+        start = box[2].start
+        pieces = [self.predict(slices[part], network, part + start) for part in filled.split(self.batch_size)]
+        channels = pieces[0].shape[1] if pieces else len(self.background)
+        output = self.background.to(volume.device).expand(channels, turned[0].numel()).reshape(channels, *turned.shape[1:])
+        output = output.clone()
+        if pieces:
+            height, width = (axis.stop - axis.start for axis in box[:2])
+            output[:, box[0], box[1], filled + start] = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0)
+        return output.movedim(-1, self.axis + 1)
+
+
+def foreground_box(volume: torch.Tensor, multiple: int) -> tuple[slice, slice, slice]:
+    """The box around the non-zero voxels of a volume (X, Y, Z), its first two sides grown to multiples where they fit."""
+    filled = volume.nonzero()
+    if not len(filled):
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    sides = zip(filled.amin(0).tolist(), (filled.amax(0) + 1).tolist(), volume.shape, (multiple, multiple, 1), strict=True)
+    return tuple(_grow(*side) for side in sides)  # type: ignore[return-value]
+
+
+def _grow(start: int, stop: int, size: int, multiple: int) -> slice:
+    wanted = min(-(-(stop - start) // multiple) * multiple, size)
+    start = min(max(start - (wanted - (stop - start)) // 2, 0), size - wanted)
+    return slice(start, start + wanted)
+
+
+def pad_to_multiple(volume: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends."""
+    height, width = volume.shape[1:3]
+    return F.pad(volume, (0, 0, 0, -width % multiple, 0, -height % multiple))
+
+

@@ -1,0 +1,215 @@
+"""Reading and writing volumes: whatever nibabel or ITK reads becomes one validated NIfTI image in memory."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from midiff_monai.errors import InputError
+from midiff_monai.geometry import GridError, check_affine
+
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+"""Formats that ITK reads and nibabel does not."""
+
+VOXEL_SIDES_MM = (0.1, 20.0)
+"""Smallest and largest voxel side of a plausible scan of a human head."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
+
+GRID_FIELDS = (
+    *("sform_code", "srow_x", "srow_y", "srow_z"),
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    "xyzt_units",
+)
+"""Fields of a NIfTI header that, with pixdim, place its voxels in space."""
+
+
+def read_volume(path: str | Path) -> nib.Nifti1Image:
+    """Read a scalar volume and check that a model can be run on it.
+
+    Returns:
+        An image (X, Y, Z) in memory: float32 with scale factors applied, finite, not constant; an affine without shear.
+        A NIfTI-1 header is kept but for shape and data type; other formats get one with the affine in millimetres.
+
+    Raises:
+        InputError: the file cannot be read to its end, or does not hold one such volume.
+    """
+    path = Path(path)
+    _check_file(path)
+    image = _load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else _load_with_nibabel(path)
+    _check_kind(path, image)
+    _check_grid(path, image)
+    data = _read_data(path, image).reshape(image.shape[:3])
+    _check_intensities(path, data)
+    return _as_nifti1(data, image)
+
+
+def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
+    """Write a volume on the grid of another, with its sform, qform and units and an otherwise fresh header.
+
+    Args:
+        data: (X, Y, Z), of the shape of the reference.
+        reference: an image from `read_volume`.
+        path: where to write; must end in .nii or .nii.gz.
+        dtype: data type of the file; integers are stored exactly, without scale factors.
+
+    Raises:
+        ValueError: the shapes differ, or an integer `dtype` cannot hold the values.
+    """
+    if data.shape != reference.shape:
+        raise ValueError(f"data of shape {data.shape} is not on the grid of the reference, {reference.shape}")
+    stored = data.astype(dtype)
+    if np.issubdtype(stored.dtype, np.integer) and not np.array_equal(stored, data):
+        raise ValueError(f"{stored.dtype} cannot hold values of {data.dtype} between {data.min()} and {data.max()}")
+    nib.save(_on_grid_of(stored, reference), path)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InputError(path, "does not exist", "Check the path for typing errors")
+    if path.is_dir():
+        raise InputError(path, "is a folder, not a volume", "Name the volume inside it")
+    if path.stat().st_size == 0:
+        raise InputError(path, "is empty", "Copy or export it again")
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == GZIP_MAGIC
+    except OSError as error:
+        raise InputError(path, f"cannot be opened ({error.strerror})", "Check its permissions") from error
+    if path.suffix.lower() == ".gz" and not compressed:
+        raise InputError(path, "is named .gz but is not compressed", "Rename it without .gz, or compress it with gzip")
+    if path.suffix.lower() == ".nii" and compressed:
+        raise InputError(path, "is compressed but not named .gz", "Rename it to end in .nii.gz")
+    if compressed:
+        _check_gzip(path)
+
+
+def _check_gzip(path: Path) -> None:
+    # nibabel stops at the last voxel and so never meets the checksum behind it, the only trace of a flipped byte.
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**24):
+                pass
+    except EOFError as error:
+        raise InputError(path, "is truncated", "Copy or export it again") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(path, f"is corrupt ({error})", "Copy or export it again") from error
+
+
+def _load_with_nibabel(path: Path) -> SpatialImage:
+    try:
+        image = nib.load(path)
+    except Exception as error:  # whatever nibabel's parsers trip over: their own errors, KeyError, OverflowError
+        raise InputError(path, f"cannot be read as an image ({_in_one_line(error)})", "Convert it to NIfTI") from error
+    if not isinstance(image, SpatialImage):
+        raise InputError(path, f"holds no volume but a {type(image).__name__}", "Convert it to a NIfTI volume")
+    return image
+
+
+def _load_with_itk(path: Path) -> nib.Nifti1Image:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise InputError(path, "has several values a voxel", "Export one channel as a scalar volume")
+    return _nifti_from_itk(image)
+
+
+def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
+    dimension = image.GetDimension()
+    axes = np.reshape(image.GetDirection(), (dimension, dimension)) * image.GetSpacing()
+    spatial = min(dimension, 3)
+    affine = np.eye(4)
+    affine[:spatial, :spatial] = axes[:spatial, :spatial]
+    affine[:spatial, 3] = image.GetOrigin()[:spatial]
+    affine[:2] *= -1  # ITK's world axes point to the left and the back (LPS), NIfTI's to the right and the front (RAS)
+    return _scanner_nifti(sitk.GetArrayFromImage(image).T, affine)
+
+
+def _scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(data, affine, dtype=data.dtype)
+    image.set_sform(affine, SCANNER_CODE)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _check_kind(path: Path, image: SpatialImage) -> None:
+    dtype = image.get_data_dtype()
+    if dtype.names is not None:
+        raise InputError(path, "holds colours (RGB)", "Export it as a scalar volume")
+    if dtype.kind == "c":
+        raise InputError(path, "holds complex numbers", "Export the magnitude")
+    shape = image.shape
+    if (frames := int(np.prod(shape[3:]))) != 1:
+        mend = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
+        raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", mend)
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        mend = "Give a volume of at least 2 slices along each axis"
+        raise InputError(path, f"holds a single slice (shape {_by(shape)})", mend)
+
+
+def _check_grid(path: Path, image: SpatialImage) -> None:
+    try:
+        check_affine(image.affine)
+    except GridError as error:
+        mend = "Resample it to a grid with right angles" if "shear" in str(error) else "Export it again from the scan"
+        raise InputError(path, f"has a {error}", mend) from error
+    sides = nib.affines.voxel_sizes(image.affine)
+    smallest, largest = VOXEL_SIDES_MM
+    if sides.min() < smallest or sides.max() > largest:
+        fault = f"has voxels of {_by(f'{side:.4g}' for side in sides)} mm, outside {smallest:g}-{largest:g} mm"
+        raise InputError(path, fault, "Correct the voxel size in its header; lengths must be in millimetres")
+
+
+def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite, which `_check_intensities` reports
+            return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy, no map of the file
+    except (EOFError, OSError, ValueError) as error:
+        fault = f"cannot be read to its end ({_in_one_line(error)})"
+        raise InputError(path, fault, "Copy or export it again") from error
+
+
+def _check_intensities(path: Path, data: NDArray[np.float32]) -> None:
+    if not_finite := int(data.size - np.isfinite(data).sum()):
+        raise InputError(path, f"has {not_finite} voxels that are NaN or infinite", "Replace them, for example by 0")
+    if data.min() == data.max():
+        raise InputError(path, f"is constant: every voxel is {data.flat[0]:g}", "Check the step that made the file")
+
+
+def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Image:
+    if type(image) is nib.Nifti1Image:
+        header = image.header.copy()
+        header.set_data_dtype(np.float32)
+        return nib.Nifti1Image(data, image.affine, header)
+    if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
+        return _on_grid_of(data, image)
+    return _scanner_nifti(data, image.affine)
+
+
+def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
+    header = nib.Nifti1Header()
+    header["pixdim"][:4] = reference.header["pixdim"][:4]  # pixdim[0] is the handedness of the qform
+    for field in GRID_FIELDS:
+        header[field] = reference.header[field]
+    header.set_data_dtype(data.dtype)
+    return nib.Nifti1Image(data, reference.affine, header)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _by(values: Iterable[object]) -> str:
+    return " x ".join(map(str, values))

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nibabel.affines import apply_affine
+
+from midiff_monai.labels import (
+    FREESURFER_IDS,
+    GROUPS,
+    MUSE_MIDLINE,
+    MUSE_TO_FREESURFER,
+    STRUCTURES,
+    freesurfer_from_muse,
+    structure_volumes,
+    write_label_table,
+)
+
+NAME_OF = {structure.id: structure.name for structure in STRUCTURES}
+
+MUSE_NAME_OF_FREESURFER = {
+    "3rd-Ventricle": "3rdVentricle",
+    "4th-Ventricle": "4thVentricle",
+    "Brain-Stem": "BrainStem",
+    "Thalamus": "ThalamusProper",
+    "Accumbens-area": "AccumbensArea",
+    "Inf-Lat-Vent": "InfLatVentricle",
+    "Lateral-Ventricle": "LateralVentricle",
+    "Cerebellum-White-Matter": "Cerebellum_WM",
+    "Cerebellum-Cortex": "CerebellumExterior",
+    **{name: name for name in ("Caudate", "Putamen", "Pallidum", "Hippocampus", "Amygdala", "VentralDC")},
+}
+
+
+@pytest.fixture(scope="module")
+def muse_names(shared_data: Path) -> dict[int, str]:
+    with (shared_data / "ixi-t1" / "muse_rois.csv").open() as table:
+        return {int(row["Index"]): row["Name"] for row in csv.DictReader(table)}
+
+
+def load(path: Path) -> nib.Nifti1Image:
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    return image
+
+
+@pytest.fixture(scope="module")
+def parcellation(shared_data: Path) -> nib.Nifti1Image:
+    return load(min((shared_data / "ixi-t1").glob("*_DLMUSE.nii.gz")))
+
+
+def test_ids_are_those_of_the_label_maps(shared_data: Path) -> None:
+    lines = (shared_data / "label-maps" / "labels_table.txt").read_text().splitlines()
+    documented = {int(line.split()[0]) for line in lines if line.split() and line.split()[0].isdigit()}
+    assert set(FREESURFER_IDS) == documented
+    assert len(FREESURFER_IDS) == 33 and list(FREESURFER_IDS) == sorted(FREESURFER_IDS)
+
+
+def test_every_structure_has_its_own_name_and_pairs_are_complete() -> None:
+    names = {structure.name for structure in STRUCTURES}
+    assert len(names) == len(STRUCTURES)
+    left = {name.removeprefix("Left-") for name in names if name.startswith("Left-")}
+    assert left == {name.removeprefix("Right-") for name in names if name.startswith("Right-")}
+
+
+def test_groups_hold_ids_of_the_table_once_and_both_sides() -> None:
+    for ids in GROUPS.values():
+        assert len(set(ids)) == len(ids)
+        names = {NAME_OF[identifier] for identifier in ids}
+        left = {name.removeprefix("Left-") for name in names if name.startswith("Left-")}
+        assert left == {name.removeprefix("Right-") for name in names if name.startswith("Right-")}
+
+
+def test_every_muse_structure_is_mapped(muse_names: dict[int, str]) -> None:
+    assert muse_names.keys() <= MUSE_TO_FREESURFER.keys() | MUSE_MIDLINE.keys()
+    assert not MUSE_TO_FREESURFER.keys() & MUSE_MIDLINE.keys()
+    assert {side for sides in MUSE_MIDLINE.values() for side in sides} <= set(FREESURFER_IDS)
+    assert set(MUSE_TO_FREESURFER.values()) == set(FREESURFER_IDS)
+
+
+def test_muse_sides_agree_with_names(muse_names: dict[int, str]) -> None:
+    sides = {"R": "Right-", "L": "Left-"}
+    for value, name in muse_names.items():
+        if name[-2:] in ("_R", "_L"):
+            assert NAME_OF[MUSE_TO_FREESURFER[value]].startswith(sides[name[-1]]), name
+
+
+def test_muse_structures_agree_with_names(muse_names: dict[int, str]) -> None:
+    for value, name in muse_names.items():
+        if value in MUSE_MIDLINE:
+            continue
+        mapped = NAME_OF[MUSE_TO_FREESURFER[value]].removeprefix("Left-").removeprefix("Right-")
+        stem = name.removesuffix("_R").removesuffix("_L")
+        if 100 <= value <= 207:
+            assert mapped == "Cerebral-Cortex", name
+        elif mapped == "Cerebral-White-Matter":
+            assert "_WM" in name or stem in ("Fornix", "AnteriorLimbInternalCapsule", "PosteriorLimbInternalCapsule")
+        elif stem != "BasalForebrain":
+            assert stem == MUSE_NAME_OF_FREESURFER[mapped]
+
+
+def test_every_value_in_the_data_is_mapped(shared_data: Path) -> None:
+    for path in sorted((shared_data / "ixi-t1").glob("*_DLMUSE.nii.gz"))[:10]:
+        values = set(np.unique(np.asarray(load(path).dataobj)).tolist())
+        assert values <= MUSE_TO_FREESURFER.keys() | MUSE_MIDLINE.keys(), path.name
+
+
+def test_right_structures_lie_to_the_right(parcellation: nib.Nifti1Image) -> None:
+    """World x grows to the patient's right."""
+    segmentation = freesurfer_from_muse(np.asarray(parcellation.dataobj))
+    x = {
+        identifier: apply_affine(parcellation.affine, np.argwhere(segmentation == identifier))[:, 0].mean()
+        for identifier in FREESURFER_IDS
+    }
+    names = {name: identifier for identifier, name in NAME_OF.items()}
+    pairs = [(names[name.replace("Left-", "Right-")], i) for i, name in NAME_OF.items() if name.startswith("Left-")]
+    assert len(pairs) == 14
+    assert all(x[right] > x[left] for right, left in pairs)
+
+
+def test_midline_structures_are_parted_between_the_sides(parcellation: nib.Nifti1Image) -> None:
+    values = np.asarray(parcellation.dataobj)
+    segmentation = freesurfer_from_muse(values)
+    for value, (left, right) in MUSE_MIDLINE.items():
+        on_left, on_right = (
+            apply_affine(parcellation.affine, np.argwhere((values == value) & (segmentation == side)))[:, 0]
+            for side in (left, right)
+        )
+        assert len(on_left) + len(on_right) == (values == value).sum()
+        assert 0.5 < len(on_right) / len(on_left) < 2
+        assert on_right.mean() > on_left.mean() + 2  # a voxel is 2 mm wide
+
+
+def test_muse_midline_voxel_takes_the_nearest_side() -> None:
+    parcellation = np.array([[[82, 95, 95, 95, 0, 81]]])
+    np.testing.assert_array_equal(freesurfer_from_muse(parcellation), [[[2, 2, 2, 41, 0, 41]]])
+
+
+def test_unknown_muse_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="200[89]"):
+        freesurfer_from_muse(np.full((2, 2, 2), 2008))
+
+
+def test_label_table_reads_back(tmp_path: Path) -> None:
+    write_label_table(tmp_path / "dseg.tsv")
+    table = pd.read_csv(tmp_path / "dseg.tsv", sep="\t")
+    assert list(table.columns) == ["index", "name", "color"]
+    assert tuple(table["index"]) == FREESURFER_IDS
+    colours = dict(zip(table["name"], table["color"], strict=True))
+    assert colours["Left-Cerebral-Cortex"] == "#cd3e4e" and colours["Brain-Stem"] == "#779fb0"
+
+
+def test_volumes_are_voxel_counts_in_millilitres() -> None:
+    segmentation = np.random.default_rng(0).choice([0, 2, 42, 60], size=(7, 8, 9)).astype(np.int16)
+    table = structure_volumes(segmentation, voxel_volume_ml=0.008)
+    assert list(table.columns) == ["id", "name", "volume_ml"]
+    assert tuple(table["id"]) == FREESURFER_IDS[1:]
+    for row in table.itertuples():
+        assert row.volume_ml == pytest.approx((segmentation == row.id).sum() * 0.008)
+
+
+def test_volumes_refuse_ids_outside_the_table() -> None:
+    with pytest.raises(ValueError, match=r"\[6, 77\]"):
+        structure_volumes(np.array([[[0, 6, 77]]]), voxel_volume_ml=1)

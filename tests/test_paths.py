@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from dataclasses import astuple
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midiff_monai.errors import InputError, OutputError
+from midiff_monai.paths import VOLUME_SUFFIXES, check_writable, find_inputs, output_paths, staged, volume_stem
+
+STEMS = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("b.nii.gz", "a.nii", "c.mgz")]
+    for path in paths:
+        path.touch()
+    return paths
+
+
+class TestFindInputs:
+    def test_keeps_the_order_given(self, volumes: list[Path]) -> None:
+        assert find_inputs([str(path) for path in volumes]) == volumes
+
+    def test_missing_file_is_named(self, volumes: list[Path]) -> None:
+        missing = volumes[0].with_name("typo.nii.gz")
+        with pytest.raises(InputError, match=r"typo\.nii\.gz: does not exist") as caught:
+            find_inputs([*volumes, missing])
+        assert caught.value.path == missing
+
+    def test_folder_is_refused_with_a_way_out(self, volumes: list[Path]) -> None:
+        with pytest.raises(InputError, match=r"is a folder\. Name the volumes"):
+            find_inputs([volumes[0].parent])
+
+    @pytest.mark.parametrize("twin", ["other/b.nii.gz", "b.nii", "b.nii.gz"])
+    def test_inputs_that_would_share_outputs(self, volumes: list[Path], twin: str) -> None:
+        path = volumes[0].parent / twin
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        with pytest.raises(InputError, match=r"same output files as .*b\.nii\.gz"):
+            find_inputs([*volumes, path])
+
+    def test_other_files_are_refused(self, tmp_path: Path) -> None:
+        notes = tmp_path / "notes.txt"
+        notes.touch()
+        with pytest.raises(InputError, match=r"notes\.txt: is not a volume"):
+            find_inputs([notes])
+
+
+class TestNames:
+    @given(stem=STEMS, suffix=st.sampled_from(VOLUME_SUFFIXES), upper=st.booleans())
+    def test_stem_and_suffix_make_up_the_name(self, stem: str, suffix: str, upper: bool) -> None:
+        assert volume_stem(stem + (suffix.upper() if upper else suffix)) == stem
+
+    @pytest.mark.parametrize("name", ["scan.v2_dseg.nii.gz", "1.3.12.2.1107.mha", "T1.nii.nii.gz"])
+    def test_dots_within_the_stem_stay(self, name: str) -> None:
+        assert f"{volume_stem(name)}{name[len(volume_stem(name)) :]}" == name
+        assert name[len(volume_stem(name)) :] in VOLUME_SUFFIXES
+
+    def test_every_output_of_one_volume(self) -> None:
+        names = [path.name for path in astuple(output_paths("in/sub-01_PDw.nii.gz", "out"))]
+        assert names == [
+            "sub-01_PDw_synthT1w.nii.gz",
+            "sub-01_PDw_synthT1w_std.nii.gz",
+            "sub-01_PDw_dseg.nii.gz",
+            "sub-01_PDw_dseg.tsv",
+            "sub-01_PDw_volumes.csv",
+            "sub-01_PDw_qc.png",
+            "sub-01_PDw_report.json",
+        ]
+
+    @given(stem=STEMS, other=STEMS)
+    def test_outputs_are_distinct_and_lie_in_the_folder(self, stem: str, other: str) -> None:
+        outputs = set(astuple(output_paths(f"in/{stem}.nii", "out")))
+        assert {path.parent for path in outputs} == {Path("out")}
+        assert len(outputs) == 7
+        if not other.startswith(stem) and not stem.startswith(other):
+            assert outputs.isdisjoint(astuple(output_paths(f"in/{other}.nii", "out")))
+
+
+class TestCheckWritable:
+    def test_creates_the_folder_and_leaves_nothing_in_it(self, tmp_path: Path) -> None:
+        folder = tmp_path / "new" / "out"
+        check_writable(folder, [folder / "x.csv"], overwrite=False)
+        assert folder.is_dir() and not list(folder.iterdir())
+
+    def test_existing_output_needs_overwrite(self, tmp_path: Path) -> None:
+        output = tmp_path / "x_dseg.nii.gz"
+        output.write_text("precious")
+        with pytest.raises(OutputError, match=r"x_dseg\.nii\.gz: exists already\. Use --overwrite"):
+            check_writable(tmp_path, [tmp_path / "new.csv", output], overwrite=False)
+        check_writable(tmp_path, [output], overwrite=True)
+        assert output.read_text() == "precious"
+
+    @pytest.mark.parametrize(("read_from", "write_to"), [("real", "link"), ("link", "real"), ("real", "real")])
+    def test_inputs_are_safe_even_from_overwrite(self, tmp_path: Path, read_from: str, write_to: str) -> None:
+        """Translating X next to X_synthT1w.nii.gz, an input of the same batch, also through a link to the folder."""
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+        earlier = output_paths("X.nii.gz", tmp_path / read_from).synthetic
+        earlier.touch()
+        output = output_paths("X.nii.gz", tmp_path / write_to).synthetic
+        with pytest.raises(OutputError, match="is an input of this run"):
+            check_writable(tmp_path / write_to, [output], overwrite=True, inputs=[earlier])
+
+    @pytest.mark.parametrize("below", ["", "deeper"])
+    def test_folder_that_is_a_file(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "out").touch()
+        with pytest.raises(OutputError, match="is a file"):
+            check_writable(tmp_path / "out" / below, [], overwrite=True)
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+    def test_folder_that_takes_no_files_from_anyone(self) -> None:
+        with pytest.raises(OutputError, match=r"/proc/self: cannot be written \("):
+            check_writable("/proc/self", [], overwrite=True)
+
+    @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+    def test_read_only_folder(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o555)
+        with pytest.raises(OutputError, match=os.strerror(errno.EACCES)):
+            check_writable(tmp_path, [], overwrite=True)
+
+
+class TestStaged:
+    def test_nibabel_picks_the_format_of_the_final_name(self, tmp_path: Path) -> None:
+        target = tmp_path / "x_dseg.nii.gz"
+        image = nib.Nifti1Image(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.eye(4))
+        with staged(target) as temporary:
+            nib.save(image, temporary)
+            assert not target.exists()
+        assert target.read_bytes()[:2] == b"\x1f\x8b"  # gzip
+        np.testing.assert_array_equal(nib.Nifti1Image.from_filename(target).dataobj, image.dataobj)
+        assert list(tmp_path.iterdir()) == [target]
+
+    @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+    def test_failure_keeps_the_old_file_and_no_debris(self, tmp_path: Path, failure: type[BaseException]) -> None:
+        target = tmp_path / "x.csv"
+        target.write_text("old")
+        with pytest.raises(failure), staged(target) as temporary:
+            temporary.write_text("half of the n")
+            raise failure
+        assert target.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [target]
+
+    def test_failure_before_anything_is_written_is_not_masked(self, tmp_path: Path) -> None:
+        with pytest.raises(ZeroDivisionError), staged(tmp_path / "x.csv"):
+            raise ZeroDivisionError
+
+    def test_two_writers_do_not_share_a_name(self, tmp_path: Path) -> None:
+        target = tmp_path / "x.csv"
+        with staged(target) as first, staged(target) as second:
+            first.write_text("first")
+            second.write_text("second")
+        assert target.read_text() == "first"
