@@ -202,7 +202,7 @@ class RenyiEntropy(nn.Module):
 ESTIMATORS = {"parzen": ParzenEntropy, "renyi": RenyiEntropy}
 
 
-def standardize_locally(image: torch.Tensor, size: int = 7, floor: float = 0.02) -> torch.Tensor:
+def standardize_locally(image: torch.Tensor, size: int = 7, floor: float = 0.04) -> torch.Tensor:
     """Bring every neighbourhood to the same mean and contrast, so that a faint edge counts as much as a strong one.
 
     Args:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import PrepareBatch
+from monai.networks.schedulers import Scheduler
 from torch.utils.data import Dataset
 
-from midiff_monai.slices import stack_slices
+from midiff_monai.slices import foreground_box, stack_slices
 
 
 class SlabPrepareBatch(PrepareBatch):
@@ -37,6 +39,57 @@ def inner_slices(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor
     """Slices (B·(Z − 2·margin), 2·context + 1, X, Y) of slabs (B, 1, X, Y, Z) without the outer `margin` slices."""
     slices = stack_slices(slabs, context).unflatten(0, (slabs.shape[0], slabs.shape[-1]))
     return slices[:, margin : slabs.shape[-1] - margin].flatten(0, 1).contiguous()
+
+
+class LMIPrepareBatch(PrepareBatch):
+    """From slabs of T1w volumes to everything one training step of an `LMIGuidedInferer` takes.
+
+    The source is made from the target itself: no second modality is ever seen. Whole batches are stripped of all
+    but the brain, at random, and cropped to what is left, which makes them cheaper.
+
+    Args:
+        scheduler: gives the number of timesteps and the velocity.
+        pseudo_source: turns targets and brain masks (B, 1, X, Y, Z) into sources.
+        context: neighbouring slices on either side that the denoiser sees of the source.
+        strip_prob: how often a batch is stripped.
+        multiple: the crop's sides are multiples of this.
+        prediction: what the network learns, "v" (Salimans and Ho, ICLR 2022, arXiv 2202.00512) or "noise".
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        pseudo_source: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        context: int = 1,
+        strip_prob: float = 0.6,
+        multiple: int = 16,
+        prediction: str = "v",
+    ) -> None:
+        self.scheduler, self.pseudo_source, self.context = scheduler, pseudo_source, context
+        self.strip_prob, self.multiple, self.prediction = strip_prob, multiple, prediction
+
+    def __call__(
+        self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, torch.Tensor]]:
+        target = torch.as_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
+        brain = torch.as_tensor(batchdata["mask"]).to(device, non_blocking=non_blocking)
+        if torch.rand(()) < self.strip_prob:
+            target = target * (brain > 0.5)
+        target, brain = crop_to_foreground(target, brain, self.multiple)
+        source = inner_slices(self.pseudo_source(target, brain), self.context, self.context)
+        images = 2 * inner_slices(target, 0, self.context) - 1
+        noise = torch.randn_like(images)
+        timesteps = torch.randint(0, self.scheduler.num_train_timesteps, images.shape[:1], device=images.device)
+        goal = noise if self.prediction == "noise" else self.scheduler.get_velocity(images, noise, timesteps)
+        return images, goal, (), {"noise": noise, "timesteps": timesteps, "source": source}
+
+
+def crop_to_foreground(target: torch.Tensor, brain: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crop slabs (B, 1, X, Y, Z) within their slices to the smallest common box, sides multiples of `multiple`."""
+    across, along, _ = foreground_box(target.amax(dim=(0, 1)), multiple)
+    if across.start == across.stop:
+        across = along = slice(0, multiple)
+    return target[:, :, across, along].contiguous(), brain[:, :, across, along].contiguous()
 
 
 class ReseedHandler:

@@ -1,0 +1,134 @@
+"""Pseudo-sources: what an unseen modality might have made of the same anatomy, from the target modality alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import nn
+from torch.nn import functional as F
+
+from midiff_monai.transforms import foreground_range
+
+#: Grey values of a T1w volume whose white matter is at 0.7: air, cerebrospinal fluid, cortex, deep grey matter,
+#: white matter, and what is brighter (fat, vessels). The remapping has its knots here, so that a voxel between two
+#: tissues lies between their new values, as partial volume does in a real scan.
+T1_KNOTS = (0.0, 0.26, 0.50, 0.62, 0.70, 1.0)
+
+
+class PseudoSource(nn.Module):
+    """Give T1w slabs the look of another contrast: random tissue values, bias field, blur and noise.
+
+    The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
+    grey and white matter are a random permutation of three well separated values. Two remappings are mixed by a
+    smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
+    which air stays dark. The slab is then blurred (more across the slices, which are thick in clinical scans), given
+    a bias field and noise, and stretched as `StretchIntensityd` stretches a real source.
+
+    Args:
+        jitter: standard deviation of the levels around their places.
+        bias: largest logarithm of the bias field.
+        blur: largest standard deviation of the blur along each axis, in voxels.
+        noise: largest standard deviation of the noise, once the contrast fills [0, 1].
+    """
+
+    def __init__(
+        self,
+        jitter: float = 0.1,
+        bias: float = 0.4,
+        blur: tuple[float, float, float] = (0.7, 0.7, 1.0),
+        noise: float = 0.08,
+    ) -> None:
+        super().__init__()
+        self.jitter, self.bias, self.blur, self.noise = jitter, bias, blur, noise
+
+    def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+        """Make one pseudo-source a slab.
+
+        Args:
+            target: (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air or stripped background at 0.
+            brain: (B, 1, X, Y, Z), 1 inside the brain.
+
+        Returns:
+            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target is.
+        """
+        pairs = zip(target.unbind(0), brain.unbind(0), strict=True)
+        return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
+
+    def _remake(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+        mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < 0.5)
+        inside = torch.lerp(remap(target, self._levels()), remap(target, self._levels()), mixture.to(target))
+        outer = self._levels()
+        outer[0] = 0
+        source = torch.where(brain > 0.5, inside, remap(target, outer))
+        source = gaussian_blur(source, [float(torch.rand(()) * limit) for limit in self.blur])
+        source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(target))
+        # what was cut away stays empty
+        filled = gaussian_blur(target, [0.4, 0.4, 0.4]) > 1e-3
+        source = source.clamp(min=1e-3) * filled
+        low, high = foreground_range(source[..., ::2, ::2, :]) if source.any() else (0.0, 1.0)
+        noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
+        return ((source - low) / (high - low) + noise).clamp(0, 1) * filled
+
+    def _levels(self) -> torch.Tensor:
+        """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
+        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[torch.randperm(3)] + self.jitter * torch.randn(3)
+        contrast = torch.rand(()) * 0.8 + 0.2
+        deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
+        ends = torch.rand(2)
+        levels = torch.stack([ends[0], fluid, cortex, deep, white, ends[1]]).clamp(0.02, 1)
+        # a proton-density scan keeps all tissues within a narrow band, far above air
+        return levels * contrast + (1 - contrast) * torch.rand(())
+
+
+def remap(image: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Send the grey values of `T1_KNOTS` to the levels, linearly in between."""
+    knots = torch.tensor(T1_KNOTS)
+    result = torch.full_like(image, float(levels[0]))
+    for (start, stop), step in zip(zip(knots, knots[1:], strict=False), levels.diff(), strict=True):
+        result += ((image - start) / (stop - start)).clamp(0, 1) * step
+    return result
+
+
+def smooth_field(like: torch.Tensor, knots: tuple[int, int, int] = (4, 4, 3)) -> torch.Tensor:
+    """A smooth random field of the shape of `like` (1, 1, X, Y, Z), about uniform in [-1, 1] at its knots."""
+    coarse = 2 * torch.rand(1, 1, *knots, device=like.device) - 1
+    return F.interpolate(coarse, size=like.shape[2:], mode="trilinear", align_corners=True)
+
+
+def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
+    """Blur (1, 1, X, Y, Z) along each axis by a Gaussian of the given standard deviation in voxels, at most 1."""
+    for axis, sigma in enumerate(sigmas, start=2):
+        taps = torch.exp(-(torch.arange(-2.0, 3.0, device=image.device) ** 2) / (2 * max(sigma, 1e-3) ** 2))
+        shape, padding = [1] * 5, [0] * 6
+        shape[axis] = 5
+        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = 2
+        image = F.conv3d(F.pad(image, padding, mode="replicate"), (taps / taps.sum()).reshape(shape))
+    return image
+
+
+class PseudoSourced(MapTransform):
+    """Replace T1w volumes by pseudo-sources that depend on the seed alone: a validation set for any contrast.
+
+    Args:
+        keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
+        mask_key: brain masks.
+        seed: the same seed gives the same contrast.
+    """
+
+    def __init__(self, keys: KeysCollection, mask_key: str, seed: int = 0) -> None:
+        super().__init__(keys)
+        self.mask_key, self.seed, self.pseudo_source = mask_key, seed, PseudoSource()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        mask = torch.as_tensor(result[self.mask_key]).as_subclass(torch.Tensor)[None]
+        for key in self.key_iterator(result):
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)[None]
+                result[key] = self.pseudo_source(image, mask)[0]
+        return result
