@@ -25,6 +25,11 @@ class Structure:
     name: str
     colour: tuple[int, int, int]
 
+    @property
+    def hex_colour(self) -> str:
+        """The colour as #rrggbb."""
+        return f"#{bytes(self.colour).hex()}"
+
 
 STRUCTURES: tuple[Structure, ...] = (
     Structure(0, "Background", (0, 0, 0)),
@@ -151,7 +156,7 @@ def _nearest_side_is_right(segmentation: NDArray[np.int16]) -> NDArray[np.bool_]
 
 def write_label_table(path: Path) -> None:
     """Write the table of labels as a BIDS `_dseg.tsv`: columns index, name, color (#rrggbb)."""
-    rows = [(structure.id, structure.name, f"#{bytes(structure.colour).hex()}") for structure in STRUCTURES]
+    rows = [(structure.id, structure.name, structure.hex_colour) for structure in STRUCTURES]
     pd.DataFrame(rows, columns=["index", "name", "color"]).to_csv(path, sep="\t", index=False, lineterminator="\n")
 
 

@@ -55,8 +55,10 @@ class LocalMutualInformation(nn.Module):
         reduction: "max" over the shifts, as published, or "none": one channel a shift, in the order of `shifts`.
 
     Raises:
-        ValueError: for an even size or an unknown name.
+        ValueError: for a size that is not positive and odd, or an unknown name.
     """
+
+    estimator: ParzenEntropy | RenyiEntropy
 
     def __init__(
         self,
@@ -69,8 +71,8 @@ class LocalMutualInformation(nn.Module):
         reduction: Literal["max", "none"] = "max",
     ) -> None:
         super().__init__()
-        if patch_size % 2 == 0 or search_size % 2 == 0:
-            raise ValueError(f"patch_size and search_size must be odd, got {patch_size} and {search_size}")
+        if any(size < 1 or size % 2 == 0 for size in (patch_size, search_size)):
+            raise ValueError(f"patch_size and search_size must be positive and odd, got {patch_size} and {search_size}")
         if estimator not in ESTIMATORS or reduction not in ("max", "none"):
             raise ValueError(f"unknown estimator {estimator!r} or reduction {reduction!r}")
         self.patch_radius, self.search_radius = patch_size // 2, search_size // 2
@@ -119,10 +121,13 @@ class LocalMutualInformation(nn.Module):
 class ParzenEntropy(nn.Module):
     """Shannon entropy, in nats, of the Parzen-window histogram of each patch; features are the bins' weights."""
 
+    centres: torch.Tensor
+
     def __init__(self, patch_size: int, spatial_dims: int, bandwidth: float | None, bins: int) -> None:
         super().__init__()
         self.patch_size, self.spatial_dims, self.bandwidth = patch_size, spatial_dims, bandwidth or 8 / 255
-        self.register_buffer("centres", torch.linspace(0, 1, bins).reshape(1, -1, *[1] * spatial_dims), persistent=False)
+        centres = torch.linspace(0, 1, bins).reshape(1, -1, *[1] * spatial_dims)
+        self.register_buffer("centres", centres, persistent=False)
 
     def forward(self, image: torch.Tensor) -> LocalStatistics:
         """Statistics of an image that has been extended by its margins."""
@@ -165,7 +170,8 @@ class RenyiEntropy(nn.Module):
         padded, shape = F.pad(image, (0, self.patch_size - 1) * self.spatial_dims), image.shape[2:]
         ends = [([max(-d, 0) for d in delta], [max(d, 0) for d in delta]) for delta in self.displacements]
         differences = [_window(padded, i, shape) - _window(padded, j, shape) for i, j in ends]
-        features = torch.exp(-((torch.cat(differences, dim=1) / self.bandwidth) ** 2))
+        # the empty first part is all there is for patches of one pixel
+        features = torch.exp(-((torch.cat([image[:, :0], *differences], dim=1) / self.bandwidth) ** 2))
         return LocalStatistics(features, self._entropy(features))
 
     def joint_entropy(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
@@ -174,11 +180,12 @@ class RenyiEntropy(nn.Module):
 
     def _entropy(self, features: torch.Tensor) -> torch.Tensor:
         # a pixel paired with itself: kernel 1, and one pair where every other displacement stands for two
-        by_extent = {(0,) * self.spatial_dims: torch.full_like(features[:, :1], 0.5)}
-        for delta, feature in zip(self.displacements, features.split(1, dim=1), strict=True):
+        by_extent = {(0,) * self.spatial_dims: features.new_full((len(features), *features.shape[2:]), 0.5)}
+        for delta, feature in zip(self.displacements, features.unbind(dim=1), strict=True):
             extent = tuple(abs(d) for d in delta)
             by_extent[extent] = by_extent[extent] + feature if extent in by_extent else feature
-        return -torch.log(2 * self._sum_corners(by_extent) / self.patch_size ** (2 * self.spatial_dims))
+        potential = 2 * self._sum_corners(by_extent) / self.patch_size ** (2 * self.spatial_dims)
+        return -torch.log(potential).unsqueeze(1)
 
     def _sum_corners(self, by_extent: dict[tuple[int, ...], torch.Tensor], axis: int = 0) -> torch.Tensor:
         """Sum, for every patch, each map over the corners that its extent allows, one axis after the other.
@@ -194,12 +201,13 @@ class RenyiEntropy(nn.Module):
             rest = {key[1:]: value for key, value in by_extent.items() if key[0] == extent}
             inner = self._sum_corners(rest, axis + 1)
             running = inner if running is None else running + inner
-            place = running.narrow(axis + 2, self.patch_size - 1 - extent, running.shape[axis + 2] - self.patch_size + 1)
+            length = running.shape[axis + 1] - self.patch_size + 1
+            place = running.narrow(axis + 1, self.patch_size - 1 - extent, length)
             total = place if total is None else total + place
         return total  # type: ignore[return-value]
 
 
-ESTIMATORS = {"parzen": ParzenEntropy, "renyi": RenyiEntropy}
+ESTIMATORS: dict[str, type[ParzenEntropy] | type[RenyiEntropy]] = {"parzen": ParzenEntropy, "renyi": RenyiEntropy}
 
 
 def standardize_locally(image: torch.Tensor, size: int = 7, floor: float = 0.04) -> torch.Tensor:

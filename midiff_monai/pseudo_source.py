@@ -53,7 +53,7 @@ class PseudoSource(nn.Module):
             brain: (B, 1, X, Y, Z), 1 inside the brain.
 
         Returns:
-            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target is.
+            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target and all its neighbours are.
         """
         pairs = zip(target.unbind(0), brain.unbind(0), strict=True)
         return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
@@ -69,7 +69,8 @@ class PseudoSource(nn.Module):
         # what was cut away stays empty
         filled = gaussian_blur(target, [0.4, 0.4, 0.4]) > 1e-3
         source = source.clamp(min=1e-3) * filled
-        low, high = foreground_range(source[..., ::2, ::2, :]) if source.any() else (0.0, 1.0)
+        sampled = source[..., ::2, ::2, :]
+        low, high = foreground_range(sampled) if sampled.any() else (0.0, 1.0)
         noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
         return ((source - low) / (high - low) + noise).clamp(0, 1) * filled
 

@@ -15,8 +15,11 @@ class TrailingDDIMScheduler(DDIMScheduler):
     """
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the number of denoising steps, a divisor of the number of training steps or close to one."""
+        """Choose the number of denoising steps n.
+
+        There are n of them if n divides the number T of training steps. Otherwise they are ⌊T / n⌋ apart, and the
+        few more that takes to reach the clean image are added.
+        """
         super().set_timesteps(num_inference_steps, device)
         stride = self.num_train_timesteps // num_inference_steps
-        first = self.num_train_timesteps - 1
-        self.timesteps = torch.arange(first, -1, -stride, device=device)[:num_inference_steps]
+        self.timesteps = torch.arange(self.num_train_timesteps - 1, -1, -stride, device=device)

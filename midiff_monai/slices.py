@@ -52,7 +52,7 @@ class SlicewiseInferer(Inferer):
         background: float | list[float] = 0.0,
     ) -> None:
         self.context, self.axis, self.batch_size, self.multiple = context, axis, batch_size, multiple
-        self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1)
+        self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
     def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
         """Turn a batch of slices (B, 2·context + 1, H, W) into the output's channels (B, C, H, W).
@@ -66,10 +66,15 @@ class SlicewiseInferer(Inferer):
 
     @torch.inference_mode()
     def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
-        """Infer volumes (B, 1, X, Y, Z), zero in the background; answers (B, C, X, Y, Z), a MetaTensor if given one."""
-        outputs = torch.stack([self._infer(volume, network) for volume in torch.as_tensor(inputs).unbind(0)])
+        """Infer volumes (B, 1, X, Y, Z), zero in the background; answers (B, C, X, Y, Z), a MetaTensor if given one.
+
+        The answer is float32. If all volumes are empty, C is the number of background values.
+        """
+        volumes = [self._infer(volume, network) for volume in torch.as_tensor(inputs).unbind(0)]
+        channels = max(len(volume) for volume in volumes)
+        outputs = torch.stack([volume.expand(channels, -1, -1, -1) for volume in volumes])
         if isinstance(inputs, MetaTensor):
-            return MetaTensor(outputs, affine=inputs.affine, meta=inputs.meta)
+            return MetaTensor(outputs, meta=inputs.meta)
         return outputs
 
     def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
@@ -78,23 +83,24 @@ class SlicewiseInferer(Inferer):
         crop = pad_to_multiple(turned[(slice(None), *box)], self.multiple)
         slices = stack_slices(crop[None], self.context)
         filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
-        start = box[2].start
-        pieces = [self.predict(slices[part], network, part + start) for part in filled.split(self.batch_size)]
+        parts = filled.split(self.batch_size) if len(filled) else ()
+        pieces = [self.predict(slices[part], network, part + box[2].start) for part in parts]
         channels = pieces[0].shape[1] if pieces else len(self.background)
-        output = self.background.to(volume.device).expand(channels, turned[0].numel()).reshape(channels, *turned.shape[1:])
-        output = output.clone()
+        output = self.background.to(volume.device).expand(channels, *turned.shape[1:]).clone()
         if pieces:
             height, width = (axis.stop - axis.start for axis in box[:2])
-            output[:, box[0], box[1], filled + start] = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0)
+            computed = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0).float()
+            output[:, box[0], box[1], filled + box[2].start] = computed
         return output.movedim(-1, self.axis + 1)
 
 
 def foreground_box(volume: torch.Tensor, multiple: int) -> tuple[slice, slice, slice]:
-    """The box around the non-zero voxels of a volume (X, Y, Z), its first two sides grown to multiples where they fit."""
+    """The box around the non-zero voxels of (X, Y, Z), its first two sides grown to multiples where they fit."""
     filled = volume.nonzero()
     if not len(filled):
         return slice(0, 0), slice(0, 0), slice(0, 0)
-    sides = zip(filled.amin(0).tolist(), (filled.amax(0) + 1).tolist(), volume.shape, (multiple, multiple, 1), strict=True)
+    starts, stops = filled.amin(0).tolist(), (filled.amax(0) + 1).tolist()
+    sides = zip(starts, stops, volume.shape, (multiple, multiple, 1), strict=True)
     return tuple(_grow(*side) for side in sides)  # type: ignore[return-value]
 
 
@@ -108,5 +114,3 @@ def pad_to_multiple(volume: torch.Tensor, multiple: int) -> torch.Tensor:
     """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends."""
     height, width = volume.shape[1:3]
     return F.pad(volume, (0, 0, 0, -width % multiple, 0, -height % multiple))
-
-

@@ -10,13 +10,18 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
+from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
+from midiff_monai.geometry import resample_to_grid, restore_to_grid
 from midiff_monai.labels import FREESURFER_IDS, freesurfer_from_muse
 
 Data = dict[Hashable, Any]
+
+DARKEST = 1e-3
+"""The least value of a voxel that holds something, once stretched."""
 
 
 def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
@@ -37,7 +42,7 @@ def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99
     positive = values[values > 0]
     foreground = positive[positive > 0.1 * np.percentile(positive, 99)]
     low, high = np.percentile(foreground, [lower, upper])
-    return float(low), float(max(high, low + 1e-6 * max(abs(low), 1.0)))
+    return float(low), float(max(high, low * (1 + 1e-6)))
 
 
 class StretchIntensityd(MapTransform):
@@ -45,10 +50,11 @@ class StretchIntensityd(MapTransform):
 
     Works alike on whole heads and on skull-stripped brains, on volumes with negative voxels and with outliers.
     A proton-density volume holds its whole contrast in a fifth of its range: without the stretch there is
-    little left to translate.
+    little left to translate. Afterwards 0 means that there was nothing: voxels at or below 0, but for holes
+    within the object. All others are at least `DARKEST`.
 
     Args:
-        keys: images, channel first, at least one positive voxel each.
+        keys: images (1, X, Y, Z), at least one positive voxel each.
         lower: percentile of the foreground that becomes 0.
         upper: percentile of the foreground that becomes 1.
     """
@@ -61,7 +67,32 @@ class StretchIntensityd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             low, high = foreground_range(result[key][..., ::2, ::2, ::2], self.lower, self.upper)
-            result[key] = ((result[key] - low) / (high - low)).clamp(0, 1)
+            there = ndimage.binary_fill_holes(np.asarray(result[key][0]) > 0)
+            stretched = ((result[key] - low) / (high - low)).clamp(DARKEST, 1)
+            result[key] = stretched * torch.from_numpy(there)[None]
+        return result
+
+
+class SmoothBeforeDownsamplingd(MapTransform):
+    """Blur images along the axes that `Spacingd` is about to thin out, so that fine detail does not turn to noise.
+
+    The Gaussian's standard deviation is (factor − 1) / 2 voxels, as in scikit-image's `rescale`.
+
+    Args:
+        keys: MetaTensors (1, X, Y, Z).
+        pixdim: the spacing to come, in mm.
+    """
+
+    def __init__(self, keys: KeysCollection, pixdim: Sequence[float]) -> None:
+        super().__init__(keys)
+        self.pixdim = np.asarray(pixdim, dtype=float)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            sigmas = np.maximum(self.pixdim / np.asarray(result[key].pixdim) - 1, 0) / 2
+            smooth = ndimage.gaussian_filter(np.asarray(result[key][0], dtype=np.float32), sigmas, mode="nearest")
+            result[key] = _like(torch.from_numpy(smooth)[None], result[key])
         return result
 
 
@@ -164,7 +195,6 @@ class RandStripd(Randomizable, MapTransform):
         return result
 
 
-
 class RandWarpSlabd(Randomizable, MapTransform):
     """Cut a slab out of a volume under a random affine map and a random smooth deformation, in one interpolation.
 
@@ -225,7 +255,42 @@ class RandWarpSlabd(Randomizable, MapTransform):
         return offsets @ torch.from_numpy(linear.T).float() + torch.from_numpy(centre).float() + smooth
 
 
+class RestoreImaged(MapTransform):
+    """Bring conformed images back to the grid of the file they came from, by linear interpolation.
+
+    Args:
+        keys: MetaTensors (C, X, Y, Z) on the grid that `orig_keys` have now.
+        orig_keys: images whose meta data tell the original grid.
+    """
+
+    def __init__(self, keys: KeysCollection, orig_keys: KeysCollection) -> None:
+        super().__init__(keys)
+        self.orig_keys = ensure_tuple_rep(orig_keys, len(self.keys))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        result = dict(data)
+        for key, original in zip(self.key_iterator(result), self.orig_keys, strict=True):
+            meta = result[original].meta
+            shape, affine = meta["spatial_shape"], meta["original_affine"]
+            restored = self._restore(result[key], result[original].affine, shape, affine)
+            # meta data of its own: the original stays where it is
+            result[key] = MetaTensor(restored, meta=meta | {"affine": affine})
+        return result
+
+    def _restore(self, image: torch.Tensor, affine: torch.Tensor, shape: Any, original: Any) -> torch.Tensor:
+        grids = affine.numpy(), tuple(int(n) for n in shape), np.asarray(original)
+        return torch.stack([resample_to_grid(channel, *grids, fill=0.0) for channel in image])
+
+
+class RestoreSegmentationd(RestoreImaged):
+    """Bring class probabilities back to the grid of the file, then choose the class, then its FreeSurfer id."""
+
+    def _restore(self, image: torch.Tensor, affine: torch.Tensor, shape: Any, original: Any) -> torch.Tensor:
+        grid = affine.numpy(), tuple(int(n) for n in shape), np.asarray(original)
+        return torch.tensor(FREESURFER_IDS)[restore_to_grid(image, *grid).long()][None]
+
+
 def _like(array: torch.Tensor, reference: Any) -> torch.Tensor:
     if isinstance(reference, MetaTensor):
-        return MetaTensor(array, affine=reference.affine, meta=reference.meta)
+        return MetaTensor(array, meta=reference.meta)
     return array

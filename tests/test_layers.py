@@ -24,6 +24,7 @@ LAYERS = (
         "networks",
         "phantom",
         "pseudo_source",
+        "schedulers",
         "slices",
         "training",
         "transforms",

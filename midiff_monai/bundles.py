@@ -1,0 +1,115 @@
+"""Opens a bundle, its weights checked, ready to use in process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from torch import nn
+
+from midiff_monai.errors import BundleError
+from midiff_monai.report import sha256
+from midiff_monai.resources import bundle_root, overlay_path
+
+WEIGHTS = Path("models") / "model.pt"
+
+
+def load_weights(network: nn.Module, root: str | Path) -> str:
+    """Load a bundle's weights into its network, after checking that they are the ones its metadata names.
+
+    Args:
+        network: the bundle's `network_def`.
+        root: the bundle's folder.
+
+    Returns:
+        The SHA-256 of the weights.
+
+    Raises:
+        BundleError: the weights are missing, have another hash, or do not fit the network.
+    """
+    path = Path(root) / WEIGHTS
+    if not path.is_file():
+        raise BundleError(path, "does not exist", "Train the bundle with `midiff train`, or install the package again")
+    found, expected = sha256(path), read_metadata(root)["weights_sha256"]
+    if found != expected:
+        raise BundleError(
+            path, f"has SHA-256 {found[:12]}…, not {expected[:12]}…", "Restore the file, or record it with `midiff train`"
+        )
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise BundleError(path, "does not fit the network of the bundle", "Restore models/ and configs/ alike") from error
+    network.eval()
+    return found
+
+
+def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
+    """Store a bundle's weights in half precision and record their SHA-256, which is returned, in its metadata."""
+    path = Path(root) / WEIGHTS
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    torch.save(halves, path)
+    metadata = read_metadata(root) | {"weights_sha256": sha256(path)}
+    _metadata_path(root).write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    return metadata["weights_sha256"]
+
+
+def read_metadata(root: str | Path) -> dict[str, Any]:
+    """A bundle's `configs/metadata.json`."""
+    return json.loads(_metadata_path(root).read_text(encoding="utf-8"))
+
+
+def _metadata_path(root: str | Path) -> Path:
+    return Path(root) / "configs" / "metadata.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle ready for inference.
+
+    Attributes:
+        root: the bundle's folder.
+        parser: the configuration, whose parts are made when they are first asked for.
+        weights_sha256: SHA-256 of the weights that were loaded.
+    """
+
+    root: Path
+    parser: ConfigParser
+    weights_sha256: str
+
+    def setting(self, name: str) -> Any:
+        """The value of an id of the configuration."""
+        return self.parser.get_parsed_content(name)
+
+    def conform(self, volume: MetaTensor) -> MetaTensor:
+        """Bring a volume (1, X, Y, Z) to the grid and the intensities that the network knows."""
+        return self.setting("conform")({"image": volume})["image"]
+
+    def infer(self, volume: MetaTensor) -> torch.Tensor:
+        """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU."""
+        network, inferer = self.setting("network"), self.setting("inferer")
+        return inferer(volume[None].to(self.setting("device")), network)[0].cpu()
+
+
+def open_bundle(name: str, overlay: str | None = None, **settings: Any) -> Bundle:
+    """Open the inference configuration of a bundle that came with the package.
+
+    Args:
+        name: as listed by `resources.available_bundles`.
+        overlay: a configuration of `transforms/` that is laid over it.
+        settings: ids of the configuration and the values that replace theirs; None leaves the bundle's own.
+
+    Raises:
+        BundleError: no such bundle or overlay, or its weights are not to be used.
+    """
+    root = bundle_root(name)
+    files = [root / "configs" / "inference.yaml"] + ([overlay_path(overlay)] if overlay else [])
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(root)} | {key: value for key, value in settings.items() if value is not None})
+    return Bundle(root, parser, load_weights(parser.get_parsed_content("network_def"), root))

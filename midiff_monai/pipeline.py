@@ -1,0 +1,211 @@
+"""Volume in, segmentation out: what the command line and a script call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from midiff_monai.bundles import Bundle, open_bundle
+from midiff_monai.errors import InputError
+from midiff_monai.geometry import resample_to_grid, restore_to_grid
+from midiff_monai.labels import FREESURFER_IDS
+from midiff_monai.paths import OutputPaths, check_writable, find_inputs, output_paths
+from midiff_monai.report import RunReport
+from midiff_monai.resources import available_overlays
+from midiff_monai.results import Result
+from midiff_monai.volumes import read_volume
+
+TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
+
+Progress = Callable[[Iterable[Path]], Iterable[Path]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a result; None stands for the bundle's own choice.
+
+    Attributes:
+        modality: preprocessing of `transforms/` to lay over the translation bundle.
+        steps: denoising steps.
+        samples: number of samples to average.
+        seed: of the noise.
+        device: "cpu", "cuda", "cuda:1" …
+    """
+
+    modality: str | None = None
+    steps: int | None = None
+    samples: int | None = None
+    seed: int | None = None
+    device: str | None = None
+
+
+@dataclass
+class Models:
+    """The bundles of a run, loaded once."""
+
+    translation: Bundle | None = None
+    segmentation: Bundle | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+def translate(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = iter,  # type: ignore[assignment]
+    **settings: str | int | None,
+) -> list[Result]:
+    """Write a synthetic T1w for each volume.
+
+    Args:
+        inputs: volumes of any modality, one file each.
+        output: folder for the results; see `paths.OutputPaths` for the names.
+        overwrite: whether results that exist may be replaced.
+        progress: wraps the iteration over the inputs, for example `tqdm`.
+        settings: fields of `Settings`.
+
+    Raises:
+        InputError, OutputError, BundleError: before anything is computed, if an input cannot be read, an output
+            cannot be written or a bundle is not intact.
+    """
+    return list(run(inputs, output, Settings(**settings), True, False, overwrite, progress))  # type: ignore[arg-type]
+
+
+def segment(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    translated: bool = True,
+    overwrite: bool = False,
+    progress: Progress = iter,  # type: ignore[assignment]
+    **settings: str | int | None,
+) -> list[Result]:
+    """Segment each volume on its own grid, by way of a synthetic T1w.
+
+    Args:
+        inputs: volumes, one file each.
+        output: folder for the results.
+        translated: False takes the volumes for T1w and segments them as they are.
+        overwrite: whether results that exist may be replaced.
+        progress: wraps the iteration over the inputs, for example `tqdm`.
+        settings: fields of `Settings`.
+
+    Raises:
+        InputError, OutputError, BundleError: as `translate`.
+    """
+    return list(run(inputs, output, Settings(**settings), translated, True, overwrite, progress))  # type: ignore[arg-type]
+
+
+def run(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    settings: Settings,
+    translating: bool,
+    segmenting: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> Iterator[Result]:
+    """Process volumes one by one; every input is read and every output checked before the first is computed."""
+    paths = find_inputs(inputs)
+    check_settings(settings)
+    targets = {path: output_paths(path, output) for path in paths}
+    wanted = [file for path in paths for file in _files(targets[path], settings, translating, segmenting)]
+    for path in paths:
+        read_volume(path)
+    check_writable(output, wanted, overwrite, paths)
+    models = load_models(settings, translating, segmenting)
+    for path in progress(paths):
+        yield process(path, targets[path], settings, models)
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise InputError for a setting out of its range."""
+    if settings.modality and settings.modality not in available_overlays():
+        known = ", ".join(available_overlays())
+        raise InputError(settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out")
+    for name, most in (("steps", 1000), ("samples", 1000)):
+        value = getattr(settings, name)
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"--{name}", f"is {value}", f"Give a whole number from 1 to {most}")
+    try:
+        torch.empty(0, device=settings.device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {settings.device}", "is not usable here", "Use cpu, or see `midiff info`") from error
+
+
+def load_models(settings: Settings, translating: bool, segmenting: bool) -> Models:
+    """Open the bundles that a run needs."""
+    models = Models()
+    device = f"$torch.device('{settings.device}')" if settings.device else None
+    if translating:
+        chosen = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
+        models.translation = open_bundle(TRANSLATION, settings.modality, device=device, **chosen)
+        models.weights[TRANSLATION] = models.translation.weights_sha256
+    if segmenting:
+        models.segmentation = open_bundle(SEGMENTATION, device=device)
+        models.weights[SEGMENTATION] = models.segmentation.weights_sha256
+    return models
+
+
+def process(path: Path, paths: OutputPaths, settings: Settings, models: Models) -> Result:
+    """Process one volume and write what came of it."""
+    command = "segment" if models.segmentation else "translate"
+    report = RunReport(command, path, used_settings(settings, models), dict(models.weights))
+    with report.timed("read"):
+        source = read_volume(path)
+        voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
+        image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
+    result = Result(source, paths, report)
+    if models.translation:
+        with report.timed("translate"):
+            image = _translate(image, models.translation, result)
+    if models.segmentation:
+        with report.timed("segment"):
+            _segment(image, models.segmentation, result)
+    result.write()
+    return result
+
+
+def _translate(image: MetaTensor, bundle: Bundle, result: Result) -> MetaTensor:
+    conformed = bundle.conform(image)
+    samples = bundle.infer(conformed)
+    grid = conformed.affine.numpy(), result.source.shape, result.source.affine
+    result.synthetic = resample_to_grid(samples[0], *grid, fill=0.0).numpy()
+    if len(samples) > 1:
+        result.spread = resample_to_grid(samples[1], *grid, fill=0.0).numpy()
+    return MetaTensor(samples[:1], affine=conformed.affine)
+
+
+def _segment(image: MetaTensor, bundle: Bundle, result: Result) -> None:
+    conformed = bundle.conform(image)
+    probabilities = bundle.infer(conformed).softmax(dim=0)
+    grid = conformed.affine.numpy(), result.source.shape, result.source.affine
+    classes = restore_to_grid(probabilities, *grid).numpy()
+    result.segmentation = np.asarray(FREESURFER_IDS, dtype=np.int16)[classes]
+    if not result.segmentation.any():
+        result.report.warnings.append("No structure was found: look at the picture and check the input.")
+
+
+def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:
+    """The settings with the bundle's own choices filled in; those of the sampler are None without a translation."""
+    used = asdict(settings)
+    if models.translation:
+        used |= {name: models.translation.setting(name) for name in ("steps", "samples", "seed")}
+    device = (models.translation or models.segmentation).setting("device")  # type: ignore[union-attr]
+    return used | {"device": str(device), "translated": models.translation is not None}
+
+
+def _files(paths: OutputPaths, settings: Settings, translating: bool, segmenting: bool) -> list[Path]:
+    """The files that a run with these settings will write for one volume."""
+    files = [paths.picture, paths.report]
+    if translating:
+        files += [paths.synthetic] + ([paths.synthetic_std] if (settings.samples or 1) > 1 else [])
+    if segmenting:
+        files += [paths.segmentation, paths.label_table, paths.volumes]
+    return files

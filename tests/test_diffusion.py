@@ -1,0 +1,460 @@
+"""The guided inferer against MONAI's own, against a recomputed guide, and with denoisers whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+import torch
+from monai.inferers import DiffusionInferer
+from monai.networks.nets import DiffusionModelUNet
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
+from torch import nn
+
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation, seeded_noise, start_below
+from midiff_monai.lmi import LocalMutualInformation, standardize_locally
+from midiff_monai.schedulers import TrailingDDIMScheduler
+
+
+def make_guide(reduction: Literal["max", "none"] = "none", **settings: Any) -> LMIGuide:
+    return LMIGuide(LocalMutualInformation(reduction=reduction), **settings)
+
+
+def make_inferer(scheduler: Scheduler | None = None, **guide_settings: Any) -> LMIGuidedInferer:
+    return LMIGuidedInferer(scheduler or DDPMScheduler(num_train_timesteps=10), make_guide(**guide_settings))
+
+
+def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
+    torch.manual_seed(0)
+    unet = DiffusionModelUNet(
+        spatial_dims=2,
+        in_channels=in_channels,
+        out_channels=1,
+        num_res_blocks=1,
+        channels=(8, 8),
+        attention_levels=(False, True),
+        norm_num_groups=4,
+        num_head_channels=8,
+        **settings,
+    )
+    for parameter in unet.parameters():
+        if not parameter.any():  # zero at first, which would hide what comes before it
+            nn.init.normal_(parameter, std=0.1)
+    return unet.eval()
+
+
+class Spy(nn.Module):
+    """A cheap, deterministic denoiser that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[torch.Tensor] = []
+        self.timesteps: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        self.images.append(x)
+        self.timesteps.append(timesteps)
+        return torch.tanh(x[:, :1] + x.mean(dim=1, keepdim=True))
+
+
+class Oracle(nn.Module):
+    """Predicts the velocity of a clean image that it knows: v = (α x_t − x_0) / σ for x_t = α x_0 + σ ε."""
+
+    def __init__(self, scheduler: Scheduler, clean: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.scheduler, self.clean = scheduler, clean
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        alpha = self.scheduler.alphas_cumprod[int(timesteps)]
+        return (alpha.sqrt() * x[:, :1] - self.clean(x)) / (1 - alpha).sqrt()
+
+
+def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clean images in [-1, 1], noise, and sources of three slices in [0, 1]; each of 8×12 pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = 2 * torch.rand(batch, 1, 8, 12, generator=generator) - 1
+    return clean, torch.randn(clean.shape, generator=generator), torch.rand(batch, 3, 8, 12, generator=generator)
+
+
+def volume(*shape: int) -> torch.Tensor:
+    """A volume (1, 1, *shape) in [0, 1] with an empty margin, without zeros inside it."""
+    result = torch.zeros(1, 1, *shape)
+    inside = result[..., 1:-1, 1:-1, 1:-1]
+    inside.copy_(0.05 + 0.95 * torch.rand(inside.shape, generator=torch.Generator().manual_seed(1)))
+    return result
+
+
+def translation(steps: int = 3, clip_sample: bool = True, **settings: Any) -> SlicewiseTranslation:
+    scheduler = TrailingDDIMScheduler(prediction_type="v_prediction", clip_sample=clip_sample)
+    return SlicewiseTranslation(make_inferer(scheduler), steps, **{"context": 1, "multiple": 4} | settings)
+
+
+# The guide.
+
+
+@pytest.mark.parametrize("reduction", ["max", "none"])
+@pytest.mark.parametrize("include_source", [True, False])
+@pytest.mark.parametrize("standardize", [None, 5])
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_channels_are_as_many_as_announced(
+    reduction: Literal["max", "none"], include_source: bool, standardize: int | None, context: int
+) -> None:
+    guide = make_guide(reduction, include_source=include_source, standardize=standardize)
+    maps = guide(guide.prepare(torch.rand(2, 2 * context + 1, 8, 9)), torch.randn(2, 1, 8, 9))
+    assert maps.shape == (2, guide.channels(context), 8, 9)
+    assert maps.min() >= 0 and maps.max() <= 1
+
+
+@pytest.mark.parametrize("reduction", ["max", "none"])
+@pytest.mark.parametrize("standardize", [None, 7])
+def test_channels_are_source_self_maps_and_map_with_the_noisy_image(
+    reduction: Literal["max", "none"], standardize: int | None
+) -> None:
+    clean, _, source = images()
+    guide = make_guide(reduction, standardize=standardize)
+    maps = guide(guide.prepare(source), clean)
+    middle = source[:, 1:2] if standardize is None else standardize_locally(source[:, 1:2], standardize)
+    assert torch.equal(maps[:, :3], source)
+    assert torch.equal(maps[:, 3:-1], LocalMutualInformation(reduction=reduction)(middle, middle))
+    assert torch.equal(maps[:, -1:], LocalMutualInformation()(middle, (clean + 1) / 2))
+
+
+def test_published_guide_is_two_maps() -> None:
+    clean, _, source = images()
+    lmi = LocalMutualInformation(estimator="parzen")
+    guide = LMIGuide(lmi, include_source=False, standardize=None)
+    expected = torch.cat([lmi(source[:, 1:2], source[:, 1:2]), lmi(source[:, 1:2], (clean + 1) / 2)], dim=1)
+    assert torch.equal(guide(guide.prepare(source), clean), expected)
+
+
+def test_guide_leaves_the_layer_it_is_given_alone() -> None:
+    lmi = LocalMutualInformation(reduction="none")
+    LMIGuide(lmi)
+    assert lmi.reduction == "none"
+
+
+# The contract of MONAI's inferer, which it must keep without a source and with one.
+
+
+def test_training_call_has_the_shape_of_the_images() -> None:
+    clean, noise, source = images()
+    inferer = make_inferer()
+    timesteps = torch.tensor([3, 8])
+    assert inferer(clean, make_unet(1), noise, timesteps).shape == clean.shape
+    guided = make_unet(1 + inferer.guide.channels(context=1))
+    assert inferer(clean, guided, noise, timesteps, source=source).shape == clean.shape
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(10), DDIMScheduler(1000), TrailingDDIMScheduler(1000)])
+def test_sampling_has_the_shape_of_the_noise_and_keeps_intermediates(scheduler: DDPMScheduler | DDIMScheduler) -> None:
+    _, noise, source = images()
+    inferer = make_inferer(scheduler)
+    scheduler.set_timesteps(10)
+    unet = make_unet(1 + inferer.guide.channels(context=1))
+    settings: dict[str, Any] = {"source": source, "verbose": False}
+    torch.manual_seed(0)
+    sample, intermediates = inferer.sample(
+        noise, unet, scheduler, save_intermediates=True, intermediate_steps=1, **settings
+    )
+    assert sample.shape == noise.shape and sample.isfinite().all()
+    assert len(intermediates) == 10
+    assert torch.equal(intermediates[-1], sample)
+    torch.manual_seed(0)
+    assert torch.equal(inferer.sample(noise, unet, **settings), sample)
+
+
+@pytest.mark.parametrize("mode", ["crossattn", "concat"])
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(10), DDIMScheduler(10)])
+def test_without_a_source_all_is_as_in_monai(mode: str, scheduler: Scheduler) -> None:
+    clean, noise, condition = images()
+    unet = make_unet(4) if mode == "concat" else make_unet(1, with_conditioning=True, cross_attention_dim=3)
+    condition = condition if mode == "concat" else condition.flatten(2).mT  # (B, tokens, features)
+    ours, monais = LMIGuidedInferer(scheduler, make_guide()), DiffusionInferer(scheduler)
+    timesteps = torch.tensor([2, 9])
+    expected = monais(clean, unet, noise, timesteps, condition=condition, mode=mode)
+    assert torch.equal(ours(clean, unet, noise, timesteps, condition=condition, mode=mode), expected)
+    assert torch.equal(ours(clean, unet, noise, timesteps, condition, mode), expected)
+    samples: list[Any] = []
+    for inferer in (ours, monais):
+        torch.manual_seed(0)
+        samples.append(inferer.sample(noise, unet, conditioning=condition, mode=mode, verbose=False))
+    assert torch.equal(samples[0], samples[1])
+
+
+def test_likelihood_is_that_of_monai() -> None:
+    scheduler, unet = DDPMScheduler(4), make_unet(1)
+    likelihoods: list[Any] = []
+    for inferer in (LMIGuidedInferer(scheduler, make_guide()), DiffusionInferer(scheduler)):
+        torch.manual_seed(0)
+        likelihoods.append(inferer.get_likelihood(images()[0], unet, verbose=False))
+    assert torch.equal(likelihoods[0], likelihoods[1])
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_unknown_modes_and_missing_conditions_are_refused(guided: bool) -> None:
+    clean, noise, source = images()
+    inferer, timesteps = make_inferer(), torch.tensor([1, 2])
+    given: dict[str, Any] = {"source": source} if guided else {}
+    with pytest.raises(NotImplementedError, match="sum"):
+        inferer(clean, Spy(), noise, timesteps, mode="sum", **given)
+    with pytest.raises(NotImplementedError, match="sum"):
+        inferer.sample(noise, Spy(), mode="sum", **given)
+    with pytest.raises(ValueError, match="[Cc]ondition"):
+        inferer(clean, Spy(), noise, timesteps, mode="concat", **given)
+    with pytest.raises(ValueError, match="[Cc]ondition"):
+        inferer.sample(noise, Spy(), mode="concat", **given)
+
+
+def test_cross_attention_still_works_beside_a_source() -> None:
+    clean, noise, source = images()
+    inferer, timesteps = make_inferer(), torch.tensor([1, 2])
+    unet = make_unet(1 + inferer.guide.channels(1), with_conditioning=True, cross_attention_dim=3)
+    first, second = (
+        inferer(clean, unet, noise, timesteps, condition=condition, source=source)
+        for condition in (torch.zeros(2, 4, 3), torch.ones(2, 4, 3))
+    )
+    assert first.shape == clean.shape
+    assert not torch.equal(first, second)
+
+
+def test_gradient_reaches_the_network() -> None:
+    clean, noise, source = images()
+    inferer = make_inferer()
+    unet = make_unet(1 + inferer.guide.channels(1))
+    inferer(clean, unet, noise, torch.tensor([1, 2]), source=source).square().mean().backward()
+    gradient = dict(unet.named_parameters())["conv_in.conv.weight"].grad
+    assert gradient is not None
+    assert (gradient != 0).any(dim=3).any(dim=2).any(dim=0).all()  # every channel of the guide counts
+
+
+# What the network sees.
+
+
+@pytest.mark.parametrize("reduction", ["max", "none"])
+@pytest.mark.parametrize("standardize", [None, 7])
+def test_network_sees_the_noisy_image_and_its_guide_in_training(
+    reduction: Literal["max", "none"], standardize: int | None
+) -> None:
+    clean, noise, source = images()
+    inferer, spy, timesteps = make_inferer(reduction=reduction, standardize=standardize), Spy(), torch.tensor([3, 9])
+    inferer(clean, spy, noise, timesteps, source=source)
+    noisy = inferer.scheduler.add_noise(clean, noise, timesteps)
+    expected = torch.cat([noisy, inferer.guide(inferer.guide.prepare(source), noisy)], dim=1)
+    assert torch.equal(spy.images[0], expected)
+    assert torch.equal(spy.timesteps[0], timesteps)
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(5), DDIMScheduler(1000), TrailingDDIMScheduler(1000)])
+def test_network_sees_each_image_and_its_guide_in_sampling(scheduler: DDPMScheduler | DDIMScheduler) -> None:
+    _, noise, source = images()
+    inferer, spy = make_inferer(scheduler), Spy()
+    scheduler.set_timesteps(5)
+    sample, intermediates = inferer.sample(
+        noise, spy, source=source, save_intermediates=True, intermediate_steps=1, verbose=False
+    )
+    seen = [noise, *intermediates[:-1]]
+    assert len(spy.images) == 5
+    for given, image in zip(spy.images, seen, strict=True):
+        expected = torch.cat([image, inferer.guide(inferer.guide.prepare(source), image)], dim=1)
+        assert torch.equal(given, expected)
+    assert torch.cat(spy.timesteps).tolist() == scheduler.timesteps.tolist()
+
+
+def test_guide_sees_the_same_image_in_training_and_sampling() -> None:
+    """In the published code, training used x_(t+1) and sampling x_t, and only one of them was normalised."""
+    clean, noise, source = images()
+    scheduler, spy = TrailingDDIMScheduler(prediction_type="v_prediction", clip_sample=False), Spy()
+    inferer = make_inferer(scheduler)
+    scheduler.set_timesteps(5)
+    oracle = Oracle(scheduler, lambda x: clean)
+
+    def network(x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        spy(x, timesteps)
+        return oracle(x, timesteps)
+
+    start = scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
+    inferer.sample(start, network, source=source, verbose=False)  # type: ignore[arg-type]
+    sampling = list(spy.images)
+    for timestep in scheduler.timesteps:
+        inferer(clean, spy, noise, timestep.expand(2), source=source)
+    # rounding in x_t is enlarged where the kernel is steep
+    torch.testing.assert_close(spy.images[5:], sampling, rtol=0, atol=1e-4)
+
+
+def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
+    _, noise, source = images()
+    inferer, spy = make_inferer(), Spy()
+    inferer.sample(noise, spy, source=source, verbose=False)
+    first, last = spy.images[0], spy.images[-1]
+    assert torch.equal(first[:, 1:-1], last[:, 1:-1])
+    assert not torch.equal(first[:, -1], last[:, -1])
+
+
+# Starting from an image.
+
+
+@pytest.mark.parametrize(("noise_level", "first"), [(999, 999), (998, 799), (600, 599), (599, 599), (199, 199)])
+def test_sampling_from_an_image_starts_at_its_noise_level(noise_level: int, first: int) -> None:
+    clean, noise, source = images()
+    scheduler, spy = TrailingDDIMScheduler(1000), Spy()
+    scheduler.set_timesteps(5)
+    inferer = make_inferer(scheduler)
+    inferer.sample(noise, spy, source=source, start_image=clean, noise_level=noise_level, verbose=False)
+    assert torch.cat(spy.timesteps).tolist() == list(range(first, 0, -200))
+    assert torch.equal(spy.images[0][:, :1], scheduler.add_noise(clean, noise, torch.tensor([first])))
+    assert len(scheduler.timesteps) == 5
+
+
+def test_sampling_from_an_image_needs_no_source() -> None:
+    clean, noise, _ = images()
+    inferer, spy = make_inferer(DDPMScheduler(10)), Spy()
+    sample = inferer.sample(noise, spy, start_image=clean, noise_level=4, verbose=False)
+    assert sample.shape == clean.shape
+    assert torch.cat(spy.timesteps).tolist() == [4, 3, 2, 1, 0]
+
+
+def test_image_and_noise_level_go_together() -> None:
+    clean, noise, source = images()
+    inferer = make_inferer()
+    with pytest.raises(ValueError, match="together"):
+        inferer.sample(noise, Spy(), source=source, start_image=clean)
+    with pytest.raises(ValueError, match="together"):
+        inferer.sample(noise, Spy(), source=source, noise_level=3)
+
+
+def test_a_level_below_all_steps_is_refused() -> None:
+    clean, noise, _ = images()
+    scheduler = TrailingDDIMScheduler(1000)
+    scheduler.set_timesteps(5)
+    with pytest.raises(ValueError, match="noise_level=198"):
+        make_inferer(scheduler).sample(noise, Spy(), start_image=clean, noise_level=198)
+
+
+def test_start_below_leaves_the_scheduler_alone() -> None:
+    scheduler = DDPMScheduler(10)
+    assert start_below(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
+    assert len(scheduler.timesteps) == 10
+
+
+# Whole volumes.
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
+def test_known_volume_is_recovered(steps: int) -> None:
+    """The denoiser answers the middle slice of the source, which stands in channel 2, after x_t and a neighbour."""
+    source, inferer = volume(9, 10, 6), translation(steps)
+    network = Oracle(inferer.inferer.scheduler, lambda x: 2 * x[:, 2:3] - 1)
+    torch.testing.assert_close(inferer(source, network), source, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_known_constant_is_recovered_where_the_source_is(steps: int, axis: int) -> None:
+    source, inferer = volume(7, 8, 6), translation(steps, axis=axis, context=0)
+    result = inferer(source, Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 0.4)))
+    torch.testing.assert_close(result, 0.7 * (source > 0), rtol=0, atol=1e-4)
+
+
+def test_answer_stays_between_0_and_1() -> None:
+    inferer = translation(clip_sample=False)
+    bright = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 3.0)))
+    dark = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], -3.0)))
+    assert bright.max() == 1
+    assert not dark.any()
+
+
+@pytest.mark.parametrize("shared_noise", [0.0, 0.5, 1.0])
+def test_same_seed_gives_the_same_voxels_whatever_the_batch_size(shared_noise: float) -> None:
+    source = volume(8, 9, 7)
+    results = [
+        translation(seed=3, samples=2, shared_noise=shared_noise, batch_size=size)(source, Spy())
+        for size in (1, 2, 100)
+    ]
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(results[2], results[0], rtol=0, atol=1e-6)
+
+
+def test_other_seeds_give_other_voxels() -> None:
+    source = volume(8, 9, 7)
+    first, second = (translation(seed=seed)(source, Spy()) for seed in (0, 1))
+    assert not torch.allclose(first, second, atol=0.01)
+
+
+def test_sampling_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    translation()(volume(6, 6, 5), Spy())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_several_samples_give_their_mean_and_standard_deviation() -> None:
+    source, inferer = volume(8, 8, 6), translation(samples=3, seed=5)
+    result = inferer(source, Spy())
+    for position in range(1, 5):
+        neighbours = [max(position - 1, 1), position, min(position + 1, 4)]
+        slices = source[0, 0, ..., neighbours].permute(2, 0, 1)[None]
+        draws = []
+        for index in range(3):
+            noise = seeded_noise((1, 8, 8), 5, index, 0)[None]
+            draws.append(inferer.inferer.sample(noise, Spy(), source=slices, verbose=False))
+        brightness = ((torch.cat(draws) + 1) / 2).clamp(0, 1) * (slices[:, 1:2] > 0)
+        expected = torch.stack(
+            [brightness.sum(0) / 3, ((brightness - brightness.mean(0)) ** 2).sum(0).div(2).sqrt()], 1
+        )
+        torch.testing.assert_close(result[0, ..., position], expected[0], rtol=0, atol=1e-5)
+    assert result[:, 1].max() > 0.01
+
+
+def test_empty_slices_and_surroundings_get_the_background() -> None:
+    source = volume(8, 9, 7)
+    source[..., 3] = 0
+    result = translation(samples=2, background=[-1.0, -2.0], multiple=1)(source, Spy())
+    assert (result[:, 0, ..., 3] == -1).all() and (result[:, 1, ..., 3] == -2).all()
+    assert (result[:, 0, 0] == -1).all() and (result[:, 1, ..., -1] == -2).all()
+    assert (result[:, :, 1:-1, 1:-1, [1, 2, 4, 5]] >= 0).all()
+
+
+def test_nothing_is_made_where_the_source_is_zero() -> None:
+    source = volume(8, 9, 7)
+    source[..., 3:5, 2:4, 2:6] = 0
+    result = translation(samples=2)(source, Spy())
+    assert not result[(source == 0).expand_as(result)].any()
+    assert result[:, :1][source > 0].min() > 0
+
+
+def starting_noise(shared_noise: float, seed: int = 0) -> torch.Tensor:
+    """What the slices of a volume start from, (slices, pixels)."""
+    spy = Spy()
+    translation(1, shared_noise=shared_noise, seed=seed)(torch.ones(1, 1, 24, 24, 4), spy)
+    return torch.cat(spy.images)[:, 0].flatten(1)
+
+
+def test_shared_noise_is_the_same_in_all_slices() -> None:
+    noise = starting_noise(1.0)
+    assert torch.equal(noise, noise[:1].expand_as(noise))
+
+
+@pytest.mark.parametrize("shared_noise", [0.0, 0.3, 0.7, 1.0])
+def test_shared_noise_is_the_correlation_of_slices(shared_noise: float) -> None:
+    noise = torch.stack([starting_noise(shared_noise, seed) for seed in range(5)], dim=1).flatten(1)
+    torch.testing.assert_close(noise.std(dim=1), torch.ones(4), rtol=0, atol=0.06)  # of 2880 pixels: 4.5 errors
+    correlation = torch.corrcoef(noise)[~torch.eye(4, dtype=torch.bool)]
+    torch.testing.assert_close(correlation, torch.full_like(correlation, shared_noise), rtol=0, atol=0.09)
+
+
+def test_noise_of_a_slice_does_not_depend_on_the_slices_around_it() -> None:
+    source = volume(8, 8, 8)
+    alone = torch.zeros_like(source)
+    alone[..., 4] = source[..., 4]
+    first, second = (translation(shared_noise=0.0, context=0)(image, Spy())[..., 4] for image in (source, alone))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_seeded_noise_is_standard_normal_and_follows_its_seeds() -> None:
+    noise = seeded_noise((100, 100), 1, 2, 3)
+    assert torch.equal(noise, seeded_noise((100, 100), 1, 2, 3))
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    for others in [(1, 2, 4), (1, 3, 3), (2, 2, 3), (3, 2, 1)]:
+        correlation = torch.corrcoef(torch.stack([noise, seeded_noise((100, 100), *others)]).flatten(1))[0, 1]
+        assert abs(correlation) < 0.05

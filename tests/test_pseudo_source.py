@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from midiff_monai.pseudo_source import (
+    T1_KNOTS,
+    PseudoSource,
+    PseudoSourced,
+    gaussian_blur,
+    remap,
+    smooth_field,
+)
+
+seeds = st.integers(0, 2**31)
+
+FLUID, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
+PURE = PseudoSource(bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+"""Nothing but the new grey values."""
+
+
+def stripped_slabs(seed: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slabs (B, 1, 16, 14, 6) of random tissues in a box, nothing around it; and the box."""
+    generator = torch.Generator().manual_seed(seed)
+    brain = torch.zeros(batch, 1, 16, 14, 6)
+    brain[:, :, 4:13, 3:11, 1:5] = 1
+    return brain * (0.2 + 0.6 * torch.rand(brain.shape, generator=generator)), brain
+
+
+def three_tissues() -> tuple[torch.Tensor, torch.Tensor]:
+    """A slab of equal parts of cerebrospinal fluid, cortex and white matter, all inside the brain."""
+    target = torch.tensor([FLUID, CORTEX, WHITE]).repeat_interleave(4).reshape(1, 1, 12, 1, 1).expand(1, 1, 12, 8, 4)
+    return target, torch.ones_like(target)
+
+
+def seeded(pseudo_source: PseudoSource, seed: int, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return pseudo_source(target, brain)
+
+
+@given(seed=seeds)
+def test_sources_fill_the_unit_interval_and_stay_empty_around_the_target(seed: int) -> None:
+    target, brain = stripped_slabs(seed)
+    source = seeded(PseudoSource(), seed, target, brain)
+    assert source.shape == target.shape and source.dtype == torch.float32
+    assert source.min() == 0 and 0.5 < source.max() <= 1
+    near = ndimage.maximum_filter(target.numpy(), size=(1, 1, 3, 3, 3), mode="constant")
+    assert (source[torch.from_numpy(near) == 0] == 0).all()
+
+
+def test_slabs_of_a_batch_differ_in_contrast() -> None:
+    target, brain = three_tissues()
+    sources = seeded(PURE, 0, target.expand(4, -1, -1, -1, -1), brain.expand(4, -1, -1, -1, -1))
+    means = sources.reshape(4, 3, -1).mean(dim=2)
+    assert torch.pdist(means).min() > 0.01
+
+
+def test_an_empty_slab_gives_an_empty_source() -> None:
+    empty = torch.zeros(2, 1, 8, 8, 4)
+    assert torch.equal(seeded(PseudoSource(), 0, empty, empty), empty)
+
+
+@given(seed=seeds, place=st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 3)))
+def test_a_slab_may_hold_a_single_faint_voxel(seed: int, place: tuple[int, int, int]) -> None:
+    """As when a corner of the brain reaches into a slab."""
+    target = torch.zeros(1, 1, 8, 8, 4)
+    target[(0, 0, *place)] = 0.01
+    source = seeded(PseudoSource(), seed, target, (target > 0).float())
+    assert source.isfinite().all() and source.min() >= 0 and source.max() <= 1
+
+
+# --- the contrast ---
+
+
+@given(
+    levels=st.lists(st.floats(0, 1), min_size=len(T1_KNOTS), max_size=len(T1_KNOTS)),
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=20),
+)
+def test_remap_agrees_with_numpy(levels: list[float], values: list[float]) -> None:
+    image = torch.tensor([*values, *T1_KNOTS])
+    result = remap(image, torch.tensor(levels)).numpy()
+    np.testing.assert_allclose(result, np.interp(image, T1_KNOTS, levels), atol=1e-5)
+    np.testing.assert_allclose(result[len(values) :], levels, atol=1e-5)
+
+
+def test_all_orders_of_the_tissues_are_equally_frequent() -> None:
+    target, brain = three_tissues()
+    draws = 360
+    sources = seeded(PURE, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
+    orders = Counter(tuple(means.argsort().tolist()) for means in sources.reshape(draws, 3, -1).mean(dim=2))
+    assert len(orders) == 6
+    assert min(orders.values()) > 0.6 * draws / 6 and max(orders.values()) < 1.5 * draws / 6
+
+
+def test_tissues_stay_apart_without_jitter() -> None:
+    """The three values are well separated, so once stretched neighbours in grey differ by much of the range."""
+    target, brain = three_tissues()
+    pseudo_source = PseudoSource(jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    source = seeded(pseudo_source, 0, target.expand(60, -1, -1, -1, -1), brain.expand(60, -1, -1, -1, -1))
+    means = source.reshape(60, 3, -1).mean(dim=2).sort(dim=1).values
+    separated = (means.diff(dim=1) > 0.3).all(dim=1)
+    # where two remappings are mixed, in about half of the draws, tissues may meet
+    assert separated.float().mean() > 0.4
+
+
+def test_air_outside_the_brain_stays_dark() -> None:
+    target, brain = three_tissues()
+    wide, mask = torch.full((60, 1, 12, 14, 4), 0.01), torch.zeros(60, 1, 12, 14, 4)
+    wide[..., 3:11, :], mask[..., 3:11, :] = target, brain
+    source = seeded(PURE, 0, wide, mask)
+    assert source[mask == 0].max() < 0.15
+    assert (source.amax(dim=(1, 2, 3, 4)) > 0.9).all()
+
+
+# --- the degradations ---
+
+
+@given(seed=seeds, sigmas=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_blur_agrees_with_scipy(seed: int, sigmas: list[float]) -> None:
+    image = torch.rand(1, 1, 7, 6, 5, generator=torch.Generator().manual_seed(seed))
+    expected = ndimage.gaussian_filter(image[0, 0].numpy(), sigmas, mode="nearest", radius=2)
+    np.testing.assert_allclose(gaussian_blur(image, sigmas)[0, 0], expected, atol=1e-5)
+
+
+@given(sigmas=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_blur_preserves_the_total(sigmas: list[float]) -> None:
+    image = torch.zeros(1, 1, 9, 9, 9)
+    image[0, 0, 2:7, 3:6, 4] = torch.rand(5, 3)
+    assert float(gaussian_blur(image, sigmas).sum()) == pytest.approx(float(image.sum()), rel=1e-5)
+
+
+@given(seed=seeds, shape=st.tuples(*[st.integers(4, 20)] * 3))
+def test_field_is_bounded_and_smooth(seed: int, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(seed)
+    field = smooth_field(torch.zeros(1, 1, *shape), knots=(4, 4, 3))
+    assert field.shape == (1, 1, *shape) and field.abs().max() <= 1
+    for axis, (length, knots) in enumerate(zip(shape, (4, 4, 3), strict=True), start=2):
+        # between knots, (length - 1) / (knots - 1) voxels apart, it changes by 2 at most
+        assert field.diff(dim=axis).abs().max() <= 2 * (knots - 1) / (length - 1) + 1e-5
+
+
+def test_field_is_uniform_at_its_knots() -> None:
+    torch.manual_seed(0)
+    corners = torch.stack([smooth_field(torch.zeros(1, 1, 8, 8, 8)) for _ in range(300)])[
+        ..., [0, -1], [0, -1], [0, -1]
+    ]
+    assert abs(float(corners.mean())) < 0.1
+    assert float(corners.std()) == pytest.approx(1 / np.sqrt(3), rel=0.1)
+
+
+def test_each_degradation_changes_the_source() -> None:
+    target, brain = stripped_slabs(0)
+    sources = [
+        seeded(PseudoSource(bias=bias, blur=(blur, blur, blur), noise=noise), 5, target, brain)
+        for bias, blur, noise in [(0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.3)]
+    ]
+    for degraded in sources[1:]:
+        assert (degraded - sources[0]).abs().max() > 0.02
+
+
+# --- PseudoSourced ---
+
+
+def test_validation_sources_depend_on_the_seed_alone() -> None:
+    target, brain = stripped_slabs(0, batch=1)
+    data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "mask": brain[0]}
+    torch.manual_seed(1)
+    first = PseudoSourced("image", "mask", seed=3)(data)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = PseudoSourced("image", "mask", seed=3)(data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["image"][None], seeded(PseudoSource(), 3, target, brain))
+    assert not torch.allclose(PseudoSourced("image", "mask", seed=4)(data)["image"], first["image"], atol=0.05)
+    assert torch.equal(data["image"].as_tensor(), target[0])

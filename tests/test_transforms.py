@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import Compose, LoadImaged, Orientationd, Randomizable, Spacingd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from midiff_monai.labels import FREESURFER_IDS, freesurfer_from_muse
+from midiff_monai.transforms import (
+    DARKEST,
+    BrainMaskd,
+    ClassIndexFromMUSEd,
+    FlattenTissued,
+    RandStripd,
+    RandWarpSlabd,
+    RestoreImaged,
+    RestoreSegmentationd,
+    SmoothBeforeDownsamplingd,
+    StretchIntensityd,
+    foreground_range,
+)
+
+AFFINE = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+
+seeds = st.integers(0, 2**31)
+
+Data = dict[Hashable, Any]
+RandomTransform = TypeVar("RandomTransform", bound=Randomizable)
+
+
+def seeded(transform: RandomTransform, seed: int) -> RandomTransform:
+    transform.set_random_state(seed=seed)
+    return transform
+
+
+def distance_to(centre: float, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Distance of every voxel to the point that has the same coordinate along all axes."""
+    return np.sqrt(((np.indices(shape) - centre) ** 2).sum(axis=0))
+
+
+def brain_in_air(seed: int, side: int = 24) -> torch.Tensor:
+    """A ball of grey values between 100 and 200 in air at 0."""
+    values = np.random.default_rng(seed).uniform(100, 200, (side, side, side))
+    inside = distance_to((side - 1) / 2, values.shape) < 0.4 * side
+    return torch.from_numpy(np.where(inside, values, 0)).float()[None]
+
+
+def stretched(volume: torch.Tensor) -> torch.Tensor:
+    return StretchIntensityd("image")({"image": volume})["image"]
+
+
+def smooth_pattern(shape: tuple[int, int, int], seed: int = 0, sigma: float = 2.0) -> NDArray[np.float32]:
+    """Smoothed noise in [0, 1]."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+# --- StretchIntensityd ---
+
+
+def test_range_is_that_of_the_percentiles_of_the_brain() -> None:
+    volume = brain_in_air(0)
+    expected = np.percentile(volume[volume > 0].numpy(), [5, 90])
+    np.testing.assert_allclose(foreground_range(volume, 5, 90), expected, rtol=1e-6)
+
+
+@given(seed=seeds, exponent=st.floats(-12, 12))
+def test_stretch_does_not_depend_on_the_unit_of_intensity(seed: int, exponent: float) -> None:
+    """A diffusivity in m²/s is about 1e-9, a raw MRI value about 1e3."""
+    volume = brain_in_air(seed, side=12)
+    torch.testing.assert_close(stretched(volume * 10**exponent), stretched(volume), atol=1e-4, rtol=0)
+
+
+@given(seed=seeds, margin=st.integers(0, 3), air=st.floats(-50, 5, width=32, allow_subnormal=False))
+def test_air_does_not_change_the_stretch_of_the_brain(seed: int, margin: int, air: float) -> None:
+    """Be it cut away, zero, faint or negative, as bias-field correction leaves it, and however much there is."""
+    volume = brain_in_air(seed, side=12)
+    wide = torch.nn.functional.pad(torch.where(volume > 0, volume, air), (2 * margin,) * 6, value=air)
+    inner = slice(2 * margin, 2 * margin + 12)
+    result = stretched(wide)[:, inner, inner, inner]
+    torch.testing.assert_close(result[volume > 0], stretched(volume)[volume > 0])
+    assert (result[volume == 0] == (DARKEST if air > 0 else 0)).all()
+
+
+def test_zero_means_nothing_once_stretched() -> None:
+    """The darkest tissue and holes within the brain, zero or negative, stay apart from the surroundings."""
+    volume = brain_in_air(0)
+    brain = volume > 0
+    volume[0, 12, 12, 10:14] = torch.tensor([-5.0, 0.0, 0.0, 1e-4])
+    result = stretched(volume)
+    assert (result[~brain] == 0).all() and result[brain].min() == pytest.approx(DARKEST)
+    assert result[0, 12, 12, 10:14].tolist() == pytest.approx([DARKEST] * 4)
+
+
+@given(seed=seeds, outliers=st.integers(1, 4))
+def test_stretch_is_robust_to_outliers(seed: int, outliers: int) -> None:
+    clean, spiked = brain_in_air(seed), brain_in_air(seed)
+    places = 2 * np.random.default_rng(seed).integers(0, 12, (3, outliers))  # where the estimate looks
+    spiked[0, places[0], places[1], places[2]] = 1e6
+    untouched = clean == spiked
+    assert (stretched(spiked) - stretched(clean))[untouched].abs().max() < 0.03
+    assert (stretched(spiked)[~untouched] == 1).all()
+
+
+@given(seed=seeds, constant=st.one_of(st.none(), st.floats(1e-9, 1e9)))
+def test_stretch_fills_the_unit_interval_or_stays_within(seed: int, constant: float | None) -> None:
+    volume = brain_in_air(seed, side=12)
+    result = stretched(volume if constant is None else (volume > 0) * constant)
+    assert result.isfinite().all() and result.min() == 0 and result.max() <= 1
+    assert constant is not None or result.max() == 1
+
+
+def test_stretch_keeps_the_geometry() -> None:
+    result = stretched(MetaTensor(brain_in_air(0), affine=AFFINE))
+    assert isinstance(result, MetaTensor)
+    torch.testing.assert_close(result.affine, AFFINE)
+
+
+# --- SmoothBeforeDownsamplingd ---
+
+
+def test_smoothing_is_as_wide_as_the_coming_spacing_demands() -> None:
+    """The second moments of the response to an impulse; an axis that is to be refined stays as it is."""
+    impulse = torch.zeros(1, 25, 25, 7)
+    impulse[0, 12, 12, 3] = 1
+    image = MetaTensor(impulse, affine=torch.diag(torch.tensor([-0.5, 0.8, 3.0, 1.0])))
+    response = SmoothBeforeDownsamplingd("image", pixdim=(2.0, 2.0, 2.0))({"image": image})["image"]
+    torch.testing.assert_close(response.affine, image.affine)
+    weights, offsets = response[0].numpy(), np.indices((25, 25, 7)) - np.array([12, 12, 3]).reshape(3, 1, 1, 1)
+    assert weights.sum() == pytest.approx(1, abs=1e-4)
+    deviations = np.sqrt((weights * offsets**2).sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(deviations, [(4 - 1) / 2, (2.5 - 1) / 2, 0], rtol=0.05)
+
+
+# --- FlattenTissued ---
+
+
+def flattened(truth: NDArray[Any], labels: NDArray[Any], bias: NDArray[Any] | float, **kwargs: Any) -> NDArray[Any]:
+    data: Data = {"image": torch.from_numpy(truth * bias).float()[None], "label": torch.from_numpy(labels)[None]}
+    transform = FlattenTissued("image", "label", labels=[2, 41], value=0.7, **kwargs)
+    return transform(data)["image"][0].numpy()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4])
+def test_flattening_recovers_a_phantom_under_a_bias_field(unit: float) -> None:
+    """White matter on both sides with rods of fluid in between; the bias sweeps by a sixth along every axis."""
+    side = 40
+    x, y, z = np.indices((side, side, side))
+    fluid = (x % 10 < 3) & (y % 10 < 3)
+    labels = np.where(fluid, 4, np.where(x < side / 2, 2, 41))
+    truth = np.where(fluid, 0.3, 1.0) * unit
+    bias = np.exp(0.08 * sum(np.cos(np.pi * axis / (side - 1)) for axis in (x, y, z)))
+
+    result = flattened(truth, labels, bias, sigma=4)
+    assert np.ptp(bias) > 0.45
+    np.testing.assert_allclose(result[~fluid], 0.7, rtol=0.02)
+    np.testing.assert_allclose(result[fluid], 0.7 * 0.3, rtol=0.02)
+
+
+def test_tissue_in_one_corner_sets_the_scale_of_the_whole_volume() -> None:
+    labels = np.zeros((30, 30, 30), dtype=np.int16)
+    labels[:6, :6, :6] = 2
+    truth = np.where(labels == 2, 350.0, np.linspace(0, 300, 30))
+    result = flattened(truth, labels, 1.0, sigma=2)
+    np.testing.assert_allclose(result, truth * 0.7 / 350, atol=1e-5)
+
+
+def test_partial_volume_does_not_bias_the_tissue_and_what_is_brighter_is_clipped() -> None:
+    labels = np.zeros((20, 20, 20), dtype=np.int16)
+    labels[4:16, 4:16, 4:16] = 2
+    core = ndimage.binary_erosion(labels)
+    truth = np.where(core, 100.0, np.where(labels, 60.0, 400.0))
+    result = flattened(truth, labels, 1.0, sigma=3)
+    np.testing.assert_allclose(result[core], 0.7, rtol=1e-4)
+    assert result.max() == 1
+
+
+# --- BrainMaskd, ClassIndexFromMUSEd ---
+
+
+def brain_mask(labels: NDArray[Any], **kwargs: Any) -> NDArray[np.bool_]:
+    mask = BrainMaskd("mask", **kwargs)({"mask": torch.from_numpy(labels)[None]})["mask"]
+    assert mask.dtype == torch.float32 and set(mask.unique().tolist()) <= {0.0, 1.0}
+    return mask[0].numpy() > 0
+
+
+def test_mask_fills_sulci_and_ventricles_and_leaves_the_outside() -> None:
+    distance = distance_to(17.5, (36, 36, 36))
+    brain = distance < 14
+    labels = np.where(brain & (distance > 5), 101, 0)  # a hollow: unlabelled fluid
+    labels[16:20, 16:, 10:26] = 0  # a sulcus, 4 voxels wide, open to the outside
+    mask = brain_mask(labels)
+    assert mask[distance < 11].all()
+    assert not mask[distance > 14].any()
+
+
+@pytest.mark.parametrize("width, filled", [(8, True), (10, False)])
+def test_mask_closes_gaps_of_up_to_twice_the_closing(width: int, filled: bool) -> None:
+    labels = np.ones((40, 24, 24), dtype=np.int16)
+    labels[14 : 14 + width] = 0
+    labels[:, :, 20:] = 0  # the gap is open there, lest it be a hole
+    gap = brain_mask(labels, closing=4)[14 : 14 + width, 12, 10]
+    assert gap.all() if filled else not gap.any()
+
+
+@given(seed=seeds, density=st.floats(0.0, 0.6), closing=st.integers(1, 4))
+def test_mask_covers_its_labels_up_to_the_border_and_stays_within_their_box(
+    seed: int, density: float, closing: int
+) -> None:
+    labels = (np.random.default_rng(seed).random((9, 10, 8)) < density).astype(np.int16)
+    mask = brain_mask(labels, closing=closing)
+    assert mask.shape == labels.shape and mask[labels > 0].all()
+    for box in ndimage.find_objects(labels):  # one, or none if there are no labels
+        mask[box] = False
+    assert not mask.any()
+
+
+def test_classes_are_the_structures_of_the_parcellation() -> None:
+    muse = np.zeros((6, 5, 4), dtype=np.int16)
+    muse[0], muse[1], muse[2], muse[3, 0], muse[4] = 60, 59, 101, 11, 100
+    muse[2, 2], muse[4, 2] = 95, 95  # the corpus callosum, which has no side of its own
+    parcellation = MetaTensor(torch.from_numpy(muse)[None], affine=AFFINE)
+    classes = ClassIndexFromMUSEd("label")({"label": parcellation})["label"]
+    assert isinstance(classes, MetaTensor) and classes.dtype == torch.uint8
+    torch.testing.assert_close(classes.affine, AFFINE)
+    np.testing.assert_array_equal(np.array(FREESURFER_IDS)[np.asarray(classes[0])], freesurfer_from_muse(muse))
+    # background, left and right thalamus, left cortex, fourth ventricle: lines of the published table
+    assert classes[0, [5, 0, 1, 2, 3], [0, 0, 0, 0, 0], 0].tolist() == [0, 7, 25, 2, 12]
+
+
+# --- RandStripd ---
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_stripping_always_or_never(prob: float) -> None:
+    image, mask = torch.rand(1, 4, 5, 6) + 0.1, (torch.rand(1, 4, 5, 6) < 0.5).float()
+    strip = RandStripd("image", "mask", prob=prob)
+    for _ in range(20):
+        result = strip({"image": image, "mask": mask})
+        assert torch.equal(result["image"], image * mask if prob else image)
+        assert torch.equal(result["mask"], mask)
+
+
+def test_stripping_at_random_repeats_with_the_seed() -> None:
+    data: Data = {"image": torch.ones(1, 1, 1, 1), "mask": torch.zeros(1, 1, 1, 1)}
+
+    def draws() -> list[float]:
+        strip = seeded(RandStripd("image", "mask", prob=0.3), 0)
+        return [float(strip(data)["image"]) for _ in range(400)]
+
+    assert draws() == draws()
+    assert 0.6 < np.mean(draws()) < 0.8
+
+
+# --- RandWarpSlabd ---
+
+STILL: dict[str, Any] = {"rotate": 0.0, "scale": 0.0, "displacement": 0.0}
+MIDDLE = [[0.5, 0.5]] * 3
+
+
+def coordinates(shape: tuple[int, int, int]) -> torch.Tensor:
+    """A volume (3, *shape) that holds the indices of its voxels: a slab of it tells where it comes from."""
+    return torch.from_numpy(np.indices(shape)).float()
+
+
+def slab_of(volume: Any, seed: int = 0, mode: str = "bilinear", **kwargs: Any) -> torch.Tensor:
+    warp = RandWarpSlabd("image", [mode], **{"size": (9, 9, 5), "centre_range": MIDDLE, **kwargs})
+    return seeded(warp, seed)({"image": torch.as_tensor(volume)})["image"]
+
+
+def fitted_affine(positions: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Matrix and centre of the map from a slab, origin in its middle, to positions (3, X, Y, Z); the residual."""
+    shape = positions.shape[1:]
+    offsets = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3) - (np.array(shape) - 1) / 2
+    design = np.column_stack([offsets, np.ones(len(offsets))])
+    wanted = positions.flatten(1).T.double().numpy()
+    solution = np.linalg.lstsq(design, wanted, rcond=None)[0]
+    return solution[:3].T, solution[3], float(np.abs(design @ solution - wanted).max())
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_without_deformation_a_slab_is_a_piece_of_the_volume(mode: str) -> None:
+    volume = torch.rand(2, 13, 11, 9)
+    result = slab_of(volume, size=(5, 7, 3), mode=mode, centre_range=[[0.5, 0.5], [0.4, 0.4], [0.75, 0.75]], **STILL)
+    torch.testing.assert_close(result, volume[:, 4:9, 1:8, 5:8], atol=1e-5, rtol=0)
+
+
+def test_flip_mirrors_the_first_axis_of_the_slab() -> None:
+    volume = torch.rand(1, 11, 9, 7)
+    geometry: dict[str, Any] = {"rotate": 0.3, "scale": 0.1, "displacement": 0.0}
+    plain, mirrored = (slab_of(volume, flip_prob=flip_prob, **geometry) for flip_prob in (0.0, 1.0))
+    torch.testing.assert_close(mirrored, plain.flip(1), atol=1e-5, rtol=0)
+
+
+def test_beyond_the_volume_is_nothing() -> None:
+    result = slab_of(torch.ones(1, 5, 5, 5), **STILL)
+    assert torch.equal(result, torch.nn.functional.pad(torch.ones(1, 5, 5, 5), (0, 0, 2, 2, 2, 2)))
+
+
+@given(seed=seeds, flip_prob=st.sampled_from([0.0, 1.0]))
+def test_rotation_agrees_with_scipy(seed: int, flip_prob: float) -> None:
+    shape = (23, 24, 25)
+    geometry: dict[str, Any] = {"rotate": 0.5, "scale": 0.0, "displacement": 0.0, "flip_prob": flip_prob}
+    matrix, centre, residual = fitted_affine(slab_of(coordinates(shape), seed, **geometry))
+    assert residual < 1e-4
+    np.testing.assert_allclose(centre, (np.array(shape) - 1) / 2, atol=1e-4)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-4)
+    assert np.linalg.det(matrix) == pytest.approx(-1 if flip_prob else 1, abs=1e-4)
+
+    volume = smooth_pattern(shape)
+    offset = centre - matrix @ np.array([4, 4, 2])
+    expected = ndimage.affine_transform(
+        volume, matrix, offset, output_shape=(9, 9, 5), order=1, mode="grid-constant", prefilter=False
+    )
+    np.testing.assert_allclose(slab_of(volume[None], seed, **geometry)[0], expected, atol=1e-4)
+
+
+@given(seed=seeds)
+def test_deformation_agrees_with_scipy(seed: int) -> None:
+    shape = (23, 24, 25)
+    positions, volume = slab_of(coordinates(shape), seed), smooth_pattern(shape)
+    expected = ndimage.map_coordinates(volume, positions.numpy(), order=1, mode="grid-constant", prefilter=False)
+    np.testing.assert_allclose(slab_of(volume[None], seed)[0], expected, atol=1e-4)
+
+
+@given(seed=seeds)
+@settings(max_examples=20)
+def test_rotation_preserves_the_volume_of_a_ball(seed: int) -> None:
+    ball = torch.from_numpy(np.clip(8.5 - distance_to(12, (25, 25, 25)), 0, 1)).float()[None]
+    result = slab_of(ball, seed, size=(25, 25, 25), rotate=1.0, scale=0.0, displacement=0.0)
+    assert float(result.sum()) == pytest.approx(float(ball.sum()), rel=5e-3)
+
+
+def test_rotation_scale_displacement_and_flip_are_spread_as_stated() -> None:
+    shape, size, middle = (15, 15, 15), (3, 4, 5), 7.0
+
+    def draws(**kwargs: float) -> list[torch.Tensor]:
+        warp = seeded(RandWarpSlabd("image", ["bilinear"], size, MIDDLE, **{**STILL, **kwargs}), 0)
+        return [warp({"image": coordinates(shape)})["image"] for _ in range(400)]
+
+    def matrices(**kwargs: float) -> NDArray[np.float64]:
+        return np.stack([fitted_affine(positions)[0] for positions in draws(**kwargs)])
+
+    # of small rotations the matrix is 1 plus the antisymmetric one of the angles
+    rotations = matrices(rotate=0.05)
+    angles = np.stack([rotations[:, 2, 1], rotations[:, 0, 2], rotations[:, 1, 0]])
+    np.testing.assert_allclose(angles.std(axis=1), 0.05, rtol=0.12)
+    np.testing.assert_allclose(angles.mean(axis=1), 0, atol=0.01)
+    scales = np.log(np.linalg.norm(matrices(scale=0.1), axis=1))
+    np.testing.assert_allclose(scales.std(axis=0), 0.1, rtol=0.12)
+    assert 0.4 < (np.linalg.det(matrices(flip_prob=0.5)) < 0).mean() < 0.6
+    # the corners of the slab are knots
+    corners = torch.stack(draws(displacement=0.5))[:, :, [0, -1], [0, -1], [0, -1]].numpy()
+    undeformed = middle + np.array([[-1, 1], [-1.5, 1.5], [-2, 2]])
+    np.testing.assert_allclose((corners - undeformed).std(axis=0), 0.5, rtol=0.15)
+
+
+def test_centres_fill_their_range() -> None:
+    warp = seeded(RandWarpSlabd("image", ["bilinear"], (1, 1, 1), [[0.2, 0.8], [0.5, 0.5], [0.0, 0.1]], **STILL), 0)
+    centres = torch.stack([warp({"image": coordinates((11, 21, 31))})["image"].flatten() for _ in range(300)])
+    assert (centres.amin(0) >= torch.tensor([2.0, 10.0, 0.0]) - 1e-4).all()
+    assert (centres.amax(0) <= torch.tensor([8.0, 10.0, 3.0]) + 1e-4).all()
+    np.testing.assert_allclose(centres.std(0), np.array([6, 0, 3]) / np.sqrt(12), rtol=0.1, atol=1e-4)
+
+
+@given(seed=seeds)
+@settings(max_examples=20)
+def test_image_and_label_are_warped_alike(seed: int) -> None:
+    image = smooth_pattern((24, 24, 24))
+    threshold = float(np.median(image))
+    data: Data = {
+        "image": torch.from_numpy(image)[None],
+        "label": torch.from_numpy(image > threshold)[None].to(torch.uint8),
+    }
+    warp = RandWarpSlabd(["image", "label"], ["bilinear", "nearest"], (12, 12, 8), MIDDLE)
+    result = seeded(warp, seed)(data)
+    assert result["label"].dtype == torch.uint8
+    assert set(result["label"].unique().tolist()) == {0, 1}
+    # they can only differ where the boundary is nearer than the nearest voxel: within half a voxel along each axis
+    steepest = sum(np.abs(np.diff(image, axis=axis)).max() for axis in range(3))
+    differ = (result["image"] > threshold) != (result["label"] > 0)
+    assert ((result["image"] - threshold).abs()[differ] <= steepest / 2 + 1e-5).all()
+    assert differ.float().mean() < 0.1
+
+
+def test_the_seed_determines_the_slab() -> None:
+    volume = smooth_pattern((23, 24, 25))[None]
+    assert torch.equal(slab_of(volume, seed=3), slab_of(volume, seed=3))
+    assert not torch.allclose(slab_of(volume, seed=3), slab_of(volume, seed=4), atol=1e-2)
+
+
+def test_a_cached_volume_gives_a_new_slab_each_time() -> None:
+    """MONAI's caches stop at the first random transform, which they must recognise as such."""
+    volumes = [{"image": torch.from_numpy(smooth_pattern((15, 15, 15))[None])}]
+    warp = RandWarpSlabd("image", ["bilinear"], (5, 5, 3), MIDDLE)
+    dataset = CacheDataset(volumes, Compose([warp]), progress=False)
+    assert not torch.allclose(dataset[0]["image"], dataset[0]["image"], atol=1e-3)
+
+
+# --- RestoreImaged, RestoreSegmentationd ---
+
+
+@pytest.fixture
+def conformed(tmp_path: Path) -> tuple[Data, nib.Nifti1Image]:
+    """A file whose voxels are linear in the world, mm to the right plus twice mm up; and it in RAS at 2 mm."""
+    affine = nib.affines.from_matvec(np.array([[0, 0, 3], [-1.5, 0, 0], [0, -1, 0]]), [-20, 14, 11])
+    world = nib.affines.apply_affine(affine, np.moveaxis(np.indices((20, 24, 14)), 0, -1))
+    image = nib.Nifti1Image((world[..., 0] + 2 * world[..., 2]).astype(np.float32), affine)
+    nib.save(image, tmp_path / "image.nii.gz")
+    transforms = [
+        LoadImaged("image", image_only=True, ensure_channel_first=True),
+        Orientationd("image", axcodes="RAS", labels=None),
+        Spacingd("image", pixdim=(2, 2, 2)),
+    ]
+    return Compose(transforms)({"image": str(tmp_path / "image.nii.gz")}), image  # type: ignore[return-value]
+
+
+def test_images_return_to_the_grid_of_their_file(conformed: tuple[Data, nib.Nifti1Image]) -> None:
+    data, image = conformed
+    grid = data["image"].affine.clone()
+    restored = RestoreImaged(["mean", "twice"], "image")({**data, "mean": data["image"], "twice": 2 * data["image"]})
+    interior = (slice(2, -2),) * 3
+    for key, factor in ("mean", 1), ("twice", 2):
+        np.testing.assert_allclose(restored[key].affine, image.affine)
+        assert restored[key].shape == (1, *image.shape)
+        np.testing.assert_allclose(restored[key][0][interior], factor * image.get_fdata()[interior], atol=1e-3)
+    torch.testing.assert_close(restored["image"].affine, grid)
+
+
+def test_segmentations_return_as_freesurfer_ids(conformed: tuple[Data, nib.Nifti1Image]) -> None:
+    data, image = conformed
+    probabilities = torch.zeros(len(FREESURFER_IDS), *data["image"].shape[1:])
+    left, right = FREESURFER_IDS.index(3), FREESURFER_IDS.index(42)
+    probabilities[right] = torch.sigmoid(data["image"][0].as_tensor() / 100)
+    probabilities[left] = 1 - probabilities[right]
+    segmentation = RestoreSegmentationd("pred", "image")({**data, "pred": probabilities})["pred"]
+    expected, interior = np.where(image.get_fdata() > 0, 42, 3), (slice(2, -2),) * 3
+    certain = np.abs(image.get_fdata()[interior]) > 0.5
+    np.testing.assert_allclose(segmentation.affine, image.affine)
+    np.testing.assert_array_equal(segmentation[0].numpy()[interior][certain], expected[interior][certain])
