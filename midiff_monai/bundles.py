@@ -39,12 +39,16 @@ def load_weights(network: nn.Module, root: str | Path) -> str:
     found, expected = sha256(path), read_metadata(root)["weights_sha256"]
     if found != expected:
         raise BundleError(
-            path, f"has SHA-256 {found[:12]}…, not {expected[:12]}…", "Restore the file, or record it with `midiff train`"
+            path,
+            f"has SHA-256 {found[:12]}…, not {expected[:12]}…",
+            "Restore the file, or record it with `midiff train`",
         )
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except RuntimeError as error:
-        raise BundleError(path, "does not fit the network of the bundle", "Restore models/ and configs/ alike") from error
+        raise BundleError(
+            path, "does not fit the network of the bundle", "Restore models/ and configs/ alike"
+        ) from error
     network.eval()
     return found
 
@@ -112,4 +116,6 @@ def open_bundle(name: str, overlay: str | None = None, **settings: Any) -> Bundl
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(root)} | {key: value for key, value in settings.items() if value is not None})
-    return Bundle(root, parser, load_weights(parser.get_parsed_content("network_def"), root))
+    with torch.random.fork_rng():  # the weights that a network is born with are drawn at random
+        network = parser.get_parsed_content("network_def")
+    return Bundle(root, parser, load_weights(network, root))

@@ -60,12 +60,16 @@ def _add(commands: Any, name: str, function: Any, summary: str) -> argparse.Argu
 
 
 def _add_volume_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha")
+    command.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha"
+    )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
     modalities = ", ".join(available_overlays())
     command.add_argument("--modality", metavar="NAME", help=f"preprocessing for one of: {modalities} (default: any MR)")
     command.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
-    command.add_argument("--samples", type=int, metavar="N", help="average N samples and write their spread (default: 1)")
+    command.add_argument(
+        "--samples", type=int, metavar="N", help="average N samples and write their spread (default: 1)"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")

@@ -38,10 +38,13 @@ def run_demo(output: Path, contrast: str = "PD") -> str:
     direct = segment([path], output / "direct", translated=False, overwrite=True)[0]
     truth = np.asarray(phantom.tissues.dataobj)
     runs = {"direct": direct.segmentation, "through a synthetic T1w": result.segmentation}
-    scores = {name: {tissue: _dice(found, truth, *TISSUES[tissue]) for tissue in TISSUES} for name, found in runs.items()}
+    scores = {
+        name: {tissue: _dice(found, truth, *TISSUES[tissue]) for tissue in TISSUES} for name, found in runs.items()
+    }
     table = pd.DataFrame(scores).round(2)
     return f"Dice against the template's tissue maps, {contrast} phantom\n{table}\nPicture: {result.paths.picture}"
 
 
-def _dice(segmentation: np.ndarray, truth: np.ndarray, tissue: int, ids: tuple[int, ...]) -> float:
+def _dice(segmentation: np.ndarray | None, truth: np.ndarray, tissue: int, ids: tuple[int, ...]) -> float:
+    assert segmentation is not None
     return dice(np.isin(segmentation, ids).astype(np.uint8), (truth == tissue).astype(np.uint8), [1])

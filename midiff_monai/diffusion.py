@@ -41,9 +41,7 @@ class LMIGuide(nn.Module):
             source is compared, or None for the grey values as they are, as published.
     """
 
-    def __init__(
-        self, lmi: LocalMutualInformation, include_source: bool = True, standardize: int | None = 7
-    ) -> None:
+    def __init__(self, lmi: LocalMutualInformation, include_source: bool = True, standardize: int | None = 7) -> None:
         super().__init__()
         self.lmi, self.include_source, self.standardize = lmi, include_source, standardize
         self.cross_lmi = copy.copy(lmi)
@@ -72,7 +70,8 @@ class LMIGuidedInferer(DiffusionInferer):
     """MONAI's `DiffusionInferer`, with the guide of a source concatenated to the noisy image at every step.
 
     Training and sampling time the guide alike: it is made of the very image the network sees.
-    Without a source, both calls are those of `DiffusionInferer`.
+    Without a source, both calls are those of `DiffusionInferer`; beside a source, only its `context` conditioning
+    is supported, not "concat", classifier-free guidance or SPADE.
 
     Args:
         scheduler: adds the noise in training and steps in sampling.
@@ -169,7 +168,7 @@ class SlicewiseTranslation(SlicewiseInferer):
     Args:
         inferer: samples the slices.
         steps: number of denoising steps.
-        samples: number of samples whose mean is returned; `spread` then holds their standard deviation.
+        samples: number of samples whose mean is returned; with several, their standard deviation is the second channel.
         seed: the same seed gives the same voxels, whatever the batch size.
         shared_noise: 1 starts every slice from the same noise, so that neighbours come out alike; 0 gives each slice
             noise of its own; in between, the variance is split.
@@ -200,7 +199,7 @@ class SlicewiseTranslation(SlicewiseInferer):
 
     def _draw(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int) -> torch.Tensor:
         scheduler = self.inferer.scheduler
-        scheduler.set_timesteps(self.steps)
+        scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         image = self.inferer.sample(noise, network, scheduler, source=slices, verbose=False)  # type: ignore[arg-type]
         return ((image + 1) / 2).clamp(0, 1)

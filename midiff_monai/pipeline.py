@@ -128,7 +128,9 @@ def check_settings(settings: Settings) -> None:
     """Raise InputError for a setting out of its range."""
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
-        raise InputError(settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out")
+        raise InputError(
+            settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out"
+        )
     for name, most in (("steps", 1000), ("samples", 1000)):
         value = getattr(settings, name)
         if value is not None and not 1 <= value <= most:
@@ -136,7 +138,9 @@ def check_settings(settings: Settings) -> None:
     try:
         torch.empty(0, device=settings.device or "cpu")
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {settings.device}", "is not usable here", "Use cpu, or see `midiff info`") from error
+        raise InputError(
+            f"--device {settings.device}", "is not usable here", "Use cpu, or see `midiff info`"
+        ) from error
 
 
 def load_models(settings: Settings, translating: bool, segmenting: bool) -> Models:

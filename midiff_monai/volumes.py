@@ -186,6 +186,8 @@ def _check_intensities(path: Path, data: NDArray[np.float32]) -> None:
         raise InputError(path, f"has {not_finite} voxels that are NaN or infinite", "Replace them, for example by 0")
     if data.min() == data.max():
         raise InputError(path, f"is constant: every voxel is {data.flat[0]:g}", "Check the step that made the file")
+    if data.max() <= 0:
+        raise InputError(path, "has no positive voxel", "Add a constant, or check the step that made the file")
 
 
 def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Image:

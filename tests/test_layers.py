@@ -30,9 +30,9 @@ LAYERS = (
         "transforms",
         "volumes",
     },
-    {"bundles", "figures"},
+    {"bundles", "figures", "results"},
     {"pipeline"},
-    {"cli", "__main__"},
+    {"cli", "demo", "__main__"},
 )
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 STDLIB_ONLY = ("errors", "paths", "report", "resources")

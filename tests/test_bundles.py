@@ -1,0 +1,106 @@
+"""Each bundle as MONAI's own tools see it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from midiff_monai.bundles import load_weights, open_bundle, read_metadata, save_weights
+from midiff_monai.errors import BundleError
+from midiff_monai.resources import available_bundles, available_overlays, bundle_root
+
+BUNDLES = available_bundles()
+
+
+def workflow(name: str, kind: str, **overrides: object) -> ConfigWorkflow:
+    configs = bundle_root(name) / "configs"
+    return ConfigWorkflow(
+        config_file=str(configs / ("train.yaml" if kind == "train" else "inference.yaml")),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(bundle_root(name)),
+        **overrides,
+    )
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_has_every_property_that_monai_asks_for(name: str, kind: str, tmp_path: Path) -> None:
+    flow = workflow(name, kind, dataset_dir=str(tmp_path), init_id="nothing")
+    flow.initialize()
+    assert not flow.check_properties()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_metadata_describe_the_network(name: str) -> None:
+    metadata = read_metadata(bundle_root(name))
+    bundle = open_bundle(name)
+    inputs = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    outputs = metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    times = (torch.zeros(1),) if "translation" in name else ()
+    with torch.inference_mode():
+        assert bundle.setting("network")(torch.rand(1, inputs, 32, 48), *times).shape == (1, outputs, 32, 48)
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_weights_are_a_bare_state_dict_of_the_recorded_hash(name: str) -> None:
+    path = bundle_root(name) / "models" / "model.pt"
+    assert path.stat().st_size <= 25e6
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == read_metadata(bundle_root(name))["weights_sha256"]
+    assert all(isinstance(value, torch.Tensor) for value in torch.load(path, weights_only=True).values())
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_training_and_inference_have_the_same_network_and_guide(name: str) -> None:
+    configs = [
+        ConfigParser.load_config_file(str(bundle_root(name) / "configs" / f"{c}.yaml")) for c in ("train", "inference")
+    ]
+    for part in ("network_def", "guide", "scheduler", "context"):
+        assert configs[0].get(part) == configs[1].get(part)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_has_the_files_of_the_model_zoo(name: str) -> None:
+    root = bundle_root(name)
+    for file in (
+        "LICENSE",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "configs/evaluate.yaml",
+        "configs/multi_gpu_train.yaml",
+    ):
+        assert (root / file).is_file(), file
+    assert not (root / "scripts").exists()
+
+
+@pytest.mark.parametrize("overlay", available_overlays())
+def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
+    plain, laid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", overlay)
+    assert plain.parser["stretch"] != laid.parser["stretch"]
+
+
+def test_weights_survive_saving(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    network = open_bundle("t1_brain_segmentation").setting("network_def")
+    state = {
+        name: torch.rand_like(value) if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
+    assert save_weights(state, tmp_path / "bundle") == load_weights(network, tmp_path / "bundle")
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    torch.save({"evil": Path("x")}, path)
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_weights(torch.nn.Identity(), tmp_path / "bundle")

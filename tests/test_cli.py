@@ -1,0 +1,106 @@
+"""The command line: exit codes, one-line errors, no half-written output."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from midiff_monai import resources
+from midiff_monai.cli import main
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def ramp(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def truncated(folder: Path) -> Path:
+    path = save(folder / "bad.nii.gz", np.random.default_rng(0).random((16, 16, 16)))
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def text(folder: Path) -> Path:
+    path = folder / "bad.nii"
+    path.write_text("no image")
+    return path
+
+
+SHEAR = np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+BAD_INPUTS: dict[str, Callable[[Path], Path]] = {
+    "missing": lambda folder: folder / "bad.nii.gz",
+    "folder": lambda folder: folder,
+    "truncated": truncated,
+    "no image": text,
+    "several frames": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8, 3)),
+    "flat": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8)),
+    "zeros": lambda folder: save(folder / "bad.nii.gz", np.zeros((8, 8, 8))),
+    "negative": lambda folder: save(folder / "bad.nii.gz", -1 - ramp(8, 8, 8)),
+    "not a number": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8) * np.nan),
+    "sheared": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8), SHEAR),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_a_bad_input_is_one_line_and_exit_code_2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    path = BAD_INPUTS[kind](tmp_path / "in")
+    assert main(["segment", str(path), "-o", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"midiff: error: {path}") and message.count("\n") == 0 and message.endswith(".")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def own_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(resources.bundle_root("t1_brain_segmentation").parent, tmp_path / "bundles")
+    monkeypatch.setattr(resources, "_folder", lambda kind: tmp_path / kind)
+    return tmp_path / "bundles"
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_weights_that_are_not_the_shipped_ones_are_refused(
+    damage: str, own_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = own_bundles / "t1_brain_segmentation" / "models" / "model.pt"
+    weights.unlink() if damage == "missing" else weights.write_bytes(weights.read_bytes() + b"x")
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["segment", "--no-translate", str(volume), "-o", str(tmp_path / "out")]) == 2
+    assert "model.pt" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*")), "nothing half-written"
+
+
+def test_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(volume / "out")]) == 2
+    assert "Choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(tmp_path / "out")]) == 2
+
+
+def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert all(bundle["intact"] for bundle in facts["bundles"].values()) and len(facts["bundles"]) == 2
+
+
+def test_unknown_commands_are_usage_errors() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["segmnet"])
+    assert stop.value.code == 2

@@ -1,0 +1,98 @@
+"""The chain from file to file, on a thin piece of the phantom and the shipped weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from midiff_monai import segment, translate
+from midiff_monai.bundles import read_metadata
+from midiff_monai.errors import InputError, MidiffError, OutputError
+from midiff_monai.phantom import make_phantom
+from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
+from midiff_monai.resources import bundle_root
+
+
+@pytest.fixture(scope="module")
+def thin_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("input") / "sub 01_PDw.nii.gz"
+    nib.save(make_phantom("PD").image.slicer[::2, ::2, 30:36], path)
+    return path
+
+
+def test_segment_writes_everything_on_the_grid_of_the_input(thin_phantom: Path, tmp_path: Path) -> None:
+    result = segment([thin_phantom], tmp_path, steps=2, samples=2)[0]
+    expected = "_dseg.nii.gz _dseg.tsv _qc.png _report.json _synthT1w.nii.gz _synthT1w_std.nii.gz _volumes.csv"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sub 01_PDw" + ending for ending in expected.split()]
+    source = nib.load(thin_phantom)
+    for path in (result.paths.segmentation, result.paths.synthetic, result.paths.synthetic_std):
+        image = nib.load(path)
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+        assert image.shape == source.shape and image.header.get_xyzt_units()[0] == "mm"
+    assert result.segmentation is not None and len(np.unique(result.segmentation)) > 5
+    assert result.synthetic is not None and 0 <= result.synthetic.min() and result.synthetic.max() <= 1
+    assert result.spread is not None and result.spread.max() > 0
+
+
+def test_the_report_tells_how_to_repeat_the_run(thin_phantom: Path, tmp_path: Path) -> None:
+    report = json.loads(segment([thin_phantom], tmp_path, steps=1, seed=7)[0].paths.report.read_text())
+    assert report["settings"]["seed"] == 7 and report["settings"]["steps"] == 1
+    assert report["settings"]["samples"] == 1, "the bundle's own choice is written down too"
+    for name in (TRANSLATION, SEGMENTATION):
+        assert report["weights"][name] == read_metadata(bundle_root(name))["weights_sha256"]
+
+
+def test_volumes_are_those_of_the_label_map(thin_phantom: Path, tmp_path: Path) -> None:
+    result = segment([thin_phantom], tmp_path, translated=False)[0]
+    table = pd.read_csv(result.paths.volumes).set_index("id")["volume_ml"]
+    labels = np.asarray(nib.load(result.paths.segmentation).dataobj)
+    voxel = abs(np.linalg.det(result.source.affine[:3, :3])) / 1000
+    for label in (2, 41, 3, 42):
+        assert table[label] == pytest.approx((labels == label).sum() * voxel, abs=1e-3)
+    assert not result.paths.synthetic.exists()
+
+
+def test_the_same_seed_gives_the_same_voxels(thin_phantom: Path, tmp_path: Path) -> None:
+    runs = [
+        translate([thin_phantom], tmp_path / str(i), steps=2, seed=seed)[0].synthetic
+        for i, seed in enumerate((3, 3, 4))
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+
+
+def test_existing_results_are_kept_unless_told(thin_phantom: Path, tmp_path: Path) -> None:
+    translate([thin_phantom], tmp_path, steps=1)
+    with pytest.raises(OutputError, match="exists already"):
+        translate([thin_phantom], tmp_path, steps=1)
+    translate([thin_phantom], tmp_path, steps=1, overwrite=True)
+
+
+@pytest.mark.parametrize("setting", [{"modality": "XYZ"}, {"steps": 0}, {"samples": 0}, {"device": "abacus"}])
+def test_settings_out_of_range_are_refused_before_anything_is_written(
+    thin_phantom: Path, tmp_path: Path, setting: dict[str, str | int]
+) -> None:
+    with pytest.raises(InputError):
+        segment([thin_phantom], tmp_path / "out", **setting)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_input_stops_the_run_before_it_starts(thin_phantom: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.nii.gz").touch()
+    with pytest.raises(MidiffError, match="empty.nii.gz"):
+        segment([thin_phantom, tmp_path / "empty.nii.gz"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_global_random_state_is_touched(thin_phantom: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    translate([thin_phantom], tmp_path, steps=1)
+    torch.testing.assert_close(torch.rand(3), expected)
