@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,23 @@ from midiff_monai.transforms import foreground_range
 #: tissues lies between their new values, as partial volume does in a real scan.
 T1_KNOTS = (0.0, 0.26, 0.50, 0.62, 0.70, 1.0)
 
+#: Ranks, from dark to bright, of cerebrospinal fluid, cortex and white matter: as in T2w and PD, in FLAIR, in T1w; then
+#: the rest.
+ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2))
+
 
 class PseudoSource(nn.Module):
     """Give T1w slabs the look of another contrast: random tissue values, bias field, blur and noise.
 
     The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
-    grey and white matter are a random permutation of three well separated values. Two remappings are mixed by a
+    grey and white matter are a random permutation of three well separated values. At times two remappings are mixed by a
     smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
     which air stays dark. The slab is then blurred (more across the slices, which are thick in clinical scans), given
     a bias field and noise, and stretched as `StretchIntensityd` stretches a real source.
 
     Args:
+        order_weights: how often each of `ORDERS` is drawn: more often those that occur in magnetic resonance.
+        mixing: how often two remappings are mixed.
         jitter: standard deviation of the levels around their places.
         bias: largest logarithm of the bias field.
         blur: largest standard deviation of the blur along each axis, in voxels.
@@ -37,12 +43,15 @@ class PseudoSource(nn.Module):
 
     def __init__(
         self,
+        order_weights: Sequence[float] = (0.5, 0.2, 0.1, 0.1, 0.05, 0.05),
+        mixing: float = 0.25,
         jitter: float = 0.1,
         bias: float = 0.4,
         blur: tuple[float, float, float] = (0.7, 0.7, 1.0),
         noise: float = 0.08,
     ) -> None:
         super().__init__()
+        self.order_weights, self.mixing = torch.tensor(order_weights), mixing
         self.jitter, self.bias, self.blur, self.noise = jitter, bias, blur, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
@@ -59,7 +68,7 @@ class PseudoSource(nn.Module):
         return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
 
     def _remake(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < 0.5)
+        mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing)
         inside = torch.lerp(remap(target, self._levels()), remap(target, self._levels()), mixture.to(target))
         outer = self._levels()
         outer[0] = 0
@@ -76,7 +85,8 @@ class PseudoSource(nn.Module):
 
     def _levels(self) -> torch.Tensor:
         """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
-        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[torch.randperm(3)] + self.jitter * torch.randn(3)
+        order = torch.tensor(ORDERS)[self.order_weights.multinomial(1)[0]]
+        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.jitter * torch.randn(3)
         contrast = torch.rand(()) * 0.8 + 0.2
         deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
         ends = torch.rand(2)

@@ -80,17 +80,17 @@ class SlicewiseInferer(Inferer):
     def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
         turned = volume.as_subclass(torch.Tensor).movedim(self.axis + 1, -1)
         box = foreground_box(turned[0], self.multiple)
-        crop = pad_to_multiple(turned[(slice(None), *box)], self.multiple)
+        crop = pad_to_multiple(turned[:, box[0], box[1]], self.multiple)
         slices = stack_slices(crop[None], self.context)
         filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
         parts = filled.split(self.batch_size) if len(filled) else ()
-        pieces = [self.predict(slices[part], network, part + box[2].start) for part in parts]
+        pieces = [self.predict(slices[part], network, part) for part in parts]
         channels = pieces[0].shape[1] if pieces else len(self.background)
         output = self.background.to(volume.device).expand(channels, *turned.shape[1:]).clone()
         if pieces:
             height, width = (axis.stop - axis.start for axis in box[:2])
             computed = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0).float()
-            output[:, box[0], box[1], filled + box[2].start] = computed
+            output[:, box[0], box[1], filled] = computed
         return output.movedim(-1, self.axis + 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from midiff_monai.resources import available_bundles, available_overlays, bundle
 BUNDLES = available_bundles()
 
 
-def workflow(name: str, kind: str, **overrides: object) -> ConfigWorkflow:
+def workflow(name: str, kind: str, **overrides: Any) -> ConfigWorkflow:
     configs = bundle_root(name) / "configs"
     return ConfigWorkflow(
         config_file=str(configs / ("train.yaml" if kind == "train" else "inference.yaml")),
