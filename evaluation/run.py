@@ -89,11 +89,12 @@ def main() -> None:
     done = {(row["subject"], row["contrast"], row["method"]) for row in rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     jobs = [(*case, name) for case in subjects(arguments.pairs) for name in arguments.methods]
+    truths: dict[str, Result] = {}
     for subject, contrast, volume, t1, name in tqdm([job for job in jobs if (job[0], job[1], job[4]) not in done]):
         with tempfile.TemporaryDirectory() as folder:
+            truths[subject] = truths.get(subject) or direct(t1, Path(folder) / "truth")
             result = METHODS[name](volume, Path(folder))
-            truth = segment([t1], Path(folder) / "truth", translated=False)[0]
-        row = {"subject": subject, "contrast": contrast, "method": name} | score(result, truth)
+        row = {"subject": subject, "contrast": contrast, "method": name} | score(result, truths[subject])
         rows.append(row | {"commit": environment()["git_commit"], **_hashes(result)})
         pd.DataFrame(rows).to_csv(arguments.out, index=False, float_format="%.4f")
     table = pd.DataFrame(rows).groupby(["contrast", "method"])[[*STRUCTURES, "correlation"]].mean()

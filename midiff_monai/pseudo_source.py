@@ -34,6 +34,7 @@ class PseudoSource(nn.Module):
 
     Args:
         order_weights: how often each of `ORDERS` is drawn: more often those that occur in magnetic resonance.
+        pale_fluid: how often fluid moves towards cortex, anywhere up to the same value, as in many PD volumes.
         mixing: how often two remappings are mixed.
         jitter: standard deviation of the levels around their places.
         bias: largest logarithm of the bias field.
@@ -44,6 +45,7 @@ class PseudoSource(nn.Module):
     def __init__(
         self,
         order_weights: Sequence[float] = (0.5, 0.2, 0.1, 0.1, 0.05, 0.05),
+        pale_fluid: float = 0.4,
         mixing: float = 0.25,
         jitter: float = 0.1,
         bias: float = 0.4,
@@ -51,7 +53,8 @@ class PseudoSource(nn.Module):
         noise: float = 0.08,
     ) -> None:
         super().__init__()
-        self.order_weights, self.mixing = torch.tensor(order_weights), mixing
+        self.order_weights = torch.tensor(order_weights)
+        self.pale_fluid, self.mixing = pale_fluid, mixing
         self.jitter, self.bias, self.blur, self.noise = jitter, bias, blur, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
@@ -87,6 +90,8 @@ class PseudoSource(nn.Module):
         """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
         order = torch.tensor(ORDERS)[self.order_weights.multinomial(1)[0]]
         fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.jitter * torch.randn(3)
+        if torch.rand(()) < self.pale_fluid:
+            fluid = torch.lerp(fluid, cortex, torch.rand(()))
         contrast = torch.rand(()) * 0.8 + 0.2
         deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
         ends = torch.rand(2)

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from midiff_monai.pseudo_source import (
+    ORDERS,
     T1_KNOTS,
     PseudoSource,
     PseudoSourced,
@@ -92,13 +93,16 @@ def test_remap_agrees_with_numpy(levels: list[float], values: list[float]) -> No
     np.testing.assert_allclose(result[len(values) :], levels, atol=1e-5)
 
 
-def test_all_orders_of_the_tissues_are_equally_frequent() -> None:
+def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
     target, brain = three_tissues()
-    draws = 360
-    sources = seeded(PURE, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
-    orders = Counter(tuple(means.argsort().tolist()) for means in sources.reshape(draws, 3, -1).mean(dim=2))
-    assert len(orders) == 6
-    assert min(orders.values()) > 0.6 * draws / 6 and max(orders.values()) < 1.5 * draws / 6
+    draws = 600
+    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    sources = seeded(ordered, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
+    means = sources.reshape(draws, 3, -1).mean(dim=2)
+    ranks = Counter(tuple(ranks) for ranks in means.argsort(dim=1).argsort(dim=1).tolist())
+    for order, weight in zip(ORDERS, ordered.order_weights.tolist(), strict=True):
+        spread = (draws * weight * (1 - weight)) ** 0.5
+        assert abs(ranks[order] - draws * weight) < 4 * spread
 
 
 def test_tissues_stay_apart_without_jitter() -> None:

@@ -149,12 +149,21 @@ def test_noise_is_the_goal_on_request() -> None:
 
 def test_noise_is_normal_and_timesteps_cover_the_schedule() -> None:
     torch.manual_seed(0)
-    prepare = LMIPrepareBatch(scheduler(), identity)
+    prepare = LMIPrepareBatch(scheduler(), identity, top_heaviness=1.0)
     batches = [prepare(slabs(shape=(4, 1, 40, 36, 6)))[3] for _ in range(20)]
     noise = torch.cat([kwargs["noise"].flatten() for kwargs in batches])
     timesteps = torch.cat([kwargs["timesteps"] for kwargs in batches])
     assert abs(float(noise.mean())) < 0.01 and float(noise.std()) == pytest.approx(1, abs=0.01)
     assert timesteps.dtype == torch.int64 and 0 <= timesteps.min() < 20 and 980 < timesteps.max() <= 999
+
+
+@pytest.mark.parametrize("top_heaviness", [1.0, 2.0, 3.0])
+def test_timesteps_crowd_at_the_top(top_heaviness: float) -> None:
+    torch.manual_seed(0)
+    prepare = LMIPrepareBatch(scheduler(), identity, top_heaviness=top_heaviness)
+    drawn = torch.cat([prepare(slabs(shape=(4, 1, 40, 36, 6)))[3]["timesteps"] for _ in range(60)]).double()
+    # the mean of 1 − u^n for a uniform u is n / (n + 1)
+    assert float(drawn.mean() / 1000) == pytest.approx(top_heaviness / (top_heaviness + 1), abs=0.04)
 
 
 @given(
