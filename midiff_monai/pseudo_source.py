@@ -27,8 +27,8 @@ class PseudoSource(nn.Module):
     """Give T1w slabs the look of another contrast: random tissue values, bias field, blur and noise.
 
     The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
-    grey and white matter are a random permutation of three well separated values. At times two remappings are mixed by a
-    smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
+    grey and white matter are a random permutation of three well separated values. At times two remappings are mixed
+    by a smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
     which air stays dark. The slab is then blurred (more across the slices, which are thick in clinical scans), given
     a bias field and noise, and stretched as `StretchIntensityd` stretches a real source.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -49,21 +50,24 @@ class Result:
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         writers: dict[str, Callable[[Path], None]] = {}
-        for role, image in (("synthetic", self.synthetic), ("synthetic_std", self.spread)):
-            if image is not None:
-                writers[role] = lambda path, image=image: write_like(image, self.source, path, np.float32)
+        if self.synthetic is not None:
+            writers["synthetic"] = partial(self._write_image, self.synthetic)
+        if self.spread is not None:
+            writers["synthetic_std"] = partial(self._write_image, self.spread)
         if self.segmentation is not None:
-            writers["segmentation"] = self._write_segmentation
+            writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
-            writers["volumes"] = self._write_volumes
-        writers["picture"] = self._draw
-        return writers
+            writers["volumes"] = partial(self._write_volumes, self.segmentation)
+        return writers | {"picture": self._draw}
 
-    def _write_segmentation(self, path: Path) -> None:
-        write_like(self.segmentation, self.source, path, np.int16)
+    def _write_image(self, image: np.ndarray, path: Path) -> None:
+        write_like(image, self.source, path, np.float32)
 
-    def _write_volumes(self, path: Path) -> None:
-        table = structure_volumes(self.segmentation, voxel_volume_ml(self.source.affine))
+    def _write_labels(self, segmentation: np.ndarray, path: Path) -> None:
+        write_like(segmentation, self.source, path, np.int16)
+
+    def _write_volumes(self, segmentation: np.ndarray, path: Path) -> None:
+        table = structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
         table.to_csv(path, index=False, float_format="%.4f")
 
     def _draw(self, path: Path) -> None:

@@ -85,7 +85,9 @@ class LMIPrepareBatch(PrepareBatch):
         images = 2 * inner_slices(target, 0, self.context) - 1
         noise = torch.randn_like(images)
         height = 1 - torch.rand(len(images), device=images.device) ** self.top_heaviness
-        timesteps = (self.scheduler.num_train_timesteps * height).long().clamp(max=self.scheduler.num_train_timesteps - 1)
+        timesteps = (
+            (self.scheduler.num_train_timesteps * height).long().clamp(max=self.scheduler.num_train_timesteps - 1)
+        )
         goal = noise if self.prediction == "noise" else self.scheduler.get_velocity(images, noise, timesteps)
         return images, goal, (), {"noise": noise, "timesteps": timesteps, "source": source}
 
