@@ -97,7 +97,7 @@ class Bundle:
     def infer(self, volume: MetaTensor) -> torch.Tensor:
         """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU."""
         network, inferer = self.setting("network"), self.setting("inferer")
-        return inferer(volume[None].to(self.setting("device")), network)[0].cpu()
+        return inferer(volume[None].to(self.setting("device")), network)[0].cpu().as_subclass(torch.Tensor)
 
 
 def open_bundle(name: str, overlay: str | None = None, **settings: Any) -> Bundle:
