@@ -24,7 +24,7 @@ class OutputPaths:
         synthetic_std: standard deviation over samples, voxel by voxel, `X_synthT1w_std.nii.gz`.
         segmentation: label map on the grid of the input, `X_dseg.nii.gz`.
         label_table: index, name and colour of each label, `X_dseg.tsv`.
-        volumes: volume of each structure in mm³, `X_volumes.csv`.
+        volumes: volume of each structure in millilitres, `X_volumes.csv`.
         picture: mosaic for visual quality control, `X_qc.png`.
         report: the run manifest, `X_report.json`.
     """
