@@ -128,9 +128,10 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _weights(name: str) -> dict[str, Any]:
+    from midiff_monai.bundles import WEIGHTS, read_metadata
+
     root = bundle_root(name)
-    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    weights = root / "models" / "model.pt"
+    metadata, weights = read_metadata(root), root / WEIGHTS
     if not weights.is_file():
         raise BundleError(weights, "does not exist", f"Train it with `midiff train {name}`")
     intact = sha256(weights) == metadata["weights_sha256"]

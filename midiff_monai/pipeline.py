@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,11 @@ class Models:
 
     translation: Bundle | None = None
     segmentation: Bundle | None = None
-    weights: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the weights by the name of the bundle."""
+        return {bundle.root.name: bundle.weights_sha256 for bundle in (self.translation, self.segmentation) if bundle}
 
 
 def translate(
@@ -150,17 +154,15 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     if translating:
         chosen = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
         models.translation = open_bundle(TRANSLATION, settings.modality, device=device, **chosen)
-        models.weights[TRANSLATION] = models.translation.weights_sha256
     if segmenting:
         models.segmentation = open_bundle(SEGMENTATION, device=device)
-        models.weights[SEGMENTATION] = models.segmentation.weights_sha256
     return models
 
 
 def process(path: Path, paths: OutputPaths, settings: Settings, models: Models) -> Result:
     """Process one volume and write what came of it."""
     command = "segment" if models.segmentation else "translate"
-    report = RunReport(command, path, used_settings(settings, models), dict(models.weights))
+    report = RunReport(command, path, used_settings(settings, models), models.weights)
     with report.timed("read"):
         source = read_volume(path)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
