@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES := midiff_monai tests evaluation
+SOURCES := midiff_monai tests evaluation examples
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint clean
@@ -31,7 +31,7 @@ clean:  ## remove caches and build products; .venv and weights stay
 # torch comes first and alone, so that a CPU or CUDA build that pip is configured to find is the one that stays.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e .[test]
+	$(PIP) install -c constraints.txt -e .[test,evaluation]
 	touch $@
 
 $(BIN)/python:

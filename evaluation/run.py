@@ -1,69 +1,52 @@
 """Compare ways to segment volumes of other contrasts with the segmentation of the same subjects' real T1w.
 
-    python evaluation/run.py --pairs ../shared/data/multicontrast --out evaluation/results/multicontrast.csv
+    python evaluation/run.py --pairs ../shared/data/multicontrast --out evaluation/results
+    python evaluation/run.py --simulated 4 --label-maps ../shared/data/label-maps --out evaluation/results
+    python evaluation/run.py --pairs … --methods midiff:steps=1 midiff:steps=10 --out evaluation/results/steps
 
-See PROTOCOL.md for what is compared with what, and why. Rows that the table has already are not computed again.
+See PROTOCOL.md for what is compared with what, and why. Rows that the table has already are not computed again, unless
+the weights have changed since; the means and their intervals follow when all are there.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
+from methods import METHODS, ON_T1, TISSUES_ONLY, Method, direct, midiff
+from scores import score
+from simulate import simulate_pairs
+from summary import write_summary
+from table import Table, weights_columns
 from tqdm import tqdm
 
-from midiff_monai.baselines import match_histogram
-from midiff_monai.labels import GROUPS
-from midiff_monai.metrics import correlation, dice
-from midiff_monai.phantom import make_phantom
-from midiff_monai.pipeline import segment
-from midiff_monai.report import environment
+from midiff_monai.geometry import same_grid
 from midiff_monai.results import Result
-from midiff_monai.volumes import read_volume, write_like
 
-STRUCTURES = ("white matter", "grey matter", "lateral ventricles")
-Method = Callable[[Path, Path], Result]
+__all__ = ["direct", "midiff", "score", "subjects"]
 
-
-def midiff(volume: Path, folder: Path) -> Result:
-    """Through the synthetic T1w."""
-    return segment([volume], folder)[0]
+CONTRASTS = ("PD", "T2", "FLAIR")
 
 
-def direct(volume: Path, folder: Path) -> Result:
-    """The volume as it is, taken for a T1w."""
-    return segment([volume], folder, translated=False)[0]
+class Job(NamedTuple):
+    """One row to be: the key of the table, and what it takes to fill it."""
 
+    dataset: str
+    subject: str
+    contrast: str
+    method: str
+    volume: Path
+    t1: Path
 
-def histogram(volume: Path, folder: Path, invert: bool = False) -> Result:
-    """After its histogram was matched to that of a T1w: the template phantom's."""
-    source = read_volume(volume)
-    reference = np.asarray(make_phantom("T1", noise=0, bias=0).image.dataobj)
-    path = folder / "matched.nii.gz"
-    write_like(match_histogram(np.asarray(source.dataobj), reference, invert), source, path, np.float32)
-    return segment([path], folder / "matched", translated=False)[0]
-
-
-def inverted_histogram(volume: Path, folder: Path) -> Result:
-    """The same, dark and bright turned around."""
-    return histogram(volume, folder, invert=True)
-
-
-METHODS: dict[str, Method] = {method.__name__: method for method in (midiff, direct, histogram, inverted_histogram)}
-
-
-def score(result: Result, truth: Result) -> dict[str, float]:
-    """Dice of the structures, and the correlation of the images in the brain."""
-    assert result.segmentation is not None and truth.segmentation is not None
-    scores = {name: dice(result.segmentation, truth.segmentation, GROUPS[name]) for name in STRUCTURES}
-    image = result.source.dataobj if result.synthetic is None else result.synthetic
-    brain = truth.segmentation > 0
-    return scores | {"correlation": correlation(np.asarray(image), np.asarray(truth.source.dataobj), brain)}
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns that tell this row from all others."""
+        return {name: getattr(self, name) for name in ("dataset", "subject", "contrast", "method")}
 
 
 def subjects(pairs: Path) -> list[tuple[str, str, Path, Path]]:
@@ -71,38 +54,100 @@ def subjects(pairs: Path) -> list[tuple[str, str, Path, Path]]:
     found = []
     for t1 in sorted(pairs.glob("*_T1.nii.gz")):
         subject = t1.name.removesuffix("_T1.nii.gz")
-        for contrast in ("PD", "T2", "FLAIR"):
+        for contrast in CONTRASTS:
             volume = pairs / f"{subject}_{contrast}.nii.gz"
-            if volume.exists() and nib.load(volume).shape[:3] == nib.load(t1).shape[:3]:
+            if volume.exists() and _on_one_grid(volume, t1):
                 found.append((subject, contrast, volume, t1))
     return found
 
 
-def main() -> None:
-    """Fill the table, one row a subject, contrast and method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True, help="folder of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="(default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="CSV to fill")
-    arguments = parser.parse_args()
-    rows = pd.read_csv(arguments.out).to_dict("records") if arguments.out.exists() else []
-    done = {(row["subject"], row["contrast"], row["method"]) for row in rows}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    jobs = [(*case, name) for case in subjects(arguments.pairs) for name in arguments.methods]
-    truths: dict[str, Result] = {}
-    for subject, contrast, volume, t1, name in tqdm([job for job in jobs if (job[0], job[1], job[4]) not in done]):
+def jobs(pairs: Path, methods: list[str]) -> list[Job]:
+    """The rows of one folder of pairs: a method on the T1w itself has one a subject."""
+    found = []
+    for subject, contrast, volume, t1 in subjects(pairs):
+        for name in methods:
+            on_t1 = name.partition(":")[0] in ON_T1
+            found.append(
+                Job(pairs.resolve().name, subject, *(("T1", name, t1) if on_t1 else (contrast, name, volume)), t1)
+            )
+    return list(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=1)
+def reference(t1: Path) -> Result:
+    """What a subject's results are compared with: the T1w segmented, or the labels of SUBJECT_dseg.nii.gz."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = direct(t1, Path(folder))
+    truth = t1.with_name(t1.name.replace("_T1.nii.gz", "_dseg.nii.gz"))
+    if truth.exists():
+        result.segmentation = np.asarray(nib.load(truth).dataobj)
+    return result
+
+
+def parse_method(name: str) -> Method:
+    """A method by its name, perhaps with settings: "midiff" or "midiff:steps=5,samples=4".
+
+    Raises:
+        ValueError: there is no such method, or a setting is not a whole number.
+    """
+    base, _, settings = name.partition(":")
+    if base not in METHODS:
+        raise ValueError(f"{base} is not one of {', '.join(METHODS)}")
+    pairs = (setting.split("=") for setting in settings.split(",") if setting)
+    return partial(METHODS[base], **{key: int(value) for key, value in pairs})
+
+
+def fill(table: Table, todo: list[Job]) -> None:
+    """Compute the rows that are missing, one by one."""
+    for job in tqdm([job for job in todo if not table.has(job.key)]):
+        truth = reference(job.t1)
         with tempfile.TemporaryDirectory() as folder:
-            truths[subject] = truths.get(subject) or direct(t1, Path(folder) / "truth")
-            result = METHODS[name](volume, Path(folder))
-        row = {"subject": subject, "contrast": contrast, "method": name} | score(result, truths[subject])
-        rows.append(row | {"commit": environment()["git_commit"], **_hashes(result)})
-        pd.DataFrame(rows).to_csv(arguments.out, index=False, float_format="%.4f")
-    table = pd.DataFrame(rows).groupby(["contrast", "method"])[[*STRUCTURES, "correlation"]].mean()
-    print(table.round(3))
+            result = parse_method(job.method)(job.volume, Path(folder))
+        scores = score(result, truth, tissues_only=job.method.partition(":")[0] in TISSUES_ONLY)
+        table.add(job.key | scores | weights_columns(truth.report.weights | result.report.weights))
 
 
-def _hashes(result: Result) -> dict[str, str]:
-    return {f"{bundle}_sha256": digest[:12] for bundle, digest in result.report.weights.items()}
+def main() -> None:
+    """Fill the table and sum it up."""
+    arguments = parse_arguments()
+    table = Table(arguments.out / "scores.csv", key=("dataset", "subject", "contrast", "method"))
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = Path(folder) / "simulated"
+        simulate_pairs(arguments.label_maps, arguments.simulated, simulated)
+        todo = [job for pairs in (*arguments.pairs, simulated) for job in jobs(pairs, arguments.methods)]
+        fill(table, todo)
+    print(write_summary(table.rows(), arguments.out))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; what cannot be used ends the program before anything is computed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--pairs", type=Path, nargs="+", default=[], help="folders of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …"
+    )
+    parser.add_argument("--simulated", type=int, default=0, metavar="N", help="pairs from the first N label maps")
+    parser.add_argument("--label-maps", type=Path, help="folder of the label maps")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        help=f"of {', '.join(METHODS)}, perhaps with settings such as midiff:steps=5 (default: all)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for scores.csv, summary.csv and summary.md")
+    arguments = parser.parse_args()
+    if bool(arguments.simulated) != bool(arguments.label_maps) or not (arguments.pairs or arguments.simulated):
+        parser.error("give --pairs, or --simulated together with --label-maps, or all three")
+    try:
+        for name in arguments.methods:
+            parse_method(name)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def _on_one_grid(volume: Path, t1: Path) -> bool:
+    image, target = nib.load(volume), nib.load(t1)
+    return same_grid(image.shape[:3], image.affine, target.shape[:3], target.affine)
 
 
 if __name__ == "__main__":

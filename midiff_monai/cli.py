@@ -9,15 +9,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from midiff_monai.bids import DEFAULT_SUFFIXES
 from midiff_monai.errors import BundleError, MidiffError
 from midiff_monai.report import ExitCode, environment, sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
-EPILOG = """exit codes: 0 all done, 2 nothing done (arguments, an input, an output or a bundle cannot be used),
-130 interrupted. Not a medical device: look at the pictures before you use a number."""
+if TYPE_CHECKING:
+    from midiff_monai.batch import Executor
+    from midiff_monai.inputs import Job
+
+EPILOG = """exit codes: 0 all done, 1 volumes of a batch failed, 2 nothing done (arguments, an input, an output or a
+bundle cannot be used), 130 interrupted. Not a medical device: look at the pictures before you use a number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +48,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_volume_options(segment)
     segment.add_argument("--no-translate", action="store_true", help="the inputs are T1w already: segment as they are")
     _add_volume_options(_add(commands, "translate", _translate, "volume in, synthetic T1w on its own grid out"))
+    batch = _add(commands, "batch", _batch, "a study's volumes: what is done is skipped, what fails is recorded")
+    batch.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="volume, folder, pattern, or .csv/.tsv with a column `input`"
+    )
+    batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    _add_batch_options(batch)
+    bids = _add(commands, "bids", _bids, "a BIDS App: a raw data set in, a derivative out")
+    bids.add_argument("dataset", type=Path, metavar="BIDS_DIR", help="raw data set")
+    bids.add_argument("output", type=Path, metavar="OUT", help="folder of the derivative")
+    bids.add_argument("level", choices=["participant", "group"], help="participants one by one, or what they share")
+    bids.add_argument("--participant-label", nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument("--session-label", nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument("--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"(default: {' '.join(DEFAULT_SUFFIXES)})")
+    bids.add_argument("--skip-bids-validation", action="store_true", help="do not look at dataset_description.json")
+    _add_batch_options(bids)
     train = _add(commands, "train", _train, "print and run the MONAI bundle command that trains a bundle")
     train.add_argument("bundle", choices=available_bundles(), help="bundle to train")
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="passed on, for example --max_epochs 2")
@@ -61,9 +82,28 @@ def _add(commands: Any, name: str, function: Any, summary: str) -> argparse.Argu
 
 def _add_volume_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM",
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    _add_settings(command)
+
+
+def _add_batch_options(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--translate-only", action="store_true", help="stop at the synthetic T1w")
+    what.add_argument("--no-translate", action="store_true", help="the inputs are T1w already: segment as they are")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (default: none)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, for example tcp://host:8786")
+    command.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="for temporary files of --workers")
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
     modalities = ", ".join(available_overlays())
     command.add_argument("--modality", metavar="NAME", help=f"preprocessing for one of: {modalities} (default: any MR)")
     command.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
@@ -75,11 +115,13 @@ def _add_volume_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
 
+SETTINGS = ("modality", "steps", "samples", "seed", "device")
+
+
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
-    names = ("overwrite", "modality", "steps", "samples", "seed", "device")
-    chosen = {name: getattr(arguments, name) for name in names}
+    chosen = {name: getattr(arguments, name) for name in (*SETTINGS, "overwrite")}
     return chosen | {"progress": lambda paths: tqdm(paths, unit="volume", disable=None)}
 
 
@@ -98,6 +140,63 @@ def _translate(arguments: argparse.Namespace) -> int:
     for result in translate(arguments.inputs, arguments.output, **_options(arguments)):
         print(result.paths.synthetic)
     return ExitCode.OK
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from midiff_monai.inputs import find_jobs
+
+    code = _run_batch(find_jobs(arguments.inputs, arguments.output), arguments)
+    _summarize(arguments.output)
+    return code
+
+
+def _bids(arguments: argparse.Namespace) -> int:
+    from midiff_monai import bids
+
+    if arguments.level == "group":
+        _summarize(arguments.output)
+        return ExitCode.OK
+    if not arguments.skip_bids_validation:
+        bids.check_dataset(arguments.dataset)
+    labels = arguments.participant_label, arguments.session_label
+    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels)
+    bids.write_description(arguments.dataset, arguments.output)
+    code = _run_batch(jobs, arguments)
+    bids.write_sidecars(jobs, arguments.dataset)
+    return code
+
+
+def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from midiff_monai.batch import Task, in_turn, run_batch, stop_on_signal
+    from midiff_monai.pipeline import Settings, check_settings
+
+    settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
+    check_settings(settings)
+    task = Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
+    execute = _executor(arguments) if arguments.workers or arguments.scheduler else in_turn
+    with stop_on_signal() as stop:
+        bar = partial(tqdm, total=len(jobs), unit="volume", disable=None)
+        outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
+    for outcome in outcomes:
+        print(f"{outcome.status}\t{outcome.input}\t{outcome.error or outcome.warnings}")
+    states = {outcome.status for outcome in outcomes}
+    return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    from midiff_monai.cluster import DaskExecutor
+
+    return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
+
+
+def _summarize(folder: Path) -> None:
+    from midiff_monai.study import write_volumes_table
+    from midiff_monai.study_page import write_study_page
+
+    print(write_volumes_table(folder))
+    print(write_study_page(folder))
 
 
 def _train(arguments: argparse.Namespace) -> int:

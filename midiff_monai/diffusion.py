@@ -56,9 +56,12 @@ class LMIGuide(nn.Module):
         maps = torch.cat([source, self_maps], dim=1) if self.include_source else self_maps
         return PreparedSource(maps, statistics)
 
-    def forward(self, source: PreparedSource, noisy: torch.Tensor) -> torch.Tensor:
-        """The guide (B, C, H, W) for a noisy image (B, 1, H, W) whose clean range is [-1, 1]."""
-        return torch.cat([source.maps, self.cross_lmi(source.statistics, (noisy + 1) / 2)], dim=1)
+    def forward(self, source: PreparedSource, noisy: torch.Tensor, signal: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """The guide (B, C, H, W) for a noisy image (B, 1, H, W) whose clean range is [-1, 1].
+
+        The map that depends on the noisy image is multiplied by `signal`, the part of the image in it.
+        """
+        return torch.cat([source.maps, signal * self.cross_lmi(source.statistics, (noisy + 1) / 2)], dim=1)
 
     def channels(self, context: int) -> int:
         """Number of channels for sources of 2·context + 1 slices."""
@@ -69,7 +72,9 @@ class LMIGuide(nn.Module):
 class LMIGuidedInferer(DiffusionInferer):
     """MONAI's `DiffusionInferer`, with the guide of a source concatenated to the noisy image at every step.
 
-    Training and sampling time the guide alike: it is made of the very image the network sees.
+    Training and sampling time the guide alike: it is made of the very image the network sees. That image, and the map
+    made of it, are weighted by √ᾱ, the part of the image in it: at the top of the schedule, where the prediction is a
+    regression on the source, they are mere noise, in which all fine detail would drown.
     Without a source, both calls are those of `DiffusionInferer`; beside a source, only its `context` conditioning
     is supported, not "concat", classifier-free guidance or SPADE.
 
@@ -147,10 +152,16 @@ class LMIGuidedInferer(DiffusionInferer):
         def network(
             x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None, **kwargs: Any
         ) -> torch.Tensor:
-            guided = torch.cat([x, self.guide(prepared, x)], dim=1)
+            signal = self._signal(x, timesteps)
+            guided = torch.cat([signal * x, self.guide(prepared, x, signal)], dim=1)
             return diffusion_model(guided, timesteps=timesteps, context=context, **kwargs)
 
         return network
+
+    def _signal(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """√ᾱ, the part of the image in a noisy one, as (B or 1, 1, 1, 1)."""
+        alphas = self.scheduler.alphas_cumprod.to(x.device)[timesteps.to(x.device).long()]
+        return alphas.sqrt().reshape(-1, 1, 1, 1)
 
 
 def start_below(scheduler: Scheduler, noise_level: int) -> Scheduler:

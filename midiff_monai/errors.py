@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 class MidiffError(Exception):
     """Base of every error that `midiff` reports in one line and answers with exit code 2."""
 

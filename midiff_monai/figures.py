@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import DTypeLike, NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 WIDTH_INCHES, DOTS_PER_INCH = 16.0, 85
 SIDE_INCHES, HEAD_INCHES, FOOT_INCHES, GAP_INCHES = 0.35, 0.75, 0.3, 0.06
@@ -93,8 +94,8 @@ def qc_mosaic(
     Raises:
         KeyError: an id has no colour.
     """
-    structures = _canonical(segmentation, affine, np.int32)
-    box = _bounding_box(structures)
+    structures = canonical(segmentation, affine, np.int32)
+    box = bounding_box(structures)
     structures = structures.slicer[box]
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
@@ -102,18 +103,83 @@ def qc_mosaic(
     volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
     rows: dict[str, list[NDArray]] = {}
     for name, volume in volumes.items():
-        grey = _window(_canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
+        grey = window(canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
         rows[name] = [cut.picture(grey) for cut in cuts]
     label_pictures = (cut.picture(labels) for cut in cuts)
     rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
     _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
 
 
-def _canonical(volume: NDArray, affine: NDArray[np.float64], dtype: DTypeLike) -> nib.Nifti1Image:
+def montage(
+    volumes: Mapping[str, NDArray], segmentation: NDArray, affine: NDArray[np.float64], palette: Mapping[int, str]
+) -> tuple[dict[str, Image.Image], Image.Image]:
+    """Lay the cuts of `qc_mosaic` out as two rows of axial, coronal and sagittal, 1 mm a pixel.
+
+    Args:
+        volumes: (X, Y, Z) each, any finite intensities, on one grid.
+        segmentation: structure ids below 256 on the same grid, 0 for background; all zero shows the whole volume.
+        affine: voxel to RAS mm.
+        palette: "#rrggbb" by id.
+
+    Returns:
+        A grey picture for each volume, with the letters of the anatomical sides; and a picture of the structures in
+        the same places, a palette image whose index is the id and whose index 0 is transparent.
+    """
+    structures = canonical(segmentation, affine, np.uint8)
+    box = bounding_box(structures)
+    structures = structures.slicer[box]
+    labels = np.asarray(structures.dataobj)
+    cuts = _choose_cuts(labels)
+    cells = _cells(cuts, structures)
+    greys = {}
+    for name, volume in volumes.items():
+        stretched = window(canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
+        greys[name] = _sheet((255 * stretched).astype(np.uint8), cuts, cells, Image.Resampling.BILINEAR)
+        _letter(greys[name], cuts, cells)
+    overlay = _sheet(labels, cuts, cells, Image.Resampling.NEAREST)
+    overlay.putpalette([level for label in range(256) for level in ImageColor.getrgb(palette.get(label, BLACK))])
+    overlay.info["transparency"] = 0
+    return greys, overlay
+
+
+Cell = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def _cells(cuts: list[Cut], grid: nib.Nifti1Image) -> list[Cell]:
+    """Place a column for each plane: its first cut in the upper row, its second in the lower, both centred."""
+    sizes = [tuple(max(1, round(side)) for side in cut.extent(grid)) for cut in cuts]
+    row_height = max(height for _, height in sizes)
+    cells, left = [], 0
+    for position, (width, height) in enumerate(sizes):
+        column_ends, row = position % 2 == 1, position % 2
+        top = row * row_height + (row_height - height) // 2
+        cells.append((left, top, left + width, top + height))
+        left += width if column_ends else 0
+    return cells
+
+
+def _sheet(volume: NDArray[np.uint8], cuts: list[Cut], cells: list[Cell], resampling: Image.Resampling) -> Image.Image:
+    rights, bottoms = zip(*(cell[2:] for cell in cells), strict=True)
+    sheet = Image.new("L", (max(rights), max(bottoms)))
+    for cut, (left, top, right, bottom) in zip(cuts, cells, strict=True):
+        picture = np.ascontiguousarray(cut.picture(volume)[::-1])  # an image's first row is its upper one
+        sheet.paste(Image.fromarray(picture).resize((right - left, bottom - top), resampling), (left, top))
+    return sheet
+
+
+def _letter(sheet: Image.Image, cuts: list[Cut], cells: list[Cell]) -> None:
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for cut, (left, top, right, bottom) in zip(cuts, cells, strict=True):
+        for letter, x, anchor in zip(cut.plane.letters, (left + 3, right - 3), ("lm", "rm"), strict=True):
+            draw.text((x, (top + bottom) / 2), letter, fill=255, font=font, anchor=anchor)
+
+
+def canonical(volume: NDArray, affine: NDArray[np.float64], dtype: DTypeLike) -> nib.Nifti1Image:
+    """Return the volume as `dtype` with its axes turned to the nearest of right, anterior and superior."""
     return nib.as_closest_canonical(nib.Nifti1Image(volume.astype(dtype), affine))
 
 
-def _bounding_box(structures: nib.Nifti1Image) -> tuple[slice, ...]:
+def bounding_box(structures: nib.Nifti1Image) -> tuple[slice, ...]:
     """Return the slices that hold every structure and a margin, or the whole volume where there is no structure."""
     segmented = np.asarray(structures.dataobj) > 0
     if not segmented.any():
@@ -140,7 +206,7 @@ def _choose_cuts(labels: NDArray[np.int32]) -> list[Cut]:
     return cuts
 
 
-def _window(volume: NDArray, segmented: NDArray[np.bool_]) -> NDArray:
+def window(volume: NDArray, segmented: NDArray[np.bool_]) -> NDArray:
     """Stretch to [0, 1] between percentiles of the segmented brain, which no scalp, air or padding can shift."""
     values = volume[segmented] if segmented.any() else volume
     low, high = np.percentile(values, WINDOW_PERCENTILES)

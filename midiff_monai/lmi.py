@@ -132,14 +132,19 @@ class ParzenEntropy(nn.Module):
     def forward(self, image: torch.Tensor) -> LocalStatistics:
         """Statistics of an image that has been extended by its margins."""
         logits = -((image - self.centres.to(image)) ** 2) / (2 * self.bandwidth**2)
-        # no weight underflows to 0, where the gradient of p log p is not finite
+        # no weight underflows to 0, where p log p and its gradient are not finite
         weights = torch.softmax((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-20), dim=1)
-        return LocalStatistics(weights, torch.special.entr(self._mean(weights)).sum(dim=1, keepdim=True))
+        return LocalStatistics(weights, self._entropy(weights).unsqueeze(1))
 
     def joint_entropy(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Entropy (B, 1, *spatial) of the joint histogram p(a, b) = mean over k in Ω of w_a(S_k) w_b(X_k)."""
-        rows = (torch.special.entr(self._mean(weight * moving)).sum(dim=1) for weight in fixed.split(1, dim=1))
-        return sum(rows).unsqueeze(1)  # type: ignore[union-attr]
+        return sum(self._entropy(weight * moving) for weight in fixed.split(1, dim=1)).unsqueeze(1)  # type: ignore[union-attr]
+
+    def _entropy(self, weights: torch.Tensor) -> torch.Tensor:
+        """Sum (B, *spatial) over the bins of −p log p."""
+        shares = self._mean(weights)
+        # the logarithm is nearly the whole cost, and takes half as long as in special.entr
+        return -(shares * shares.log()).sum(dim=1)
 
     def _mean(self, maps: torch.Tensor) -> torch.Tensor:
         """Mean over the patch around each pixel; the result lacks the margin."""

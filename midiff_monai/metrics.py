@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from monai.metrics import SSIMMetric, compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance
+from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import ArrayLike, NDArray
+
+SSIM_WINDOW = 11
+"""Side of the windows of `ssim`, in voxels."""
 
 
 def dice(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
@@ -74,15 +78,18 @@ def psnr(image: NDArray, reference: NDArray, mask: NDArray[np.bool_], data_range
     return float(10 * np.log10(data_range**2 / squared_error)) if squared_error else float("inf")
 
 
-def ssim(image: NDArray, reference: NDArray, data_range: float) -> float:
+def ssim(image: NDArray, reference: NDArray, data_range: float, mask: NDArray[np.bool_] | None = None) -> float:
     """Return the mean structural similarity of two volumes, at most 1 (Wang et al., IEEE TIP 13:600, 2004).
 
     Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5, and lie wholly inside the volume, so every
-    side needs 11 voxels. Empty background counts as agreement: crop to the brain first.
+    side needs 11 voxels. Empty background counts as agreement: give a mask, and only windows centred in it count.
     """
-    volumes = (torch.as_tensor(np.asarray(volume, dtype=np.float32))[None, None] for volume in (image, reference))
-    scores = SSIMMetric(spatial_dims=image.ndim, data_range=data_range)(*volumes)
-    return torch.as_tensor(scores).item()
+    first, second = (torch.as_tensor(np.asarray(volume, dtype=np.float32))[None, None] for volume in (image, reference))
+    sides, sigmas = [SSIM_WINDOW] * image.ndim, [1.5] * image.ndim
+    similarity, _ = compute_ssim_and_cs(first, second, image.ndim, sides, sigmas, data_range)
+    centres = (slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)),) * image.ndim
+    counted = similarity[0, 0] if mask is None else similarity[0, 0][torch.as_tensor(mask[centres])]
+    return counted.mean().item()
 
 
 def bootstrap_interval(

@@ -8,15 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from midiff_monai.lmi import standardize_locally
+
 
 class PixelUnshuffled(nn.Module):
-    """Run a 2-D diffusion network on `factor`² fewer pixels of `factor`² times the channels.
+    """Run a 2-D network on `factor`² fewer pixels of `factor`² times the channels.
 
     Nothing is lost on the way in or out (Shi et al., CVPR 2016, doi 10.1109/CVPR.2016.207), and the
     convolutions that would run at full resolution, most of a U-Net's cost, run at a quarter of it.
 
     Args:
-        network: called as ``network(x, timesteps, context)``; takes and gives factor² times the channels.
+        network: takes and gives factor² times the channels.
         factor: by how much height and width shrink; they must be multiples of it.
     """
 
@@ -24,9 +26,34 @@ class PixelUnshuffled(nn.Module):
         super().__init__()
         self.network, self.factor = network, factor
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Map (B, C, H, W) and timesteps (B) or (1) to (B, C', H, W)."""
-        return F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.factor), timesteps, context), self.factor)
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Map (B, C, H, W), and whatever else the network takes, to (B, C', H, W)."""
+        return F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.factor), *args, **kwargs), self.factor)
+
+
+class LocallyAffine(nn.Module):
+    """Make the image b + a₁ (s − ½) + a₂ z + a₃ x of the source s, its local contrast z and the noisy image x.
+
+    The network tells b and a₁ … a₃ for every pixel, and the detail comes from the images themselves. A network that
+    makes the whole image has to send every edge through its layers with a sign that depends on the contrast of the
+    whole, and learns coarse structure long before any edge.
+
+    Args:
+        network: gives four channels.
+        source_channel: channel of the input that is s, in [0, 1]; channel 0 is x.
+        size: side of the neighbourhood in which `lmi.standardize_locally` makes z of s.
+    """
+
+    def __init__(self, network: nn.Module, source_channel: int, size: int = 7) -> None:
+        super().__init__()
+        self.network, self.source_channel, self.size = network, source_channel, size
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Map (B, C, H, W), and whatever else the network takes, to (B, 1, H, W)."""
+        source = x[:, self.source_channel][:, None]
+        contrast = 2 * standardize_locally(source, self.size) - 1
+        terms = torch.cat([torch.ones_like(source), source - 0.5, contrast, x[:, :1]], dim=1)
+        return (self.network(x, *args, **kwargs) * terms).sum(dim=1, keepdim=True)
 
 
 class MixedPrecision(nn.Module):

@@ -1,11 +1,11 @@
-"""Which volumes to read, what to call what is made of them, and how a file appears whole or not at all."""
+"""What to call what is made of a volume, and how a file appears whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ class OutputPaths:
         synthetic: the translated volume, `X_synthT1w.nii.gz`.
         synthetic_std: standard deviation over samples, voxel by voxel, `X_synthT1w_std.nii.gz`.
         segmentation: label map on the grid of the input, `X_dseg.nii.gz`.
+        dicom_seg: the same as DICOM SEG, of a DICOM series only, `X_dseg.dcm`.
         label_table: index, name and colour of each label, `X_dseg.tsv`.
         volumes: volume of each structure in millilitres, `X_volumes.csv`.
         picture: mosaic for visual quality control, `X_qc.png`.
@@ -32,35 +33,11 @@ class OutputPaths:
     synthetic: Path
     synthetic_std: Path
     segmentation: Path
+    dicom_seg: Path
     label_table: Path
     volumes: Path
     picture: Path
     report: Path
-
-
-def find_inputs(items: Sequence[str | Path]) -> list[Path]:
-    """Check the volumes named on a command line, and keep their order.
-
-    Raises:
-        InputError: a file is missing, is a folder or no volume, or two files would share the names of their outputs.
-    """
-    inputs = [Path(item) for item in items]
-    first_with_stem: dict[str, Path] = {}
-    for path in inputs:
-        _require_file(path)
-        first = first_with_stem.setdefault(volume_stem(path), path)
-        if first is not path:
-            raise InputError(
-                path, f"would write the same output files as {first}", "Rename one, or give each run its own folder"
-            )
-    return inputs
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(path, "is a folder", "Name the volumes in it, for example with a pattern: folder/*.nii.gz")
-    if not path.is_file():
-        raise InputError(path, "does not exist", "Check the spelling and the current folder")
 
 
 def volume_stem(path: str | Path) -> str:
@@ -85,15 +62,20 @@ def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
     Raises:
         InputError: `input` has no suffix of a volume.
     """
-    prefix = Path(out_dir) / volume_stem(input)
+    return named_outputs(volume_stem(input), out_dir)
+
+
+def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
+    """Name everything that a run can write for a volume X that is called `stem`."""
 
     def named(ending: str) -> Path:
-        return prefix.with_name(prefix.name + ending)
+        return Path(out_dir) / f"{stem}{ending}"
 
     return OutputPaths(
         synthetic=named("_synthT1w.nii.gz"),
         synthetic_std=named("_synthT1w_std.nii.gz"),
         segmentation=named("_dseg.nii.gz"),
+        dicom_seg=named("_dseg.dcm"),
         label_table=named("_dseg.tsv"),
         volumes=named("_volumes.csv"),
         picture=named("_qc.png"),

@@ -101,12 +101,10 @@ def make_phantom(
     Raises:
         KeyError: the contrast is not in `CONTRASTS`.
     """
-    sequence = CONTRASTS[contrast]
     fractions, template_affine = _template_fractions()
-    fractions = _average_over_voxels(fractions, spacing)[:, ::-1]  # stored from right to left: LAS
+    fractions = average_over_voxels(fractions, spacing)[:, ::-1]  # stored from right to left: LAS
     tissues = fractions.argmax(axis=0).astype(np.uint8)
-    image = _acquire(fractions, sequence, noise, bias, np.random.default_rng(seed))
-    image[tissues == BACKGROUND] = 0
+    image = acquire(fractions, contrast, noise=noise, bias=bias, seed=seed)
     affine = _las_affine(template_affine, tissues.shape, spacing)
     return Phantom(_nifti(image, affine), _nifti(tissues, affine))
 
@@ -137,7 +135,7 @@ def _undo_averaging(t1: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArra
     return t1 + 1.5 * (t1 - blurred)
 
 
-def _average_over_voxels(maps: NDArray[np.float32], spacing: Sequence[float]) -> NDArray[np.float32]:
+def average_over_voxels(maps: NDArray[np.float32], spacing: Sequence[float]) -> NDArray[np.float32]:
     """Average maps (C, X, Y, Z) given at 1 mm over voxels of `spacing` mm, exactly, from the first corner on."""
     for axis, size in enumerate(spacing, start=1):
         lines = np.moveaxis(maps, axis, 0)
@@ -154,19 +152,24 @@ def _overlaps(length: int, size: float) -> csr_array:
     return csr_array((np.clip(overlap, 0, None) / size).astype(np.float32))
 
 
-def _acquire(
-    fractions: NDArray[np.float32],
-    sequence: PulseSequence,
-    noise: float,
-    bias: float,
-    generator: np.random.Generator,
+def acquire(
+    fractions: NDArray[np.float32], contrast: str, *, noise: float, bias: float, seed: int
 ) -> NDArray[np.float32]:
-    signals = {label: sequence.signal(tissue) for label, tissue in TISSUES.items()}
+    """Simulate the magnitude image (X, Y, Z) of the shares (4, X, Y, Z) of background, CSF, grey and white matter.
+
+    Args:
+        fractions: shares of each voxel; where the background's is the largest, the image is 0.
+        contrast, noise, bias, seed: as `make_phantom` takes them.
+    """
+    generator = np.random.default_rng(seed)
+    signals = {label: CONTRASTS[contrast].signal(tissue) for label, tissue in TISSUES.items()}
     scale = 1000 / max(signals.values())
     clean = sum(scale * signal * fractions[label] for label, signal in signals.items())
     field = 1 + bias * _smooth_field(fractions.shape[1:], generator)
     real, imaginary = generator.normal(scale=1000 * noise, size=(2, *field.shape))
-    return np.hypot(clean * field + real, imaginary).astype(np.float32)
+    image = np.hypot(clean * field + real, imaginary).astype(np.float32)
+    image[fractions.argmax(axis=0) == BACKGROUND] = 0
+    return image
 
 
 def _smooth_field(shape: Sequence[int], generator: np.random.Generator) -> NDArray[np.float64]:

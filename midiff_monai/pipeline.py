@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -13,8 +14,9 @@ from monai.data import MetaTensor
 from midiff_monai.bundles import Bundle, open_bundle
 from midiff_monai.errors import InputError
 from midiff_monai.geometry import resample_to_grid, restore_to_grid
+from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.labels import FREESURFER_IDS
-from midiff_monai.paths import OutputPaths, check_writable, find_inputs, output_paths
+from midiff_monai.paths import OutputPaths, check_writable
 from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
@@ -22,7 +24,7 @@ from midiff_monai.volumes import read_volume
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
-Progress = Callable[[Iterable[Path]], Iterable[Path]]
+Progress = Callable[[Iterable[Job]], Iterable[Job]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def translate(
     """Write a synthetic T1w for each volume.
 
     Args:
-        inputs: volumes of any modality, one file each.
+        inputs: volumes of any modality, DICOM folders or whatever else `inputs.find_jobs` takes.
         output: folder for the results; see `paths.OutputPaths` for the names.
         overwrite: whether results that exist may be replaced.
         progress: wraps the iteration over the inputs, for example `tqdm`.
@@ -93,7 +95,7 @@ def segment(
     """Segment each volume on its own grid, by way of a synthetic T1w.
 
     Args:
-        inputs: volumes, one file each.
+        inputs: as `translate`.
         output: folder for the results.
         translated: False takes the volumes for T1w and segments them as they are.
         overwrite: whether results that exist may be replaced.
@@ -116,16 +118,15 @@ def run(
     progress: Progress,
 ) -> Iterator[Result]:
     """Process volumes one by one; every input is read and every output checked before the first is computed."""
-    paths = find_inputs(inputs)
+    jobs = find_jobs(inputs, output)
     check_settings(settings)
-    targets = {path: output_paths(path, output) for path in paths}
-    wanted = [file for path in paths for file in _files(targets[path], settings, translating, segmenting)]
-    for path in paths:
-        read_volume(path)
-    check_writable(output, wanted, overwrite, paths)
+    wanted = [file for job in jobs for file in _files(job.paths, settings, translating, segmenting)]
+    for job in jobs:
+        read(job)
+    check_writable(output, wanted, overwrite, [file for job in jobs for file in job.files])
     models = load_models(settings, translating, segmenting)
-    for path in progress(paths):
-        yield process(path, targets[path], settings, models)
+    for job in progress(jobs):
+        yield process(job, settings, models)
 
 
 def check_settings(settings: Settings) -> None:
@@ -159,15 +160,14 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     return models
 
 
-def process(path: Path, paths: OutputPaths, settings: Settings, models: Models) -> Result:
+def process(job: Job, settings: Settings, models: Models) -> Result:
     """Process one volume and write what came of it."""
-    command = "segment" if models.segmentation else "translate"
-    report = RunReport(command, path, used_settings(settings, models), models.weights)
+    report = new_report(job, settings, models)
     with report.timed("read"):
-        source = read_volume(path)
+        source = read(job)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
-    result = Result(source, paths, report)
+    result = Result(source, job.paths, report, series=job.series)
     if models.translation:
         with report.timed("translate"):
             image = _translate(image, models.translation, result)
@@ -176,6 +176,21 @@ def process(path: Path, paths: OutputPaths, settings: Settings, models: Models) 
             _segment(image, models.segmentation, result)
     result.write()
     return result
+
+
+def read(job: Job) -> nib.Nifti1Image:
+    """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
+    if job.series is None:
+        return read_volume(job.source)
+    from midiff_monai.dicom import read_series  # an extra
+
+    return read_series(job.series)
+
+
+def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
+    """The manifest of a volume that is about to be processed."""
+    command = "segment" if models.segmentation else "translate"
+    return RunReport(command, job.source, used_settings(settings, models), models.weights, files=job.files)
 
 
 def _translate(image: MetaTensor, bundle: Bundle, result: Result) -> MetaTensor:

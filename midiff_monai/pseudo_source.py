@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey, convert_to_dst_type
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,12 +32,18 @@ class PseudoSource(nn.Module):
     The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
     grey and white matter are a random permutation of three well separated values. At times two remappings are mixed
     by a smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
-    which air stays dark. The slab is then blurred (more across the slices, which are thick in clinical scans), given
-    a bias field and noise, and stretched as `StretchIntensityd` stretches a real source.
+    which air stays dark. Where white matter borders on a ventricle, a grey value in between is a mixture of the two,
+    not cortex: there the remapping leads straight from one to the other. The slab is then blurred (more across the
+    slices, which are thick in clinical scans), given a bias field and noise, and stretched as `StretchIntensityd`
+    stretches a real source.
 
     Args:
-        order_weights: how often each of `ORDERS` is drawn: more often those that occur in magnetic resonance.
+        order_weights: how often each of `ORDERS` is drawn: most often those of PD, T2w, FLAIR and CT, in all of which
+            cortex is brighter than white matter. Where either may be the brighter one at any time, fine detail of
+            unknown sign averages out, and the network takes very much longer to learn any.
         pale_fluid: how often fluid moves towards cortex, anywhere up to the same value, as in many PD volumes.
+        pale_cortex: how often else cortex moves towards white matter, by up to three quarters of the way: in T2w, FLAIR
+            and CT the two lie close together and fluid stands apart.
         mixing: how often two remappings are mixed.
         jitter: standard deviation of the levels around their places.
         bias: largest logarithm of the bias field.
@@ -44,17 +53,18 @@ class PseudoSource(nn.Module):
 
     def __init__(
         self,
-        order_weights: Sequence[float] = (0.5, 0.2, 0.1, 0.1, 0.05, 0.05),
+        order_weights: Sequence[float] = (0.5, 0.28, 0.05, 0.15, 0.01, 0.01),
         pale_fluid: float = 0.4,
-        mixing: float = 0.25,
+        pale_cortex: float = 0.8,
+        mixing: float = 0.1,
         jitter: float = 0.1,
         bias: float = 0.4,
         blur: tuple[float, float, float] = (0.7, 0.7, 1.0),
-        noise: float = 0.08,
+        noise: float = 0.05,
     ) -> None:
         super().__init__()
         self.order_weights = torch.tensor(order_weights)
-        self.pale_fluid, self.mixing = pale_fluid, mixing
+        self.pale_fluid, self.pale_cortex, self.mixing = pale_fluid, pale_cortex, mixing
         self.jitter, self.bias, self.blur, self.noise = jitter, bias, blur, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
@@ -62,7 +72,7 @@ class PseudoSource(nn.Module):
 
         Args:
             target: (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air or stripped background at 0.
-            brain: (B, 1, X, Y, Z), 1 inside the brain.
+            brain: (B, 1, X, Y, Z), 1 inside the brain, 2 where white matter and a ventricle meet.
 
         Returns:
             (B, 1, X, Y, Z) in [0, 1], 0 wherever the target and all its neighbours are.
@@ -72,7 +82,7 @@ class PseudoSource(nn.Module):
 
     def _remake(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing)
-        inside = torch.lerp(remap(target, self._levels()), remap(target, self._levels()), mixture.to(target))
+        inside = torch.lerp(self._repaint(target, brain), self._repaint(target, brain), mixture.to(target))
         outer = self._levels()
         outer[0] = 0
         source = torch.where(brain > 0.5, inside, remap(target, outer))
@@ -86,12 +96,18 @@ class PseudoSource(nn.Module):
         noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
         return ((source - low) / (high - low) + noise).clamp(0, 1) * filled
 
+    def _repaint(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+        levels = self._levels()
+        return torch.where(brain > 1.5, remap(target, without_cortex(levels)), remap(target, levels))
+
     def _levels(self) -> torch.Tensor:
         """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
         order = torch.tensor(ORDERS)[self.order_weights.multinomial(1)[0]]
         fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.jitter * torch.randn(3)
         if torch.rand(()) < self.pale_fluid:
             fluid = torch.lerp(fluid, cortex, torch.rand(()))
+        elif torch.rand(()) < self.pale_cortex:
+            cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
         contrast = torch.rand(()) * 0.8 + 0.2
         deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
         ends = torch.rand(2)
@@ -107,6 +123,13 @@ def remap(image: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     for (start, stop), step in zip(zip(knots, knots[1:], strict=False), levels.diff(), strict=True):
         result += ((image - start) / (stop - start)).clamp(0, 1) * step
     return result
+
+
+def without_cortex(levels: torch.Tensor) -> torch.Tensor:
+    """The levels under which all that lies between fluid and white matter is a mixture of these two."""
+    knots = torch.tensor(T1_KNOTS)
+    share = (knots[1:5] - knots[1]) / (knots[4] - knots[1])
+    return torch.cat([levels[:1], torch.lerp(levels[1], levels[4], share), levels[5:]])
 
 
 def smooth_field(like: torch.Tensor, knots: tuple[int, int, int] = (4, 4, 3)) -> torch.Tensor:
@@ -127,12 +150,12 @@ def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
 
 
 class PseudoSourced(MapTransform):
-    """Replace T1w volumes by pseudo-sources that depend on the seed alone: a validation set for any contrast.
+    """Replace T1w volumes by pseudo-sources that depend on seed and file name alone: a validation set for any contrast.
 
     Args:
         keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
         mask_key: brain masks.
-        seed: the same seed gives the same contrast.
+        seed: the same seed gives a file the same contrast, and every file one of its own.
     """
 
     def __init__(self, keys: KeysCollection, mask_key: str, seed: int = 0) -> None:
@@ -144,7 +167,12 @@ class PseudoSourced(MapTransform):
         mask = torch.as_tensor(result[self.mask_key]).as_subclass(torch.Tensor)[None]
         for key in self.key_iterator(result):
             with torch.random.fork_rng():
-                torch.manual_seed(self.seed)
+                torch.manual_seed(self.seed + zlib.crc32(_file_name(result[key]).encode()))
                 image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)[None]
-                result[key] = self.pseudo_source(image, mask)[0]
+                result[key] = convert_to_dst_type(self.pseudo_source(image, mask)[0], result[key])[0]
         return result
+
+
+def _file_name(image: Any) -> str:
+    """Of the file that a volume was read from, or nothing."""
+    return Path(str(getattr(image, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, ""))).name

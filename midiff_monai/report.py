@@ -49,6 +49,7 @@ class RunReport:
         warnings: sentences for the reader of the result.
         timings: seconds by step, filled by `timed`.
         started: when the run began, ISO 8601 in UTC.
+        files: the files that the input is made of, if it is not one itself.
     """
 
     command: str
@@ -59,6 +60,7 @@ class RunReport:
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    files: tuple[Path, ...] = ()
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -74,7 +76,7 @@ class RunReport:
         return {
             "command": self.command,
             "started": self.started,
-            "input": {"path": str(self.input), "sha256": sha256(self.input)},
+            "input": self._describe_input(),
             "outputs": {role: str(path) for role, path in sorted(self.outputs.items())},
             "settings": dict(sorted(self.settings.items())),
             "weights": dict(sorted(self.weights.items())),
@@ -82,6 +84,11 @@ class RunReport:
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }
+
+    def _describe_input(self) -> dict[str, Any]:
+        files = self.files or (self.input,)
+        parts = {} if files == (self.input,) else {"files": [str(file.absolute()) for file in files]}
+        return {"path": str(self.input.absolute()), "sha256": sha256(*files)} | parts
 
     def to_json(self) -> str:
         """The manifest as indented JSON with a final newline.
@@ -97,6 +104,16 @@ class RunReport:
             temporary.write_text(self.to_json(), encoding="utf-8")
 
 
+def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a result, of a manifest: of two runs with the same identity, one is enough.
+
+    Where the input lies and which device computed are of no consequence.
+    """
+    settings = {name: value for name, value in manifest["settings"].items() if name != "device"}
+    decisive = {name: manifest[name] for name in ("command", "weights")}
+    return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
+
+
 def environment() -> dict[str, Any]:
     """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
     return {
@@ -107,12 +124,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces so that size does not matter."""
+def sha256(*paths: Path) -> str:
+    """Hexadecimal SHA-256 of the contents of files, one after the other; read in pieces, so size does not matter."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 
+from midiff_monai.errors import InputError
 from midiff_monai.figures import qc_mosaic
 from midiff_monai.geometry import voxel_volume_ml
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.paths import OutputPaths, staged
 from midiff_monai.report import RunReport
 from midiff_monai.volumes import write_like
+
+if TYPE_CHECKING:
+    from midiff_monai.dicom import DicomSeries
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Result:
         synthetic: (X, Y, Z) synthetic T1w in [0, 1], white matter at about 0.7; None if nothing was translated.
         spread: (X, Y, Z) standard deviation over several samples, else None.
         segmentation: (X, Y, Z) FreeSurfer ids, else None.
+        series: the DICOM series that was read, if it was one.
     """
 
     source: nib.Nifti1Image
@@ -37,16 +43,31 @@ class Result:
     synthetic: np.ndarray | None = None
     spread: np.ndarray | None = None
     segmentation: np.ndarray | None = None
+    series: DicomSeries | None = None
 
     def write(self) -> None:
         """Write every file, each whole or not at all; the report, last, lists the others."""
+        self.paths.report.parent.mkdir(parents=True, exist_ok=True)
         with self.report.timed("write"):
             for role, write in self._writers().items():
-                path = getattr(self.paths, role)
-                with staged(path) as temporary:
-                    write(temporary)
-                self.report.outputs[role] = path
+                self._write_staged(role, write)
+            if self.series is not None and self.segmentation is not None and self.segmentation.any():
+                self._write_dicom_seg(self.series, self.segmentation)
         self.report.write(self.paths.report)
+
+    def _write_staged(self, role: str, write: Callable[[Path], None]) -> None:
+        path = getattr(self.paths, role)
+        with staged(path) as temporary:
+            write(temporary)
+        self.report.outputs[role] = path
+
+    def _write_dicom_seg(self, series: DicomSeries, segmentation: np.ndarray) -> None:
+        from midiff_monai.dicom_seg import write_dicom_seg  # an extra
+
+        try:
+            self._write_staged("dicom_seg", lambda path: write_dicom_seg(segmentation, series, path))
+        except InputError as error:  # headers that break the standard take nothing from the other files
+            self.report.warnings.append(f"No DICOM SEG: {error}")
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         writers: dict[str, Callable[[Path], None]] = {}
@@ -76,3 +97,12 @@ class Result:
         colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
         title = self.report.input.name
         qc_mosaic(source, self.synthetic, segmentation, self.source.affine, path, title, colours)
+
+
+def shows_only_brain(paths: OutputPaths) -> bool:
+    """Whether most of what a synthetic T1w shows has a label, as in a stripped brain; in a whole head not half has."""
+    if not paths.segmentation.is_file():
+        return False
+    shown = np.asarray(nib.Nifti1Image.from_filename(paths.synthetic).dataobj) > 0
+    labelled = np.asarray(nib.Nifti1Image.from_filename(paths.segmentation).dataobj) > 0
+    return bool((shown & labelled).sum() > 0.75 * shown.sum())

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from monai.engines import PrepareBatch
+from monai.engines import PrepareBatch, SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.networks.schedulers import Scheduler
+from monai.networks.schedulers.ddim import DDIMPredictionType
+from torch import nn
 from torch.utils.data import Dataset
 
 from midiff_monai.slices import foreground_box, stack_slices
@@ -48,15 +51,15 @@ class LMIPrepareBatch(PrepareBatch):
     but the brain, at random, and cropped to what is left, which makes them cheaper.
 
     Args:
-        scheduler: gives the number of timesteps and the velocity.
+        scheduler: gives the number of timesteps, and by its `prediction_type` what the network learns: the image, the
+            noise or the velocity (Salimans and Ho, ICLR 2022, arXiv 2202.00512).
         pseudo_source: turns targets and brain masks (B, 1, X, Y, Z) into sources.
         context: neighbouring slices on either side that the denoiser sees of the source.
         strip_prob: how often a batch is stripped.
         multiple: the crop's sides are multiples of this.
-        top_heaviness: timesteps are drawn as T (1 − u^top_heaviness), u uniform: 1 is uniform, 3 draws almost half of
-            them from the noisiest tenth, where the prediction is a regression on the guide, on which all later steps
-            rest, and few from the least noisy one, whose velocity is mere noise and would dominate the loss.
-        prediction: what the network learns, "v" (Salimans and Ho, ICLR 2022, arXiv 2202.00512) or "noise".
+        top_heaviness: timesteps are drawn as T (1 − u^top_heaviness), u uniform: 1 is uniform, 4 draws more than half
+            of them from the noisiest tenth, where the prediction is a regression on the guide, on which all later
+            steps rest, and few from the least noisy one, where the image is nearly known.
     """
 
     def __init__(
@@ -66,11 +69,10 @@ class LMIPrepareBatch(PrepareBatch):
         context: int = 1,
         strip_prob: float = 0.6,
         multiple: int = 16,
-        prediction: str = "v",
-        top_heaviness: float = 3.0,
+        top_heaviness: float = 4.0,
     ) -> None:
         self.scheduler, self.pseudo_source, self.context = scheduler, pseudo_source, context
-        self.strip_prob, self.multiple, self.prediction = strip_prob, multiple, prediction
+        self.strip_prob, self.multiple = strip_prob, multiple
         self.top_heaviness = top_heaviness
 
     def __call__(
@@ -88,8 +90,17 @@ class LMIPrepareBatch(PrepareBatch):
         timesteps = (
             (self.scheduler.num_train_timesteps * height).long().clamp(max=self.scheduler.num_train_timesteps - 1)
         )
-        goal = noise if self.prediction == "noise" else self.scheduler.get_velocity(images, noise, timesteps)
+        goal = self._goal(images, noise, timesteps)
         return images, goal, (), {"noise": noise, "timesteps": timesteps, "source": source}
+
+    def _goal(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        match self.scheduler.prediction_type:
+            case DDIMPredictionType.SAMPLE:
+                return images
+            case DDIMPredictionType.EPSILON:
+                return noise
+            case _:
+                return self.scheduler.get_velocity(images, noise, timesteps)
 
 
 def crop_to_foreground(target: torch.Tensor, brain: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +109,47 @@ def crop_to_foreground(target: torch.Tensor, brain: torch.Tensor, multiple: int)
     if across.start == across.stop:
         across = along = slice(0, multiple)
     return target[:, :, across, along].contiguous(), brain[:, :, across, along].contiguous()
+
+
+class SobolevLoss(nn.Module):
+    """Mean squared error of images plus, weighted, that of their differences between neighbouring pixels.
+
+    The spectrum of an image falls off steeply, so its plain error is all coarse structure, and edges are learned last.
+    Differences even out the spectrum. The best prediction is the mean of all possible images as before: any positive
+    definite quadratic form has it as its minimum.
+
+    Args:
+        edge_weight: of the differences, summed over the axes.
+    """
+
+    def __init__(self, edge_weight: float) -> None:
+        super().__init__()
+        self.edge_weight = edge_weight
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of images (B, C, *spatial), a scalar."""
+        error = prediction - target
+        edges = sum(error.diff(dim=axis).square().mean() for axis in range(2, error.ndim))
+        return error.square().mean() + self.edge_weight * edges
+
+
+class GradientClipHandler:
+    """Scale the gradient of a trainer's network down to a norm, so that one bad batch cannot ruin the run.
+
+    Args:
+        max_norm: largest Euclidean norm over all parameters.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: SupervisedTrainer) -> None:
+        """Clip between the backward pass and the optimiser's step."""
+        nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)
 
 
 class ReseedHandler:

@@ -67,10 +67,17 @@ class StretchIntensityd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             low, high = foreground_range(result[key][..., ::2, ::2, ::2], self.lower, self.upper)
-            there = ndimage.binary_fill_holes(np.asarray(result[key][0]) > 0)
+            there = fill_holes(np.asarray(result[key][0]) > 0)
             stretched = ((result[key] - low) / (high - low)).clamp(DARKEST, 1)
             result[key] = stretched * torch.from_numpy(there)[None]
         return result
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Add to a mask what it encloses: SciPy's `binary_fill_holes`, by one labelling instead of many dilations."""
+    regions, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    inner = (slice(1, -1),) * mask.ndim
+    return (regions != regions.flat[0])[inner]
 
 
 class SmoothBeforeDownsamplingd(MapTransform):
@@ -152,9 +159,37 @@ class BrainMaskd(MapTransform):
             # the margin keeps the closing from eating into a brain that touches the edge of the image
             margin = self.closing + 1
             padded = np.pad(np.asarray(result[key][0]) > 0, margin)
-            solid = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=self.closing))
+            solid = fill_holes(ndimage.binary_closing(padded, iterations=self.closing))
             inner = solid[margin:-margin, margin:-margin, margin:-margin]
             result[key] = _like(torch.from_numpy(inner.astype(np.float32))[None], result[key])
+        return result
+
+
+class MarkBorderd(MapTransform):
+    """Give voxels on both sides of the border between two tissues a value of their own.
+
+    Args:
+        keys: masks of shape (1, X, Y, Z).
+        label_key: label map on the same grid.
+        first: the values of the label map that make up one tissue.
+        second: those of the other.
+        value: what the mask becomes where either tissue touches the other, at a face, an edge or a corner.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, label_key: str, first: Sequence[int], second: Sequence[int], value: float
+    ) -> None:
+        super().__init__(keys)
+        self.label_key, self.first, self.second, self.value = label_key, list(first), list(second), value
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        result = dict(data)
+        labels = np.asarray(result[self.label_key][0])
+        tissues = np.isin(labels, self.first), np.isin(labels, self.second)
+        near = [ndimage.maximum_filter(tissue, size=3) for tissue in tissues]
+        border = torch.from_numpy((tissues[0] & near[1]) | (tissues[1] & near[0]))[None]
+        for key in self.key_iterator(result):
+            result[key] = torch.where(border, torch.as_tensor(self.value, dtype=result[key].dtype), result[key])
         return result
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from midiff_monai.errors import InputError
+from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.geometry import GridError, check_affine
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -21,6 +22,12 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 VOXEL_SIDES_MM = (0.1, 20.0)
 """Smallest and largest voxel side of a plausible scan of a human head."""
+
+MAX_VOXELS = 2**29
+"""The largest volume that is read, ten times a head at 0.5 mm: a header may promise any number."""
+
+MAX_BYTES = 8 * MAX_VOXELS
+"""The most that a compressed file may expand to."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
@@ -46,6 +53,15 @@ def read_volume(path: str | Path) -> nib.Nifti1Image:
     path = Path(path)
     _check_file(path)
     image = _load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else _load_with_nibabel(path)
+    return checked_volume(path, image)
+
+
+def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
+    """Check that an image is a scalar volume that a model can be run on, and bring it into the form of `read_volume`.
+
+    Raises:
+        InputError: it is not; the error names `path`.
+    """
     _check_kind(path, image)
     _check_grid(path, image)
     data = _read_data(path, image).reshape(image.shape[:3])
@@ -95,10 +111,13 @@ def _check_file(path: Path) -> None:
 
 def _check_gzip(path: Path) -> None:
     # nibabel stops at the last voxel and so never meets the checksum behind it, the only trace of a flipped byte.
+    size = 0
     try:
         with gzip.open(path) as file:
-            while file.read(2**24):
-                pass
+            while piece := file.read(2**24):
+                size += len(piece)
+                if size > MAX_BYTES:
+                    raise InputError(path, f"expands to more than {MAX_BYTES >> 30} GiB", "Crop or downsample it")
     except EOFError as error:
         raise InputError(path, "is truncated", "Copy or export it again") from error
     except (zlib.error, gzip.BadGzipFile) as error:
@@ -109,15 +128,19 @@ def _load_with_nibabel(path: Path) -> SpatialImage:
     try:
         image = nib.load(path)
     except Exception as error:  # whatever nibabel's parsers trip over: their own errors, KeyError, OverflowError
-        raise InputError(path, f"cannot be read as an image ({_in_one_line(error)})", "Convert it to NIfTI") from error
+        raise InputError(path, f"cannot be read as an image ({in_one_line(error)})", "Convert it to NIfTI") from error
     if not isinstance(image, SpatialImage):
         raise InputError(path, f"holds no volume but a {type(image).__name__}", "Convert it to a NIfTI volume")
     return image
 
 
 def _load_with_itk(path: Path) -> nib.Nifti1Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        _check_size(path, reader.GetSize())
+        image = reader.Execute()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
@@ -134,12 +157,14 @@ def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
     affine[:spatial, :spatial] = axes[:spatial, :spatial]
     affine[:spatial, 3] = image.GetOrigin()[:spatial]
     affine[:2] *= -1  # ITK's world axes point to the left and the back (LPS), NIfTI's to the right and the front (RAS)
-    return _scanner_nifti(sitk.GetArrayFromImage(image).T, affine)
+    return scanner_nifti(sitk.GetArrayFromImage(image).T, affine)
 
 
-def _scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
+def scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
+    """Make an image whose affine (4, 4) in millimetres leads to the coordinates of a scanner."""
     image = nib.Nifti1Image(data, affine, dtype=data.dtype)
     image.set_sform(affine, SCANNER_CODE)
+    image.set_qform(affine, SCANNER_CODE)
     image.header.set_xyzt_units("mm")
     return image
 
@@ -151,12 +176,18 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
     if dtype.kind == "c":
         raise InputError(path, "holds complex numbers", "Export the magnitude")
     shape = image.shape
-    if (frames := int(np.prod(shape[3:]))) != 1:
+    _check_size(path, shape)
+    if (frames := math.prod(shape[3:])) != 1:
         mend = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
         raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", mend)
     if len(shape) < 3 or min(shape[:3]) < 2:
         mend = "Give a volume of at least 2 slices along each axis"
         raise InputError(path, f"holds a single slice (shape {_by(shape)})", mend)
+
+
+def _check_size(path: Path, shape: Sequence[int]) -> None:
+    if (voxels := math.prod(shape[:3])) > MAX_VOXELS:
+        raise InputError(path, f"has {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}", "Crop or downsample it")
 
 
 def _check_grid(path: Path, image: SpatialImage) -> None:
@@ -176,8 +207,8 @@ def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # becomes infinite, which `_check_intensities` reports
             return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy, no map of the file
-    except (EOFError, OSError, ValueError) as error:
-        fault = f"cannot be read to its end ({_in_one_line(error)})"
+    except (EOFError, OSError, ValueError, OverflowError) as error:
+        fault = f"cannot be read to its end ({in_one_line(error)})"
         raise InputError(path, fault, "Copy or export it again") from error
 
 
@@ -197,7 +228,7 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
         return nib.Nifti1Image(data, image.affine, header)
     if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
         return _on_grid_of(data, image)
-    return _scanner_nifti(data, image.affine)
+    return scanner_nifti(data, image.affine)
 
 
 def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
@@ -207,10 +238,6 @@ def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
         header[field] = reference.header[field]
     header.set_data_dtype(data.dtype)
     return nib.Nifti1Image(data, reference.affine, header)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _by(values: Iterable[object]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,7 +16,9 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", os.environ["OMP_NU
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # A deadline per example would fail on a busy machine, not on a wrong result.
-hypothesis.settings.register_profile("midiff", deadline=None, print_blob=True)
+# The same examples in every run; `pytest --hypothesis-profile explore` looks for new ones.
+hypothesis.settings.register_profile("midiff", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("midiff")
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -26,3 +30,70 @@ def shared_data() -> Path:
     if not _SHARED_DATA.is_dir():
         pytest.skip("needs the development data in ../shared/data (see its README.md), which is not distributed")
     return _SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., list[Path]]:
+    """Writes voxels (X, Y, Z) with an affine to RAS as a series of MR images, under names in random order.
+
+    Returns the files in the order of the slices. Keywords set attributes of every image.
+    """
+    import numpy as np
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    def write(folder: Path, voxels: np.ndarray, affine: np.ndarray, **attributes: Any) -> list[Path]:
+        lps = np.diag([-1, -1, 1, 1]) @ affine
+        sides = np.linalg.norm(lps[:3, :3], axis=0)
+        common: dict[str, Any] = {keyword: generate_uid() for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
+        common |= {"FrameOfReferenceUID": generate_uid(), "Modality": "MR", "SOPClassUID": MRImageStorage}
+        common |= {"ImageType": ["ORIGINAL", "PRIMARY", "M"], "SeriesNumber": 4, "SeriesDescription": "PD TSE"}
+        common |= {"PatientName": "Doe^Jane", "PatientID": "7", "PatientBirthDate": "", "PatientSex": "O"}
+        common |= {"StudyDate": "20200101", "StudyTime": "120000", "StudyID": "1", "AccessionNumber": ""}
+        common |= {"ReferringPhysicianName": "", "PositionReferenceIndicator": "", "Manufacturer": "none"}
+        common |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 1}
+        common |= {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "SliceThickness": round(sides[2], 6)}
+        common |= {
+            "PixelSpacing": [round(sides[1], 9), round(sides[0], 9)],
+            "Rows": voxels.shape[1],
+            "Columns": voxels.shape[0],
+        }
+        common |= {"ImageOrientationPatient": [round(cosine, 9) for cosine in (lps[:3, :2] / sides[:2]).T.flat]}
+        folder.mkdir(parents=True, exist_ok=True)
+        names = np.random.default_rng(0).permutation(voxels.shape[2])
+        files = [folder / f"IM{name:04d}" for name in names]
+        for k, file in enumerate(files):
+            image = Dataset()
+            image.file_meta = FileMetaDataset()
+            image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            for keyword, value in (common | attributes).items():
+                setattr(image, keyword, value)
+            image.SOPInstanceUID = generate_uid()
+            image.InstanceNumber = k + 1
+            image.ImagePositionPatient = [round(float(x), 6) for x in lps[:3, 3] + k * lps[:3, 2]]
+            image.PixelData = voxels[:, :, k].T.astype("<i2").tobytes()
+            image.save_as(file, enforce_file_format=True)
+        return files
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_multiframe() -> Callable[[list[Path], Path], None]:
+    """Converts a series with highdicom to one multi-frame image, whose frames it stores in random order."""
+    import highdicom as hd
+    import numpy as np
+    from pydicom import dcmread
+    from pydicom.uid import generate_uid
+
+    def write(files: list[Path], path: Path) -> None:
+        images = [dcmread(file) for file in files]
+        converted = hd.legacy.LegacyConvertedEnhancedMRImage(images, generate_uid(), 5, generate_uid(), 1)
+        order = np.random.default_rng(1).permutation(len(files))
+        converted.PixelData = converted.pixel_array[order].tobytes()
+        converted.PerFrameFunctionalGroupsSequence = [converted.PerFrameFunctionalGroupsSequence[k] for k in order]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        converted.save_as(path)
+
+    return write

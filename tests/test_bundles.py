@@ -90,10 +90,11 @@ def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
 def test_weights_survive_saving(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     network = open_bundle("t1_brain_segmentation").setting("network_def")
-    state = {
-        name: torch.rand_like(value) if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
-    }
+    for parameter in network.parameters():
+        torch.nn.init.uniform_(parameter)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
     assert save_weights(state, tmp_path / "bundle") == load_weights(network, tmp_path / "bundle")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)

@@ -40,7 +40,7 @@ def text(folder: Path) -> Path:
 SHEAR = np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 BAD_INPUTS: dict[str, Callable[[Path], Path]] = {
     "missing": lambda folder: folder / "bad.nii.gz",
-    "folder": lambda folder: folder,
+    "empty folder": lambda folder: folder,
     "truncated": truncated,
     "no image": text,
     "several frames": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8, 3)),

@@ -59,7 +59,7 @@ class Spy(nn.Module):
 
 
 class Oracle(nn.Module):
-    """Predicts the velocity of a clean image that it knows: v = (α x_t − x_0) / σ for x_t = α x_0 + σ ε."""
+    """Predicts the velocity of a clean image that it knows: v = (α x_t − x_0) / σ for x_t = α x_0 + σ ε, from α x_t."""
 
     def __init__(self, scheduler: Scheduler, clean: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Oracle(nn.Module):
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         alpha = self.scheduler.alphas_cumprod[int(timesteps)]
-        return (alpha.sqrt() * x[:, :1] - self.clean(x)) / (1 - alpha).sqrt()
+        return (x[:, :1] - self.clean(x)) / (1 - alpha).sqrt()
 
 
 def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -75,6 +75,15 @@ def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, t
     generator = torch.Generator().manual_seed(seed)
     clean = 2 * torch.rand(batch, 1, 8, 12, generator=generator) - 1
     return clean, torch.randn(clean.shape, generator=generator), torch.rand(batch, 3, 8, 12, generator=generator)
+
+
+def as_seen(
+    inferer: LMIGuidedInferer, noisy: torch.Tensor, timesteps: torch.Tensor, source: torch.Tensor
+) -> torch.Tensor:
+    """The network's input: the noisy image and its map weighted by the part of the image in it, √ᾱ."""
+    signal = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(-1, 1, 1, 1)
+    guide = inferer.guide(inferer.guide.prepare(source), noisy)
+    return torch.cat([signal * noisy, guide[:, :-1], signal * guide[:, -1:]], dim=1)
 
 
 def volume(*shape: int) -> torch.Tensor:
@@ -240,8 +249,7 @@ def test_network_sees_the_noisy_image_and_its_guide_in_training(
     inferer, spy, timesteps = make_inferer(reduction=reduction, standardize=standardize), Spy(), torch.tensor([3, 9])
     inferer(clean, spy, noise, timesteps, source=source)
     noisy = inferer.scheduler.add_noise(clean, noise, timesteps)
-    expected = torch.cat([noisy, inferer.guide(inferer.guide.prepare(source), noisy)], dim=1)
-    assert torch.equal(spy.images[0], expected)
+    torch.testing.assert_close(spy.images[0], as_seen(inferer, noisy, timesteps, source))
     assert torch.equal(spy.timesteps[0], timesteps)
 
 
@@ -255,9 +263,8 @@ def test_network_sees_each_image_and_its_guide_in_sampling(scheduler: DDPMSchedu
     )
     seen = [noise, *intermediates[:-1]]
     assert len(spy.images) == 5
-    for given, image in zip(spy.images, seen, strict=True):
-        expected = torch.cat([image, inferer.guide(inferer.guide.prepare(source), image)], dim=1)
-        assert torch.equal(given, expected)
+    for given, image, timestep in zip(spy.images, seen, scheduler.timesteps, strict=True):
+        torch.testing.assert_close(given, as_seen(inferer, image, timestep.expand(2), source))
     assert torch.cat(spy.timesteps).tolist() == scheduler.timesteps.tolist()
 
 
@@ -302,7 +309,8 @@ def test_sampling_from_an_image_starts_at_its_noise_level(noise_level: int, firs
     inferer = make_inferer(scheduler)
     inferer.sample(noise, spy, source=source, start_image=clean, noise_level=noise_level, verbose=False)
     assert torch.cat(spy.timesteps).tolist() == list(range(first, 0, -200))
-    assert torch.equal(spy.images[0][:, :1], scheduler.add_noise(clean, noise, torch.tensor([first])))
+    start = scheduler.add_noise(clean, noise, torch.tensor([first]))
+    torch.testing.assert_close(spy.images[0][:, :1], scheduler.alphas_cumprod[first].sqrt() * start)
     assert len(scheduler.timesteps) == 5
 
 
@@ -425,9 +433,9 @@ def test_nothing_is_made_where_the_source_is_zero() -> None:
 
 def starting_noise(shared_noise: float, seed: int = 0) -> torch.Tensor:
     """What the slices of a volume start from, (slices, pixels)."""
-    spy = Spy()
-    translation(1, shared_noise=shared_noise, seed=seed)(torch.ones(1, 1, 24, 24, 4), spy)
-    return torch.cat(spy.images)[:, 0].flatten(1)
+    spy, inferer = Spy(), translation(1, shared_noise=shared_noise, seed=seed)
+    inferer(torch.ones(1, 1, 24, 24, 4), spy)
+    return torch.cat(spy.images)[:, 0].flatten(1) / inferer.inferer.scheduler.alphas_cumprod[999].sqrt()
 
 
 def test_shared_noise_is_the_same_in_all_slices() -> None:

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from midiff_monai.figures import qc_mosaic
+from midiff_monai.figures import montage, qc_mosaic
 from midiff_monai.phantom import make_phantom
 
 RED, BLUE = 1, 2
@@ -120,3 +120,42 @@ def test_a_clinical_volume_gives_less_than_a_megabyte(tmp_path: Path) -> None:
     image, t1, tissues = (voxels.get_fdata() for voxels in (source.image, target.image, source.tissues))
     qc_mosaic(image, t1, tissues, source.image.affine, tmp_path / "qc.png", "phantom", colours)
     assert (tmp_path / "qc.png").stat().st_size < 1_000_000
+
+
+def montage_of(segmentation: NDArray, source: NDArray, affine: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the grey levels and the ids of a montage of one volume."""
+    greys, overlay = montage({"source": source}, segmentation, affine, COLOURS)
+    assert greys["source"].size == overlay.size
+    return np.asarray(greys["source"]), np.asarray(overlay)
+
+
+@pytest.mark.parametrize(
+    ("axis", "column", "direction"),
+    [(0, 0, (0, 1)), (0, 1, (0, 1)), (1, 0, (1, 0)), (1, 2, (0, 1)), (2, 1, (1, 0)), (2, 2, (1, 0))],
+)
+def test_montage_shows_the_sides_of_the_patient(axis: int, column: int, direction: tuple[int, int]) -> None:
+    source, segmentation, affine = cube(axis)
+    _, ids = montage_of(segmentation, source, affine)
+    rows, columns = np.array(ids.shape) // (2, 3)
+    cell = ids[:rows, column * columns : (column + 1) * columns]
+    offset = np.argwhere(cell == RED).mean(axis=0) - np.argwhere(cell == BLUE).mean(axis=0)
+    along = np.array(direction, dtype=bool)
+    assert offset[along] > 50
+    assert abs(offset[~along]) < 1
+
+
+def test_montage_is_one_millimetre_a_pixel_under_thick_slices() -> None:
+    x, y, z = np.meshgrid(*(np.arange(-60, 60, step) for step in (1.5, 1.5, 5.0)), indexing="ij")
+    ball = (x**2 + y**2 + z**2 < 50**2).astype(np.uint8) * RED
+    _, ids = montage_of(ball, np.hypot(x, y), np.diag([1.5, 1.5, 5.0, 1.0]))
+    rows, columns = np.array(ids.shape) // (2, 3)
+    for column in range(3):
+        disc = np.argwhere(ids[:rows, column * columns : (column + 1) * columns])
+        np.testing.assert_allclose(np.ptp(disc, axis=0), 2 * np.sqrt(50**2 - 13**2), atol=8)
+
+
+def test_montage_lays_structures_over_their_place_in_the_source() -> None:
+    """A source of the ids: bright where blue, pixel by pixel, but for interpolated borders and letters."""
+    _, segmentation, affine = cube(0)
+    grey, ids = montage_of(segmentation, segmentation.astype(np.float32), affine)
+    assert ((grey > 127) != (ids == BLUE)).mean() < 0.03

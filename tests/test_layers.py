@@ -18,24 +18,32 @@ LAYERS = (
     {"errors", "labels", "lmi", "paths", "report", "resources"},
     {
         "baselines",
+        "dicom",
+        "dicom_frames",
+        "dicom_seg",
         "diffusion",
         "geometry",
+        "inputs",
         "metrics",
         "networks",
         "phantom",
         "pseudo_source",
+        "quality",
         "schedulers",
         "slices",
+        "study",
         "training",
         "transforms",
         "volumes",
     },
-    {"bundles", "figures", "results"},
-    {"pipeline"},
+    {"bundles", "figures", "results", "study_page", "viewer"},
+    {"bids", "pipeline"},
+    {"batch"},
+    {"cluster"},
     {"cli", "demo", "__main__"},
 )
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-STDLIB_ONLY = ("errors", "paths", "report", "resources")
+STDLIB_ONLY = ("bids", "errors", "inputs", "paths", "report", "resources")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

@@ -7,7 +7,8 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
-from midiff_monai.networks import MixedPrecision, PixelUnshuffled
+from midiff_monai.lmi import standardize_locally
+from midiff_monai.networks import LocallyAffine, MixedPrecision, PixelUnshuffled
 
 
 class Recorder(nn.Module):
@@ -125,3 +126,35 @@ def test_both_wrappers_around_a_diffusion_unet() -> None:
     result = MixedPrecision(PixelUnshuffled(unet))(image, timesteps=timesteps, context=None)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("term", range(4))
+def test_each_coefficient_has_its_own_image(term: int) -> None:
+    """A constant, the source, its local contrast, and the noisy image."""
+    image = torch.rand(2, 5, 12, 10)
+    coefficients = torch.zeros(2, 4, 12, 10)
+    coefficients[:, term] = torch.rand(2, 12, 10)
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            assert torch.equal(x, image) and timesteps.tolist() == [7]
+            return coefficients
+
+    source = image[:, 2:3]
+    terms = [torch.ones_like(source), source - 0.5, 2 * standardize_locally(source, 5) - 1, image[:, :1]]
+    found = LocallyAffine(Fixed(), source_channel=2, size=5)(image, torch.tensor([7]))
+    torch.testing.assert_close(found, coefficients[:, term][:, None] * terms[term])
+
+
+def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
+    """What the network has to tell of the contrast is a sign; no edge has to pass through it."""
+    t1 = torch.rand(1, 1, 12, 10)
+    t2 = 1 - t1
+
+    class Sign(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sign = torch.tensor([0.5, -1.0, 0.0, 0.0])
+            return sign.reshape(1, 4, 1, 1).expand(1, 4, *x.shape[2:])
+
+    noisy = torch.randn(1, 1, 12, 10)
+    torch.testing.assert_close(LocallyAffine(Sign(), 1)(torch.cat([noisy, t2], dim=1)), t1)

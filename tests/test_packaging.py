@@ -50,12 +50,12 @@ def installed_closure(roots: list[Requirement]) -> set[str]:
 
 
 class TestConstraints:
-    @pytest.mark.parametrize("requirement", [*RUNTIME, *EXTRAS["test"]], ids=str)
+    @pytest.mark.parametrize("requirement", [*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"]], ids=str)
     def test_pin_fulfils_the_requirement(self, requirement: Requirement) -> None:
         assert requirement.specifier.contains(pinned_versions()[canonicalize_name(requirement.name)])
 
     def test_nothing_that_gets_installed_is_left_free(self) -> None:
-        assert installed_closure([*RUNTIME, *EXTRAS["test"]]) - pinned_versions().keys() == set()
+        assert installed_closure([*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"]]) - pinned_versions().keys() == set()
 
     def test_pins_name_no_build_or_machine(self) -> None:
         assert not [version for version in pinned_versions().values() if "+" in version]
@@ -122,6 +122,13 @@ class TestWheel:
             "bundles/made_up/models/model.pt",
         }
 
+    def test_carries_the_parts_of_the_study_page(self, installed: Path) -> None:
+        parts = REPOSITORY / "midiff_monai" / "_page"
+        carried = installed / "midiff_monai" / "_page"
+        assert {path.name: path.read_bytes() for path in carried.iterdir()} == {
+            path.name: path.read_bytes() for path in parts.iterdir()
+        }
+
     def test_adds_one_name_to_the_import_path(self, installed: Path) -> None:
         assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"midiff_monai"}
 
@@ -153,6 +160,7 @@ class TestMake:
         for name in (".venv/bin/python", ".venv/.installed"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
+            os.utime(tmp_path / name, (1_500_000_000, 1_500_000_000))
         return tmp_path
 
     @staticmethod

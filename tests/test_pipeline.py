@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
@@ -96,3 +98,24 @@ def test_no_global_random_state_is_touched(thin_phantom: Path, tmp_path: Path) -
     torch.manual_seed(0)
     translate([thin_phantom], tmp_path, steps=1)
     torch.testing.assert_close(torch.rand(3), expected)
+
+
+def test_a_dicom_series_is_answered_in_dicom_too(
+    thin_phantom: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """The same voxels give the same structures, whichever way they are stored."""
+    image = nib.load(thin_phantom)
+    stored = np.round(np.asarray(image.dataobj) / image.get_fdata().max() * 1000).astype(np.int16)
+    nib.save(nib.Nifti1Image(stored, image.affine), tmp_path / "same.nii.gz")
+    write_dicom(tmp_path / "series", stored, image.affine)
+    (from_series,) = segment([tmp_path / "series"], tmp_path / "out", translated=False)
+    (from_file,) = segment([tmp_path / "same.nii.gz"], tmp_path / "out", translated=False)
+    ids = np.unique(from_file.segmentation)
+    for id_ in ids[ids > 0]:
+        volumes = [(result.segmentation == id_).sum() for result in (from_series, from_file)]
+        assert volumes[0] == pytest.approx(volumes[1], rel=0.05, abs=20)
+    seg = pydicom.dcmread(from_series.paths.dicom_seg)
+    labels = {segment.SegmentLabel for segment in seg.SegmentSequence}
+    assert {"Left-Cerebral-White-Matter", "Right-Cerebral-Cortex"} <= labels
+    report = json.loads(from_series.paths.report.read_text())
+    assert len(report["input"]["sha256"]) == 64 and report["outputs"]["dicom_seg"].endswith("_dseg.dcm")

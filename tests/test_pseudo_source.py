@@ -20,6 +20,7 @@ from midiff_monai.pseudo_source import (
     gaussian_blur,
     remap,
     smooth_field,
+    without_cortex,
 )
 
 seeds = st.integers(0, 2**31)
@@ -116,6 +117,26 @@ def test_tissues_stay_apart_without_jitter() -> None:
     assert separated.float().mean() > 0.4
 
 
+@given(levels=st.lists(st.floats(0.02, 1), min_size=6, max_size=6), share=st.floats(0, 1))
+def test_a_border_of_fluid_and_white_matter_mixes_the_two(levels: list[float], share: float) -> None:
+    """Partial volume: the new value of a mixture is the mixture of the new values."""
+    mixture = torch.tensor([(1 - share) * FLUID + share * WHITE])
+    result = remap(mixture, without_cortex(torch.tensor(levels))).item()
+    assert result == pytest.approx((1 - share) * levels[1] + share * levels[4], abs=1e-5)
+
+
+def test_only_the_border_leaves_cortex_out() -> None:
+    """Fluid, what lies between, and white matter: on a border the middle one lies between the others."""
+    target, brain = three_tissues()
+    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    inner = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), brain.expand(20, -1, -1, -1, -1))
+    border = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), 2 * brain.expand(20, -1, -1, -1, -1))
+    for source, lies_between in ((border, True), (inner, False)):
+        fluid, cortex, white = source.reshape(20, 3, -1).mean(dim=2).unbind(1)
+        inside = (cortex > torch.minimum(fluid, white)) & (cortex < torch.maximum(fluid, white))
+        assert inside.all() == lies_between
+
+
 def test_air_outside_the_brain_stays_dark() -> None:
     target, brain = three_tissues()
     wide, mask = torch.full((60, 1, 12, 14, 4), 0.01), torch.zeros(60, 1, 12, 14, 4)
@@ -174,7 +195,7 @@ def test_each_degradation_changes_the_source() -> None:
 # --- PseudoSourced ---
 
 
-def test_validation_sources_depend_on_the_seed_alone() -> None:
+def test_validation_sources_depend_on_seed_and_file_alone() -> None:
     target, brain = stripped_slabs(0, batch=1)
     data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "mask": brain[0]}
     torch.manual_seed(1)
@@ -187,3 +208,10 @@ def test_validation_sources_depend_on_the_seed_alone() -> None:
     assert torch.equal(first["image"][None], seeded(PseudoSource(), 3, target, brain))
     assert not torch.allclose(PseudoSourced("image", "mask", seed=4)(data)["image"], first["image"], atol=0.05)
     assert torch.equal(data["image"].as_tensor(), target[0])
+
+    def of_file(name: str) -> torch.Tensor:
+        image = MetaTensor(target[0], meta={"filename_or_obj": name})
+        return PseudoSourced("image", "mask", seed=3)(data | {"image": image})["image"]
+
+    assert torch.equal(of_file("here/a.nii.gz"), of_file("there/a.nii.gz"))
+    assert not torch.allclose(of_file("a.nii.gz"), of_file("b.nii.gz"), atol=0.05)

@@ -1,4 +1,4 @@
-"""The few-step solver against a distribution whose best denoiser is known in closed form."""
+"""The few-step solvers against a distribution whose best denoiser is known in closed form."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 
-from midiff_monai.schedulers import TrailingDDIMScheduler
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation
+from midiff_monai.lmi import LocalMutualInformation
+from midiff_monai.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
 
 MEAN = 0.3
+DEVIATION = 0.5
 both_predictions = pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
 
 
@@ -97,3 +101,126 @@ def test_spread_approaches_the_truth_from_below(prediction_type: str) -> None:
 def test_more_steps_than_in_training_are_refused() -> None:
     with pytest.raises(ValueError, match="1001"):
         TrailingDDIMScheduler().set_timesteps(1001)
+
+
+def unclipped(**settings: Any) -> DPMSolverScheduler:
+    return DPMSolverScheduler(clip_sample=False, **settings)
+
+
+def walk(scheduler: DDIMScheduler, image: torch.Tensor) -> torch.Tensor:
+    """Take the steps that are set, with the best denoiser."""
+    for timestep in scheduler.timesteps.tolist():
+        prediction = best_prediction(scheduler, image, timestep, DEVIATION)
+        image, _ = scheduler.step(prediction, timestep, image)
+    return image
+
+
+@both_predictions
+@pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta", "cosine"])
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_second_order_comes_nearer_to_the_distribution_than_ddim(
+    prediction_type: str, schedule: str, steps: int
+) -> None:
+    settings: dict[str, Any] = {"schedule": schedule, "prediction_type": prediction_type}
+    mean, spread = sampled(unclipped(**settings), steps, DEVIATION)
+    _, first_order = sampled(TrailingDDIMScheduler(clip_sample=False, **settings), steps, DEVIATION)
+    assert mean == pytest.approx(MEAN, abs=0.005)
+    assert 0 < DEVIATION - spread < {5: 0.97, 10: 0.75, 20: 0.35}[steps] * (DEVIATION - first_order)
+
+
+@both_predictions
+def test_twice_the_steps_leave_a_quarter_of_the_error(prediction_type: str) -> None:
+    """Against the exact solution, before the last step: the spread at ᾱ is √(ᾱ DEVIATION² + 1 − ᾱ)."""
+    errors = []
+    for steps in (50, 100, 200):
+        scheduler = unclipped(prediction_type=prediction_type, schedule="cosine")
+        scheduler.set_timesteps(steps)
+        scheduler.timesteps = scheduler.timesteps[: steps * 4 // 5]
+        start, end = (scheduler.alphas_cumprod[timestep].double() for timestep in (999, 199))
+        widths = [(alpha * DEVIATION**2 + 1 - alpha).sqrt() for alpha in (start, end)]
+        low, high = walk(scheduler, torch.tensor([0.0, 1.0], dtype=torch.float64))
+        errors.append(float(high - low - widths[1] / widths[0]))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.2)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.2)
+
+
+@both_predictions
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_or_two_steps_are_those_of_ddim(prediction_type: str, steps: int) -> None:
+    settings: dict[str, Any] = {"prediction_type": prediction_type}
+    assert sampled(DPMSolverScheduler(**settings), steps, 0.2) == sampled(TrailingDDIMScheduler(**settings), steps, 0.2)
+
+
+@both_predictions
+@pytest.mark.parametrize("steps", [4, 5, 10, 20])
+def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    reference = diffusers.DPMSolverMultistepScheduler(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
+    scheduler = unclipped(prediction_type=prediction_type)
+    reference.set_timesteps(steps)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == reference.timesteps.tolist()
+    ours = theirs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for timestep in scheduler.timesteps:
+        # nothing Gaussian: the network is any function of image and time
+        ours, theirs = (
+            step(torch.sin(3 * image) + timestep / 1000, timestep, image)[0]
+            for step, image in ((scheduler.step, ours), (lambda *a: reference.step(*a, return_dict=False), theirs))
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 10])
+def test_monai_s_inferer_takes_the_same_steps(steps: int) -> None:
+    scheduler = unclipped(prediction_type="v_prediction")
+    scheduler.set_timesteps(steps)
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = walk(scheduler, noise)
+
+    def network(image: torch.Tensor, timesteps: torch.Tensor, context: None = None) -> torch.Tensor:
+        return best_prediction(scheduler, image, int(timesteps[0]), DEVIATION).to(image)
+
+    scheduler.set_timesteps(steps)
+    sample = DiffusionInferer(scheduler).sample(noise, network, scheduler, verbose=False)  # type: ignore[arg-type]
+    torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4, check_dtype=False)
+
+
+def test_a_sample_owes_nothing_to_the_one_before() -> None:
+    """Neither when started from pure noise again nor when started part way from a noised image."""
+    guide = LMIGuide(LocalMutualInformation(reduction="none"))
+    scheduler = unclipped(prediction_type="v_prediction")
+    inferer, generator = LMIGuidedInferer(scheduler, guide), torch.Generator().manual_seed(0)
+    source, noise = torch.rand(1, 1, 8, 8, generator=generator), torch.randn(1, 1, 8, 8, generator=generator)
+
+    def network(image: torch.Tensor, timesteps: torch.Tensor, context: None = None) -> torch.Tensor:
+        return torch.sin(image).mean(dim=1, keepdim=True)
+
+    def sample(**start: Any) -> torch.Tensor:
+        return inferer.sample(noise, network, source=source, verbose=False, **start)  # type: ignore[arg-type]
+
+    start = {"start_image": 2 * source - 1, "noise_level": 600}
+    scheduler.set_timesteps(10)
+    first = sample(**start)
+    whole = sample()
+    assert torch.equal(sample(**start), first)
+    assert torch.equal(sample(), whole)
+
+
+def test_volumes_come_out_alike_whatever_the_batch_size() -> None:
+    guide = LMIGuide(LocalMutualInformation(reduction="none"))
+    inferer = LMIGuidedInferer(DPMSolverScheduler(prediction_type="v_prediction"), guide)
+    volume = torch.rand(1, 1, 16, 16, 5, generator=torch.Generator().manual_seed(0))
+
+    def network(image: torch.Tensor, timesteps: torch.Tensor, context: None = None) -> torch.Tensor:
+        return torch.sin(image).mean(dim=1, keepdim=True)
+
+    translations = [SlicewiseTranslation(inferer, steps=4, batch_size=size)(volume, network) for size in (5, 2)]
+    torch.testing.assert_close(*translations)
+    assert translations[0].std() > 0

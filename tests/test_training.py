@@ -24,9 +24,11 @@ from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.pseudo_source import PseudoSource
 from midiff_monai.schedulers import TrailingDDIMScheduler
 from midiff_monai.training import (
+    GradientClipHandler,
     LMIPrepareBatch,
     ReseedHandler,
     SlabPrepareBatch,
+    SobolevLoss,
     crop_to_foreground,
     inner_slices,
 )
@@ -36,13 +38,13 @@ Batch = dict[str, torch.Tensor]
 BETAS = np.linspace(1e-4, 2e-2, 1000)
 
 
-def scheduler() -> TrailingDDIMScheduler:
+def scheduler(prediction_type: str = "v_prediction") -> TrailingDDIMScheduler:
     return TrailingDDIMScheduler(
         num_train_timesteps=1000,
         schedule="linear_beta",
         beta_start=BETAS[0],
         beta_end=BETAS[-1],
-        prediction_type="v_prediction",
+        prediction_type=prediction_type,
     )
 
 
@@ -134,7 +136,7 @@ def noise_levels(timesteps: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[
 
 
 def test_velocity_is_the_goal() -> None:
-    images, goal, _, kwargs = LMIPrepareBatch(scheduler(), identity, prediction="v")(slabs())
+    images, goal, _, kwargs = LMIPrepareBatch(scheduler("v_prediction"), identity)(slabs())
     alpha, sigma = noise_levels(kwargs["timesteps"])
     clean, noise = images.double().numpy(), kwargs["noise"].double().numpy()
     np.testing.assert_allclose(goal, alpha * noise - sigma * clean, atol=1e-4)
@@ -142,9 +144,11 @@ def test_velocity_is_the_goal() -> None:
     np.testing.assert_allclose(alpha * (alpha * clean + sigma * noise) - sigma * goal.numpy(), clean, atol=1e-4)
 
 
-def test_noise_is_the_goal_on_request() -> None:
-    _, goal, _, kwargs = LMIPrepareBatch(scheduler(), identity, prediction="noise")(slabs())
+def test_noise_or_image_is_the_goal_of_other_schedulers() -> None:
+    _, goal, _, kwargs = LMIPrepareBatch(scheduler("epsilon"), identity)(slabs())
     assert torch.equal(goal, kwargs["noise"])
+    images, goal, _, _ = LMIPrepareBatch(scheduler("sample"), identity)(slabs())
+    assert torch.equal(goal, images)
 
 
 def test_noise_is_normal_and_timesteps_cover_the_schedule() -> None:
@@ -218,6 +222,26 @@ def test_a_supervised_trainer_takes_the_batches() -> None:
     assert abs(float(network.value.detach())) < 1
 
 
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_a_gradient_is_cut_down_to_its_largest_norm_and_not_up(scale: float) -> None:
+    """One step of SGD at a rate of 1 moves the weights by the gradient itself."""
+    network = torch.nn.Linear(3, 1, bias=False)
+    before = network.weight.detach().clone()
+    batch = {"image": torch.tensor([[1.0, 2.0, 2.0]]), "label": torch.zeros(1, 1)}
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[batch],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        loss_function=lambda prediction, label: scale * (prediction - label).sum(),
+    )
+    GradientClipHandler(0.5).attach(trainer)
+    trainer.run()
+    moved = (before - network.weight.detach()).norm().item()
+    assert moved == pytest.approx(min(0.5, 3 * scale), rel=1e-4)
+
+
 # --- resuming ---
 
 
@@ -288,3 +312,29 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
 
     assert spread(values) < 0.08 < 0.15 < spread(raw)
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
+    border = result["mask"][0].numpy() == 2
+    assert 1000 < border.sum() and np.isin(labels[border], parser["ventricles"] + parser["white_matter"]).all()
+
+
+# --- the loss ---
+
+
+def test_an_edge_costs_what_the_formula_says() -> None:
+    """One wrong pixel of nine has two neighbours along each axis: five squares, each a mean over its own number."""
+    target = torch.zeros(1, 1, 3, 3)
+    wrong = target.clone()
+    wrong[0, 0, 1, 1] = 2.0
+    assert SobolevLoss(0.5)(wrong, target) == pytest.approx(4 / 9 + 0.5 * (2 * 2 * 4 / 6))
+    assert SobolevLoss(0.5)(target + 2, target) == pytest.approx(4)
+
+
+def test_the_mean_is_still_the_best_prediction() -> None:
+    """A diffusion model's network must learn the mean of what an image can be; its loss must not lead elsewhere."""
+    possible = torch.rand(5, 1, 6, 7, generator=torch.Generator().manual_seed(0))
+    best = torch.zeros(1, 1, 6, 7, requires_grad=True)
+    loss = SobolevLoss(3.0)(best.expand_as(possible), possible)
+    (slope,) = torch.autograd.grad(loss, best)
+    assert slope.abs().max() > 1e-3
+    mean = possible.mean(dim=0, keepdim=True).requires_grad_()
+    (slope,) = torch.autograd.grad(SobolevLoss(3.0)(mean.expand_as(possible), possible), mean)
+    assert slope.abs().max() < 1e-6

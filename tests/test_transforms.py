@@ -21,12 +21,14 @@ from midiff_monai.transforms import (
     BrainMaskd,
     ClassIndexFromMUSEd,
     FlattenTissued,
+    MarkBorderd,
     RandStripd,
     RandWarpSlabd,
     RestoreImaged,
     RestoreSegmentationd,
     SmoothBeforeDownsamplingd,
     StretchIntensityd,
+    fill_holes,
     foreground_range,
 )
 
@@ -183,6 +185,27 @@ def test_partial_volume_does_not_bias_the_tissue_and_what_is_brighter_is_clipped
     result = flattened(truth, labels, 1.0, sigma=3)
     np.testing.assert_allclose(result[core], 0.7, rtol=1e-4)
     assert result.max() == 1
+
+
+# --- fill_holes, MarkBorderd ---
+
+
+@given(seed=seeds, level=st.floats(-1, 1), shape=st.lists(st.integers(1, 9), min_size=2, max_size=3))
+def test_holes_are_those_that_scipy_fills(seed: int, level: float, shape: list[int]) -> None:
+    mask = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 0.6) > level / 2
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+@given(seed=seeds)
+def test_border_is_where_either_tissue_has_the_other_for_a_neighbour(seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 9, (6, 5, 4))
+    data: Data = {"mask": torch.ones(1, 6, 5, 4), "label": torch.from_numpy(labels)[None]}
+    mask = MarkBorderd("mask", "label", first=[1, 2], second=[3], value=2.0)(data)["mask"][0]
+    assert mask.dtype == torch.float32
+    for position in np.ndindex(labels.shape):
+        around = labels[tuple(slice(max(index - 1, 0), index + 2) for index in position)]
+        other = {1: [3], 2: [3], 3: [1, 2]}.get(int(labels[position]), [])
+        assert mask[position] == (2.0 if np.isin(around, other).any() else 1.0)
 
 
 # --- BrainMaskd, ClassIndexFromMUSEd ---

@@ -1,0 +1,113 @@
+"""Does a long batch with faults in it stay as it began, in memory, time and results?
+
+    python -m benchmarks.long_batch [--volumes 200]
+
+Small phantoms of three contrasts go through one batch, every tenth of them spoilt in one of several ways. Every good
+one must come out as it does alone, voxel by voxel, and every spoilt one be told of; else the benchmark fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from benchmarks.measure import publish, status
+
+from midiff_monai.batch import Outcome, Task, run_batch
+from midiff_monai.inputs import find_jobs
+from midiff_monai.phantom import make_phantom
+from midiff_monai.pipeline import segment
+
+CONTRASTS = ("PD", "T2", "FLAIR")
+SPACING = (3.0, 3.0, 6.0)
+EVERY = 10
+"""Of so many volumes, the last is spoilt."""
+
+
+def good(number: int) -> nib.Nifti1Image:
+    """Few distinct volumes, so that each is run alone only once."""
+    return phantom(CONTRASTS[number % len(CONTRASTS)])
+
+
+@cache
+def phantom(contrast: str) -> nib.Nifti1Image:
+    """A small one: the template brain in large voxels."""
+    return make_phantom(contrast, spacing=SPACING).image
+
+
+def write_spoilt(number: int, path: Path) -> None:
+    """Cut short, of two frames, without contrast, without a number, or no image at all."""
+    image = good(number)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    match number // EVERY % 5:
+        case 0:
+            nib.save(image, path)
+            path.write_bytes(path.read_bytes()[:-1000])
+        case 1:
+            nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=-1), image.affine), path)
+        case 2:
+            nib.save(nib.Nifti1Image(np.ones_like(voxels), image.affine), path)
+        case 3:
+            nib.save(nib.Nifti1Image(np.full_like(voxels, np.nan), image.affine), path)
+        case _:
+            path.write_text("not an image")
+
+
+def is_spoilt(number: int) -> bool:
+    """Whether the volume of this number is."""
+    return number % EVERY == EVERY - 1
+
+
+def write_study(volumes: int, folder: Path) -> None:
+    """Fill a folder with volumes whose names sort by their numbers."""
+    for number in range(volumes):
+        path = folder / f"{number:04d}.nii.gz"
+        if is_spoilt(number):
+            write_spoilt(number, path)
+        else:
+            nib.save(good(number), path)
+
+
+def check(outcomes: list[Outcome], output: Path, alone: Path) -> None:
+    """Compare what the batch says and wrote with single runs of the same volumes; AssertionError if they differ."""
+    distinct = [outcome.input for outcome in outcomes[: len(CONTRASTS)]]
+    expected = [result.segmentation for result in segment(distinct, alone)]
+    for number, outcome in enumerate(outcomes):
+        assert outcome.status == ("failed" if is_spoilt(number) else "done"), outcome
+        if outcome.status == "done":
+            made = nib.load(output / f"{number:04d}_dseg.nii.gz").dataobj
+            np.testing.assert_array_equal(made, expected[number % len(CONTRASTS)])
+
+
+def rows(volumes: int) -> Iterator[dict[str, Any]]:
+    """Memory and time after each tenth volume."""
+    found: list[dict[str, Any]] = []
+    start = time.perf_counter()
+
+    def watch(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        for number, outcome in enumerate(outcomes, start=1):
+            if number % EVERY == 0:
+                facts = {"resident MB": status("VmRSS") / 1024, "peak MB": status("VmHWM") / 1024}
+                found.append({"volumes": number, "seconds": time.perf_counter() - start} | facts)
+            yield outcome
+
+    with tempfile.TemporaryDirectory() as folder:
+        study, output, alone = (Path(folder) / name for name in ("study", "output", "alone"))
+        study.mkdir()
+        write_study(volumes, study)
+        outcomes = run_batch(find_jobs([study], output), Task(), output, progress=watch)
+        check(outcomes, output, alone)
+    yield from found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--volumes", type=int, default=200)
+    publish("long_batch", rows(parser.parse_args().volumes))

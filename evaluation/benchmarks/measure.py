@@ -1,0 +1,74 @@
+"""What the benchmarks share: how they measure, and how they say on what machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from midiff_monai.report import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """The quickest of several calls, after one that does not count: whatever else runs only ever adds time."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def peak_megabytes(call: Callable[[], object]) -> float:
+    """What a call takes at most beyond what is held before it (Linux)."""
+    call()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory that is kept would be used unseen
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = status("VmRSS")
+    call()
+    return (status("VmHWM") - before) / 1024
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, versions and commit."""
+    facts = environment()
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    packages = {name: version for name, version in facts["packages"].items() if name in ("torch", "monai")}
+    name = model[1] if model else platform.processor()
+    return {
+        "cpu": name,
+        "cores": cores,
+        "gpu": gpu,
+        "python": facts["python"],
+        **packages,
+        "commit": facts["git_commit"],
+    }
+
+
+def publish(name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Print a table and write it, with the machine in every row, to `results/<name>.csv`."""
+    table = pd.DataFrame(rows)
+    print(table.round(3).to_string(index=False))
+    RESULTS.mkdir(exist_ok=True)
+    table.assign(**machine()).to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.4g")
+
+
+def status(field: str) -> int:
+    """A field of this process in kB, such as VmRSS, what it holds, and VmHWM, the most it ever held (Linux)."""
+    line = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return int(line[1])

@@ -1,0 +1,70 @@
+"""How does the cost of a translation grow with pixels, slices, patch, search and steps?
+
+    python -m benchmarks.scaling
+
+The first row of each block is the same case; the last column compares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from benchmarks.measure import milliseconds, publish
+from torch.nn import functional as F
+
+from midiff_monai.bundles import open_bundle
+from midiff_monai.pipeline import TRANSLATION
+
+CASE = {"side": 96, "slices": 8, "patch": 3, "search": 3, "steps": 2}
+BLOCKS: dict[str, tuple[int, ...]] = {
+    "side": (96, 48, 192),
+    "slices": (8, 4, 16),
+    "patch": (3, 1, 5),
+    "search": (3, 1, 5),
+    "steps": (2, 1, 4, 8),
+}
+
+
+def volume(side: int, slices: int) -> torch.Tensor:
+    """Something smooth without an empty voxel: (1, side, side, slices)."""
+    coarse = torch.rand(1, 1, side // 8, side // 8, slices, generator=torch.Generator().manual_seed(0))
+    return 0.1 + 0.9 * F.interpolate(coarse, size=(side, side, slices), mode="trilinear")[0]
+
+
+def translation(side: int, slices: int, patch: int, search: int, steps: int) -> dict[str, float]:
+    """Milliseconds of a translation, and of the guide in it.
+
+    The network knows the guide of one patch and one search alone: for others, the guide is timed by itself.
+    """
+    sizes = {"guide#lmi#patch_size": patch, "guide#lmi#search_size": search}
+    bundle = open_bundle(TRANSLATION, steps=steps, **(sizes if search == CASE["search"] else {}))
+    guide = open_bundle(TRANSLATION).parser
+    guide.update(sizes)
+    guide = guide.get_parsed_content("guide")
+    image = volume(side, slices)
+    source, noise = image.movedim(-1, 0), torch.randn(slices, 1, side, side)
+    with torch.inference_mode():
+        prepared = guide.prepare(source)
+        once, each = milliseconds(lambda: guide.prepare(source), 3), milliseconds(lambda: guide(prepared, noise), 3)
+    row = {"guide ms": once + steps * each}
+    if search == CASE["search"]:
+        row["total ms"] = milliseconds(lambda: bundle.infer(image), 2)
+    return row
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One a case."""
+    for varied, values in BLOCKS.items():
+        first: dict[str, float] = {}
+        for value in values:
+            case = CASE | {varied: value}
+            times = translation(**case)
+            first = first or times
+            ratios = {name.replace("ms", "times"): time / first[name] for name, time in times.items()}
+            yield {"varied": varied} | case | times | ratios
+
+
+if __name__ == "__main__":
+    publish("scaling", rows())

@@ -1,0 +1,168 @@
+"""The ways to segment a volume that are compared; each takes (volume, folder for its files) and answers a `Result`.
+
+Volumes are called SUBJECT_CONTRAST.nii.gz: where a user would know the contrast, so does a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, RandBiasField, RandRicianNoise
+from numpy.typing import NDArray
+
+from midiff_monai.baselines import match_histogram
+from midiff_monai.bundles import open_bundle
+from midiff_monai.diffusion import LMIGuidedInferer
+from midiff_monai.inputs import Job
+from midiff_monai.paths import output_paths
+from midiff_monai.phantom import make_phantom
+from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
+from midiff_monai.report import RunReport
+from midiff_monai.results import Result
+from midiff_monai.volumes import read_volume, write_like
+
+Method = Callable[..., Result]
+
+FLUID, GREY, WHITE = 24, 3, 2
+"""FreeSurfer ids that stand for a whole tissue where a method knows no structures."""
+
+BRIGHTNESS = {
+    "T1": (FLUID, GREY, WHITE),
+    "PD": (WHITE, GREY, FLUID),
+    "T2": (WHITE, GREY, FLUID),
+    "FLAIR": (FLUID, WHITE, GREY),
+}
+"""Contrast → tissues from dark to bright, as any textbook has them."""
+
+T1_WHITE = 0.7
+"""Grey value of white matter in the T1w that the translation was trained on."""
+
+
+def midiff(volume: Path, folder: Path, **settings: Any) -> Result:
+    """Through the synthetic T1w; `settings` are those of `midiff_monai.segment`, such as steps=10."""
+    return segment([volume], folder, **settings)[0]
+
+
+def direct(volume: Path, folder: Path) -> Result:
+    """The volume as it is, taken for a T1w."""
+    return segment([volume], folder, translated=False)[0]
+
+
+def histogram(volume: Path, folder: Path, invert: bool = False) -> Result:
+    """After its histogram was matched to that of a T1w: the template phantom's."""
+    return segment([_matched(volume, folder, invert)], folder / "matched", translated=False)[0]
+
+
+def inverted_histogram(volume: Path, folder: Path) -> Result:
+    """The same, dark and bright turned around."""
+    return histogram(volume, folder, invert=True)
+
+
+def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) -> Result:
+    """Our network as in SDEdit (Meng et al., ICLR 2022): from the histogram-matched volume, noised, on.
+
+    The grey values are turned around first where the contrast shows fluid brightest. The network has no unguided mode,
+    so the guide stays: what differs from `midiff` is the start.
+    """
+    matched = _matched(volume, folder, invert=BRIGHTNESS[contrast_of(volume)][-1] == FLUID)
+    inferer: dict[str, Any] = {
+        "inferer::inferer::_target_": "methods.StartFromSource",
+        "inferer::inferer::noise_level": noise_level,
+    }
+    models = Models(open_bundle(TRANSLATION, steps=steps, **inferer), open_bundle(SEGMENTATION))
+    (folder / "sdedit").mkdir()
+    return process(Job(matched, output_paths(matched, folder / "sdedit")), Settings(), models)
+
+
+class StartFromSource(LMIGuidedInferer):
+    """Sample from the source itself, scaled like a T1w and noised to a level, instead of from pure noise."""
+
+    def __init__(self, noise_level: int, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.noise_level = noise_level
+
+    def sample(self, input_noise: torch.Tensor, *args: Any, source: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As `LMIGuidedInferer.sample`, with the middle slice of `source` (B, slices, H, W) as the start."""
+        kwargs |= {"start_image": 2 * T1_WHITE * middle_slice(source) - 1, "noise_level": self.noise_level}
+        return super().sample(input_noise, *args, source=source, **kwargs)
+
+
+def middle_slice(source: torch.Tensor) -> torch.Tensor:
+    """The slice itself (B, 1, H, W) of a slice with its neighbours (B, slices, H, W)."""
+    return source[:, source.shape[1] // 2][:, None]
+
+
+def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
+    """Tissues by a hidden Markov random field (Zhang et al., IEEE TMI 20:45, 2001), without any training.
+
+    What is not 0 is taken for the brain; the classes are named by their order of brightness.
+    """
+    source = read_volume(volume)
+    tissues = classify_tissues(np.asarray(source.dataobj), BRIGHTNESS[contrast_of(volume)], beta)
+    report = RunReport("hmrf", volume, {"beta": beta})
+    return Result(source, output_paths(volume, folder), report, segmentation=tissues)
+
+
+def classify_tissues(volume: NDArray, dark_to_bright: tuple[int, int, int], beta: float) -> NDArray[np.int16]:
+    """Label the voxels of a skull-stripped volume (X, Y, Z) that are not 0 with the three ids given, by DIPY's HMRF."""
+    from dipy.segment.tissue import TissueClassifierHMRF  # an extra: only this method needs it
+
+    brain = volume != 0
+    box = tuple(slice(indices.min(), indices.max() + 1) for indices in brain.nonzero())
+    levels = _levels_for_dipy(volume[box], brain[box])
+    _, found, _ = TissueClassifierHMRF(verbose=False).classify(levels, 3, beta, max_iter=30)
+    # DIPY counts from the background on; in the mask, what it took for background is the darkest tissue
+    labels = np.zeros(volume.shape, dtype=np.int16)
+    labels[box] = np.asarray(dark_to_bright, dtype=np.int16)[np.maximum(found.astype(int), 1) - 1] * brain[box]
+    return labels
+
+
+def _levels_for_dipy(volume: NDArray, brain: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Put the tissues where DIPY starts its classes, at 1/4, 1/2 and 3/4 with the background at 0.
+
+    The background gets noise of its own: a class without variance makes the likelihoods infinite.
+    """
+    low, high = np.percentile(volume[brain], (1, 99))
+    levels = np.clip(0.25 + 0.5 * (volume - low) / (high - low), 0.13, 1)
+    noise = np.random.default_rng(0).normal(0.03, 0.01, volume.shape).clip(0.001)
+    return np.where(brain, levels, noise)
+
+
+def perturbed_t1(volume: Path, folder: Path, noise: float = 0.03, seed: int = 0) -> Result:
+    """The ceiling: the real T1w with a weak bias field, and Rician noise that is `noise` of its brightest."""
+    source = read_volume(volume)
+    voxels = np.asarray(source.dataobj)
+    deviation = noise * float(np.percentile(voxels[voxels > 0], 99))
+    perturb = Compose([RandBiasField(1, coeff_range=(0, 0.1)), RandRicianNoise(1, std=deviation, sample_std=False)])
+    perturbed = perturb.set_random_state(seed)(voxels[None])[0]
+    path = folder / "perturbed.nii.gz"
+    write_like(np.asarray(perturbed) * (voxels != 0), source, path, np.float32)
+    return segment([path], folder / "perturbed", translated=False)[0]
+
+
+def contrast_of(volume: Path) -> str:
+    """The contrast in a name such as SUBJECT_PD.nii.gz."""
+    return volume.name.split(".")[0].rpartition("_")[2]
+
+
+def _matched(volume: Path, folder: Path, invert: bool) -> Path:
+    source = read_volume(volume)
+    reference = np.asarray(make_phantom("T1", noise=0, bias=0).image.dataobj)
+    path = folder / "matched.nii.gz"
+    write_like(match_histogram(np.asarray(source.dataobj), reference, invert), source, path, np.float32)
+    return path
+
+
+ON_CONTRASTS: dict[str, Method] = {
+    method.__name__: method for method in (midiff, direct, histogram, inverted_histogram, sdedit, hmrf)
+}
+ON_T1: dict[str, Method] = {perturbed_t1.__name__: perturbed_t1}
+"""Methods that are given the real T1w itself."""
+
+METHODS = ON_CONTRASTS | ON_T1
+TISSUES_ONLY = {hmrf.__name__}
+"""Methods that tell tissues apart but no structures, and make no image."""

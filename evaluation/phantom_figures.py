@@ -1,0 +1,163 @@
+"""Pictures that the models are run for, of the template phantom: nothing of a patient is in them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from methods import direct, middle_slice, midiff
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from midiff_monai.bundles import Bundle, open_bundle
+from midiff_monai.labels import STRUCTURES
+from midiff_monai.phantom import make_phantom
+from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
+
+CONTRASTS = ("PD", "T2", "FLAIR")
+HEIGHT = 0.46
+"""Where the pictures cut, as a share of the volume's height: through the lateral ventricles."""
+
+COLOURS = ListedColormap([structure.hex_colour for structure in STRUCTURES])
+
+
+@dataclass
+class Recording:
+    """What the network saw and said at every step, for all slices: a list a quantity of (slices, 1, H, W) a step.
+
+    Attributes:
+        levels: timestep of each step.
+        noisy: x_t, in [-1, 1] where clean.
+        guide: LMI of the source with x_t, in [0, 1].
+        clean: the predicted clean image, in [-1, 1].
+        source: the source's own slices in [0, 1].
+    """
+
+    levels: list[int] = field(default_factory=list)
+    noisy: list[torch.Tensor] = field(default_factory=list)
+    guide: list[torch.Tensor] = field(default_factory=list)
+    clean: list[torch.Tensor] = field(default_factory=list)
+    source: torch.Tensor | None = None
+
+
+def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
+    """Translate slices (B, 2·context + 1, H, W) in [0, 1] and keep every step."""
+    translation, network = bundle.setting("inferer"), bundle.setting("network")
+    scheduler, taken = translation.inferer.scheduler, Recording(source=middle_slice(slices))
+
+    def listen(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        taken.noisy.append(inputs[0][:, :1])
+        taken.guide.append(inputs[0][:, -1:])
+
+    def step(output: torch.Tensor, timestep: int, sample: torch.Tensor) -> Any:
+        stepped = type(scheduler).step(scheduler, output, timestep, sample)
+        taken.levels.append(int(timestep))
+        taken.clean.append(stepped[1])
+        return stepped
+
+    hook = network.register_forward_pre_hook(listen)
+    scheduler.step = step
+    with torch.inference_mode():
+        translation.predict(slices, network, torch.arange(len(slices)))
+    hook.remove()
+    del scheduler.step
+    return taken
+
+
+def draw_denoising(contrast: str, steps: int = 5) -> Figure:
+    """The source, then at each level x_t, the guide, the predicted clean image and its segmentation; on the phantom."""
+    translation, segmentation = open_bundle(TRANSLATION, steps=steps), open_bundle(SEGMENTATION)
+    conformed = translation.conform(_volume(make_phantom(contrast).image))
+    slices, middle = _slab(conformed, translation.setting("context"), segmentation.setting("context"))
+    taken = record(translation, slices)
+    assert taken.source is not None
+    figure = Figure(figsize=(2 * (steps + 1), 8), layout="constrained")
+    panels = figure.subplots(4, steps + 1)
+    _show(panels[0, 0], taken.source[middle, 0], f"{contrast} phantom")
+    for panel in panels[1:, 0]:
+        panel.set_axis_off()
+    for column, level in enumerate(taken.levels):
+        line = panels[:, column + 1]
+        inside = taken.source > 0
+        clean = ((taken.clean[column] + 1) / 2).clamp(0, 1) * inside
+        _show(line[0], (taken.noisy[column][middle, 0] + 1) / 2, f"x at t = {level}")
+        _show(line[1], taken.guide[column][middle, 0], "LMI with the source")
+        _show(line[2], clean[middle, 0], "predicted clean image")
+        _show_labels(line[3], _segment(segmentation, clean, conformed.affine)[..., middle], "segmentation")
+    return figure
+
+
+def draw_panel() -> Figure:
+    """A row a contrast of the phantom: the volume, its synthetic T1w, the phantom's T1w, both segmentations."""
+    figure = Figure(figsize=(10, 2.4 * len(CONTRASTS)), layout="constrained")
+    panels = figure.subplots(len(CONTRASTS), 5)
+    with tempfile.TemporaryDirectory() as folder:
+        t1 = direct(_saved("T1", Path(folder)), Path(folder) / "T1")
+        for line, contrast in zip(panels, CONTRASTS, strict=True):
+            result = midiff(_saved(contrast, Path(folder)), Path(folder) / contrast)
+            assert result.synthetic is not None and result.segmentation is not None and t1.segmentation is not None
+            pictures = np.asarray(result.source.dataobj), result.synthetic, np.asarray(t1.source.dataobj)
+            for panel, volume, title in zip(line, pictures, (contrast, "synthetic T1w", "T1w"), strict=False):
+                _show(panel, _cut(volume), title)
+            for panel, labels, title in zip(
+                line[3:], (result.segmentation, t1.segmentation), ("of the synthetic T1w", "of the T1w"), strict=True
+            ):
+                classes = np.searchsorted([structure.id for structure in STRUCTURES], labels)
+                _show_labels(panel, _cut(classes), title)
+    return figure
+
+
+def _volume(image: nib.Nifti1Image) -> MetaTensor:
+    voxels = torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)[None])
+    return MetaTensor(voxels, affine=torch.from_numpy(image.affine))
+
+
+def _slab(conformed: MetaTensor, context: int, around: int) -> tuple[torch.Tensor, int]:
+    """The slice at `HEIGHT` with `around` on either side, each with its neighbours, and where in the slab it is."""
+    volume = conformed.as_subclass(torch.Tensor)[0]
+    # sides that the networks can halve four times
+    volume = torch.nn.functional.pad(volume, (0, 0, 0, -volume.shape[1] % 16, 0, -volume.shape[0] % 16))
+    centre = int(HEIGHT * volume.shape[2])
+    slices = [
+        volume[..., position - context : position + context + 1].permute(2, 0, 1)
+        for position in range(centre - around, centre + around + 1)
+    ]
+    return torch.stack(slices), around
+
+
+def _segment(bundle: Bundle, clean: torch.Tensor, affine: torch.Tensor) -> NDArray[np.intp]:
+    """Classes (H, W, slices) of a predicted clean image (slices, 1, H, W) in [0, 1]."""
+    volume = MetaTensor(clean[:, 0].permute(1, 2, 0)[None], affine=affine)
+    return bundle.infer(bundle.conform(volume)).argmax(dim=0).numpy()
+
+
+def _saved(contrast: str, folder: Path) -> Path:
+    path = folder / f"phantom_{contrast}.nii.gz"
+    nib.save(make_phantom(contrast).image, path)
+    return path
+
+
+def _cut(volume: NDArray) -> NDArray:
+    return volume[:, :, int(HEIGHT * volume.shape[2])]
+
+
+def _show(panel: Axes, picture: NDArray | torch.Tensor, title: str) -> None:
+    """Draw (X, Y), front up; the grey values reach from 0 to the 99.5th percentile."""
+    voxels = np.asarray(picture)
+    panel.imshow(voxels.T, cmap="gray", vmin=0, vmax=np.percentile(voxels, 99.5), origin="lower")
+    panel.set_title(title, size=9)
+    panel.set_axis_off()
+
+
+def _show_labels(panel: Axes, classes: NDArray, title: str) -> None:
+    panel.imshow(classes.T, cmap=COLOURS, vmin=0, vmax=len(STRUCTURES) - 1, origin="lower", interpolation="nearest")
+    panel.set_title(title, size=9)
+    panel.set_axis_off()

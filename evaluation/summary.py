@@ -1,0 +1,78 @@
+"""Means over subjects with bootstrap intervals, as CSV for programs and as Markdown for readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from midiff_monai.metrics import bootstrap_interval
+
+GROUP = ["dataset", "contrast", "method"]
+SHOWN = {
+    "white matter dice": "white matter",
+    "grey matter dice": "grey matter",
+    "lateral ventricles dice": "ventricles",
+    "white matter tissue dice": "white tissue",
+    "grey matter tissue dice": "grey tissue",
+    "cerebrospinal fluid tissue dice": "fluid",
+    "correlation": "correlation",
+    "ssim": "SSIM",
+    "through-plane": "through-plane",
+}
+"""Measure → heading in Markdown; the CSV has every measure."""
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a dataset, contrast, method and measure: number of subjects, mean, ends of the 95 % interval.
+
+    NaN is left out. Where a structure is missing altogether HD95 is infinite, and so is its mean; the interval of such
+    a mean is NaN.
+    """
+    measures = rows.select_dtypes("number").columns
+    return pd.DataFrame(
+        [
+            dict(zip(GROUP, group, strict=True)) | {"measure": measure} | _mean_and_interval(values[measure].dropna())
+            for group, values in rows.groupby(GROUP, sort=False)
+            for measure in measures
+            if values[measure].notna().any()
+        ]
+    )
+
+
+def write_summary(rows: pd.DataFrame, folder: Path) -> str:
+    """Write summary.csv and summary.md, and return the Markdown."""
+    summary = summarise(rows)
+    summary.to_csv(folder / "summary.csv", index=False, float_format="%.5g")
+    text = markdown(summary)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """A table a dataset: a line a contrast and method, a column a measure of `SHOWN`."""
+    parts = ["Means over subjects, with bootstrap 95 % intervals. Structures and tissues are Dice; see PROTOCOL.md."]
+    for dataset, rows in summary.groupby("dataset", sort=False):
+        subjects = rows["subjects"].max()
+        parts += [f"## {dataset}: {subjects} subject{'s' if subjects > 1 else ''}", _markdown_table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(rows: pd.DataFrame) -> str:
+    lines = ["| contrast | method | " + " | ".join(SHOWN.values()) + " |", "|---|---|" + "---|" * len(SHOWN)]
+    for (contrast, method), measures in rows.groupby(["contrast", "method"], sort=False):
+        cells = measures.set_index("measure")
+        shown = [_cell(cells.loc[measure]) if measure in cells.index else "" for measure in SHOWN]
+        lines.append(f"| {contrast} | `{method}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: pd.Series) -> str:
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["subjects"] > 1 else ""
+    return f"{row['mean']:.2f}{interval}"
+
+
+def _mean_and_interval(values: pd.Series) -> dict[str, float]:
+    low, high = bootstrap_interval(values) if np.isfinite(values).all() else (np.nan, np.nan)
+    return {"subjects": values.size, "mean": values.mean(), "low": low, "high": high}

@@ -1,0 +1,76 @@
+"""A CSV that grows row by row, and forgets what other weights have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from midiff_monai.bundles import read_metadata
+from midiff_monai.paths import staged
+from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
+from midiff_monai.report import environment
+from midiff_monai.resources import bundle_root
+
+HASH_LENGTH = 12
+
+
+class Table:
+    """Rows that are on disk as soon as they are added.
+
+    Rows of an earlier run are kept if the weights they name are the installed ones; an empty hash means that a bundle
+    had no part in the row.
+
+    Args:
+        path: CSV to go on with, or to begin.
+        key: columns that tell what was computed.
+    """
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path, self.key = path, tuple(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        earlier = pd.read_csv(path, dtype=dict.fromkeys(key, str)) if path.exists() else pd.DataFrame()
+        self._rows = [row for row in earlier.to_dict("records") if is_current(row)]
+        self._done = {self._identity(row) for row in self._rows}
+
+    def has(self, key: Mapping[str, object]) -> bool:
+        """Whether the row, or rows, of a key are there."""
+        return self._identity(key) in self._done
+
+    def add(self, *rows: Mapping[str, object]) -> None:
+        """Write rows, and all others with them."""
+        self._rows += [dict(row) for row in rows]
+        self._done |= {self._identity(row) for row in rows}
+        with staged(self.path) as temporary:
+            self.rows().to_csv(temporary, index=False, float_format="%.5g")
+
+    def rows(self) -> pd.DataFrame:
+        """All rows, a column a name."""
+        return pd.DataFrame(self._rows)
+
+    def _identity(self, row: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in self.key)
+
+
+def weights_columns(weights: Mapping[str, str]) -> dict[str, str | None]:
+    """The columns that say what made a row: the commit, and the head of the SHA-256 of each bundle's weights."""
+    hashes = {_column(bundle): weights[bundle][:HASH_LENGTH] for bundle in weights}
+    return {"commit": environment()["git_commit"], **hashes}
+
+
+def is_current(row: Mapping[str, object]) -> bool:
+    """Whether the weights that a row names are the installed ones."""
+    return all(
+        pd.isna(row.get(_column(bundle))) or row[_column(bundle)] == installed[:HASH_LENGTH]  # type: ignore[call-overload]
+        for bundle, installed in installed_weights((TRANSLATION, SEGMENTATION)).items()
+    )
+
+
+def installed_weights(bundles: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the weights of bundles, as their metadata name it."""
+    return {bundle: read_metadata(bundle_root(bundle))["weights_sha256"] for bundle in bundles}
+
+
+def _column(bundle: str) -> str:
+    return f"{bundle}_sha256"

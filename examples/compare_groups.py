@@ -1,0 +1,67 @@
+"""Compare the volumes of two groups.
+
+    midiff batch scans/ -o results
+    python examples/compare_groups.py results/volumes.csv subjects.csv --structure Left-Hippocampus -o groups
+
+`subjects.csv` has the columns `input` (the file name of a scan) and `group` (two values). Writes `groups.csv`, the
+effect and its p-value for every structure, and `groups.png`, the volumes of one structure.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from scipy import stats
+
+
+def join(volumes: Path, subjects: Path) -> pd.DataFrame:
+    """One row a scan: its volumes in millilitres, and its group."""
+    table = pd.read_csv(volumes)
+    table["input"] = table["input"].map(lambda path: Path(path).name)
+    return table.merge(pd.read_csv(subjects)[["input", "group"]], on="input", validate="one_to_one")
+
+
+def compare(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of both groups, the difference in standard deviations (Cohen's d) and Welch's p, for each structure."""
+    (first_name, first), (second_name, second) = table.drop(columns="input").groupby("group")
+    first, second = first.drop(columns="group"), second.drop(columns="group")
+    pooled = ((first.var() + second.var()) / 2) ** 0.5
+    result = pd.DataFrame({first_name: first.mean(), second_name: second.mean()})
+    result["difference_in_sd"] = (second.mean() - first.mean()) / pooled
+    result["p"] = stats.ttest_ind(first, second, equal_var=False).pvalue
+    # as many tests as structures: the false discovery rate (Benjamini and Hochberg, JRSS B 1995)
+    result["p_fdr"] = stats.false_discovery_control(result["p"].fillna(1))
+    return result.rename_axis("structure")
+
+
+def draw(table: pd.DataFrame, structure: str, path: Path) -> None:
+    """Every scan as a point, by group."""
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    for position, (name, group) in enumerate(table.groupby("group")):
+        axes.plot([position] * len(group), group[structure], "o", alpha=0.5, label=f"{name} (n = {len(group)})")
+    axes.set(ylabel=f"{structure} (ml)", xticks=[], xlim=(-0.5, 1.5))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volumes", type=Path)
+    parser.add_argument("subjects", type=Path)
+    parser.add_argument("--structure", default="Left-Hippocampus")
+    parser.add_argument("-o", "--output", default="groups", help="the files' names without their endings")
+    arguments = parser.parse_args()
+    table = join(arguments.volumes, arguments.subjects)
+    result = compare(table)
+    result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
+    draw(table, arguments.structure, Path(f"{arguments.output}.png"))
+    print(result.sort_values("p").head(10).round(3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""BIDS data sets in, BIDS derivatives out (Gorgolewski et al., Scientific Data 3:160044, 2016)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from midiff_monai.errors import InputError
+from midiff_monai.inputs import Job
+from midiff_monai.paths import OutputPaths, staged
+
+DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
+BIDS_VERSION = "1.9.0"
+SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
+
+#: What derivatives hold that BIDS has no name for.
+BIDSIGNORE = (
+    "*_qc.png\n*_report.json\n*_volumes.csv\n*_std.nii.gz\n/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
+)
+
+
+def find_jobs(
+    dataset: Path,
+    output: Path,
+    suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+) -> list[Job]:
+    """Find the anatomical scans of a data set, named as BIDS derivatives name what is made of them.
+
+    A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
+    scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`.
+
+    Args:
+        dataset: folder of a raw data set.
+        output: folder of the derivative.
+        suffixes: the scans to take, for example "T2w".
+        participants: labels with or without "sub-"; empty for all.
+        sessions: labels with or without "ses-"; empty for all.
+
+    Raises:
+        InputError: a participant is not there, or there is no such scan at all.
+    """
+    present = {folder.name for folder in dataset.glob("sub-*") if folder.is_dir()}
+    wanted = {_labelled("sub", label) for label in participants} or present
+    if missing := sorted(wanted - present):
+        raise InputError(dataset, f"has no {', '.join(missing)}", "Check --participant-label")
+    chosen_sessions = {_labelled("ses", label) for label in sessions}
+    scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, suffixes, chosen_sessions)]
+    if not scans:
+        raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+    namesakes = Counter((scan.parent, _entities(scan)) for scan in scans)
+    return [
+        Job(scan, _derivatives(scan, dataset, output, namesakes[scan.parent, _entities(scan)] > 1)) for scan in scans
+    ]
+
+
+def _labelled(entity: str, label: str) -> str:
+    return f"{entity}-{label.removeprefix(f'{entity}-')}"
+
+
+def _scans(subject: Path, suffixes: Sequence[str], sessions: set[str]) -> list[Path]:
+    folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
+    folders += [] if sessions else [subject]
+    found = [path for folder in folders for path in folder.glob("anat/*")]
+    return sorted(path for path in found if (name := SCAN.fullmatch(path.name)) and name["suffix"] in suffixes)
+
+
+def _entities(scan: Path) -> str:
+    return SCAN.fullmatch(scan.name)["entities"]  # type: ignore[index]
+
+
+def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> OutputPaths:
+    suffix = SCAN.fullmatch(scan.name)["suffix"] if ambiguous else ""  # type: ignore[index]
+    prefix = output / scan.parent.relative_to(dataset) / _entities(scan)
+
+    def named(description: str, ending: str) -> Path:
+        return prefix.with_name(f"{prefix.name}_desc-{description}{suffix}_{ending}")
+
+    return OutputPaths(
+        synthetic=named("synthetic", "T1w.nii.gz"),
+        synthetic_std=named("synthetic", "std.nii.gz"),
+        segmentation=named("midiff", "dseg.nii.gz"),
+        dicom_seg=named("midiff", "dseg.dcm"),
+        label_table=named("midiff", "dseg.tsv"),
+        volumes=named("midiff", "volumes.csv"),
+        picture=named("midiff", "qc.png"),
+        report=named("midiff", "report.json"),
+    )
+
+
+def check_dataset(dataset: Path) -> None:
+    """Raise InputError for a folder that is no BIDS data set at first sight."""
+    description = dataset / "dataset_description.json"
+    try:
+        facts = json.loads(description.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(description, "does not exist", "Name the root of a BIDS data set") from None
+    except (OSError, ValueError) as error:
+        raise InputError(description, f"cannot be read ({error})", "Check it with the BIDS validator") from error
+    if not isinstance(facts, dict) or not {"Name", "BIDSVersion"} <= facts.keys():
+        raise InputError(description, "lacks Name or BIDSVersion", "Check it with the BIDS validator")
+
+
+def write_description(dataset: Path, output: Path) -> None:
+    """Write what makes the output folder a derivative of the data set: its description, and what to ignore."""
+    description = {
+        "Name": "midiff: synthetic T1w volumes and brain segmentations",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "License": "see the source data set",
+        "GeneratedBy": [{"Name": "midiff-monai", "Version": metadata.version("midiff-monai")}],
+        "SourceDatasets": [{"URL": dataset.resolve().as_uri()}],
+        "DatasetLinks": {"raw": os.path.relpath(dataset.resolve(), output.resolve())},
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    _write_json(description, output / "dataset_description.json")
+    with staged(output / ".bidsignore") as temporary:
+        temporary.write_text(BIDSIGNORE, encoding="utf-8")
+
+
+def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
+    """Write the JSON files beside the images that there are."""
+    for job in jobs:
+        common = {
+            "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
+            "SpatialReference": "orig",
+        }
+        if job.paths.segmentation.is_file():
+            labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
+            _write_json(common | labels, _sidecar(job.paths.segmentation))
+        if job.paths.synthetic.is_file():
+            from midiff_monai.results import shows_only_brain  # heavy, and not needed to read a command line
+
+            stripped = {"SkullStripped": shows_only_brain(job.paths)}
+            synthetic = {"Description": "T1w contrast made from another contrast by midiff"}
+            _write_json(common | synthetic | stripped, _sidecar(job.paths.synthetic))
+
+
+def _sidecar(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def _write_json(facts: dict[str, Any], path: Path) -> None:
+    with staged(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,182 @@
+"""What a folder of results holds: one subject a run manifest, and those inputs of a batch that left none."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from midiff_monai.errors import InputError
+from midiff_monai.labels import STRUCTURES
+from midiff_monai.paths import staged
+from midiff_monai.report import sha256
+from midiff_monai.volumes import read_volume
+
+REPORT_SUFFIX = "_report.json"
+BATCH_REPORT = "batch_report.csv"
+
+
+@dataclass
+class Subject:
+    """One input volume of a study and what came of it.
+
+    Attributes:
+        name: of the results, the input's file name without its suffix; of a failed input its whole file name.
+        input: the volume's path as it was given.
+        status: "done", "skipped", "failed" or "pending".
+        seconds: that it took, None where unknown.
+        warnings: sentences for the reader; grows where a file cannot be shown.
+        error: why it failed, else empty.
+        report_path: its manifest, None where there is none.
+        report: the manifest, empty where there is none.
+    """
+
+    name: str
+    input: str
+    status: str = "done"
+    seconds: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+    report_path: Path | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def output(self, role: str) -> Path | None:
+        """The file that was written in a role of `paths.OutputPaths`, None where there is none.
+
+        It is looked for beside the manifest: a study may have been moved since.
+        """
+        recorded = self.report.get("outputs", {}).get(role)
+        if recorded is None or self.report_path is None:
+            return None
+        path = self.report_path.with_name(Path(recorded).name)
+        return path if path.is_file() else None
+
+    def volumes(self) -> dict[int, float]:
+        """Millilitres by FreeSurfer id; empty where nothing was segmented."""
+        path = self.output("volumes")
+        if path is None:
+            return {}
+        table = pd.read_csv(path)
+        return dict(zip(table["id"].tolist(), table["volume_ml"].tolist(), strict=True))
+
+    def images(self) -> Images | None:
+        """Read the volumes that are still there; what cannot be read becomes a warning. None where there is none."""
+        source = self._source()
+        outputs = {role: self._read(role) for role in ("synthetic", "synthetic_std", "segmentation")}
+        found = [image for image in (source, *outputs.values()) if image is not None]
+        if not found:
+            return None
+        arrays = {role: None if image is None else np.asanyarray(image.dataobj) for role, image in outputs.items()}
+        return Images(found[0].affine, None if source is None else np.asarray(source.dataobj), **arrays)
+
+    def _source(self) -> nib.Nifti1Image | None:
+        if not self.report:
+            return None
+        parts = self.report["input"].get("files")
+        files = tuple(map(Path, parts or [self.input]))
+        try:
+            if all(file.is_file() for file in files) and sha256(*files) == self.report["input"]["sha256"]:
+                return self._read_series(files) if parts else read_volume(files[0])
+            fault = "has changed since" if files[0].exists() else "is not there any more"
+            self.warnings.append(f"The input cannot be shown: {self.input} {fault}.")
+        except (InputError, OSError) as error:
+            self.warnings.append(f"The input cannot be shown: {error}")
+        return None
+
+    def _read_series(self, files: tuple[Path, ...]) -> nib.Nifti1Image:
+        from midiff_monai.dicom import DicomSeries, read_series  # an extra
+
+        return read_series(DicomSeries(files, uid="", modality="", description="", name=self.name))
+
+    def _read(self, role: str) -> nib.Nifti1Image | None:
+        path = self.output(role)
+        if path is None:
+            return None
+        try:
+            image = nib.Nifti1Image.from_filename(path)
+            return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
+        except (ImageFileError, WrapStructError, OSError, EOFError, zlib.error) as error:
+            self.warnings.append(f"{path.name} cannot be read: {error}.")
+            return None
+
+
+@dataclass(frozen=True)
+class Images:
+    """A subject's volumes (X, Y, Z) on one grid, None where there is none.
+
+    Attributes:
+        affine: voxel to RAS mm.
+        source: the input.
+        synthetic: the synthetic T1w in [0, 1].
+        synthetic_std: its standard deviation over samples.
+        segmentation: FreeSurfer ids.
+    """
+
+    affine: NDArray[np.float64]
+    source: NDArray | None
+    synthetic: NDArray | None
+    synthetic_std: NDArray | None
+    segmentation: NDArray | None
+
+
+def read_study(folder: Path) -> list[Subject]:
+    """Read every manifest in a folder and the folders below it, and the batch's own list where there is one.
+
+    Returns:
+        Subjects by name; the batch's entry, where there is one, decides on status, time and error.
+    """
+    found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
+    manifests = [path for path in found if path.name != Path(BATCH_REPORT).with_suffix(".json").name]
+    subjects = {path.relative_to(folder).as_posix(): _read_manifest(path) for path in manifests}
+    batch = folder / BATCH_REPORT
+    if batch.is_file():
+        for row in pd.read_csv(batch, dtype=str, keep_default_na=False).to_dict("records"):
+            _merge(subjects, row)
+    return sorted(subjects.values(), key=lambda subject: (subject.name, subject.input))
+
+
+def write_volumes_table(folder: Path) -> Path:
+    """Write `volumes.csv`: the volumes of the structures of every result below a folder, in millilitres.
+
+    One row a segmented volume, in the order of their names; `input`, then one column a structure.
+    """
+    segmented = [subject for subject in read_study(folder) if subject.output("volumes")]
+    rows = [{"input": subject.input, **_by_name(subject.volumes())} for subject in segmented]
+    path = folder / "volumes.csv"
+    with staged(path) as temporary:
+        columns = ["input", *(structure.name for structure in STRUCTURES[1:])]
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, float_format="%.4f")
+    return path
+
+
+def _by_name(volumes: dict[int, float]) -> dict[str, float]:
+    return {structure.name: volumes[structure.id] for structure in STRUCTURES[1:]}
+
+
+def _read_manifest(path: Path) -> Subject:
+    name = path.name.removesuffix(REPORT_SUFFIX)
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        seconds = sum(report["timings_seconds"].values())
+        return Subject(name, report["input"]["path"], "done", seconds, list(report["warnings"]), "", path, report)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return Subject(name, "", "failed", error=f"{path.name} is no run manifest ({error})")
+
+
+def _merge(subjects: dict[str, Subject], row: dict[str, str]) -> None:
+    """Lay one row of the batch's list over the subject whose manifest it names, or make a subject of it."""
+    key = row["report"] or row["input"]
+    subject = subjects.setdefault(key, Subject(Path(row["input"]).name, row["input"]))
+    subject.status, subject.error = row["status"], row["error"]
+    subject.seconds = float(row["seconds"]) if row["seconds"] else subject.seconds
+    if row["warnings"] and not subject.report:
+        subject.warnings.append(row["warnings"])

@@ -1,0 +1,167 @@
+"""Batches: outcomes, reruns and interruptions, with a stand-in for the models."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from midiff_monai import batch
+from midiff_monai.batch import Outcome, Task, run_batch, stop_on_signal
+from midiff_monai.errors import InputError
+from midiff_monai.inputs import Job, find_jobs
+from midiff_monai.pipeline import Models, Settings, new_report
+from midiff_monai.report import RunReport
+
+
+class FakeBundle:
+    root = Path("t1_brain_segmentation")
+    weights_sha256 = "0" * 64
+
+    def setting(self, name: str) -> str:
+        return name
+
+
+class FakePipeline:
+    """Writes a segmentation and a report; a volume whose text names an exception raises it."""
+
+    def __init__(self) -> None:
+        self.processed: list[str] = []
+        self.models = Models(segmentation=FakeBundle())  # type: ignore[arg-type]
+
+    def __call__(self, job: Job, settings: Settings, models: Models) -> RunReport:
+        source, paths = job.source, job.paths
+        self.processed.append(source.name)
+        error = {
+            "full": OSError(errno.ENOSPC, "No space left on device"),
+            "large": MemoryError("of 7\nTiB"),
+            "bad": InputError(source, "is truncated", "Copy it again"),
+        }.get(source.read_text())
+        if error:
+            raise error
+        report = new_report(job, settings, models)
+        report.warnings.append("Look at the picture.")
+        paths.report.parent.mkdir(exist_ok=True)
+        paths.segmentation.write_text("segmentation")
+        report.outputs["segmentation"] = paths.segmentation
+        report.write(paths.report)
+        self.report = report
+        return report
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    fake = FakePipeline()
+    monkeypatch.setattr(batch, "_load", lambda settings, translating, segmenting: fake.models)
+    monkeypatch.setattr(batch, "process", lambda *arguments: type("Result", (), {"report": fake(*arguments)}))
+    return fake
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.nii").write_text(f"good {name}")
+    return find_jobs([tmp_path / "in"], tmp_path / "out")
+
+
+TASK = Task(translating=False)
+
+
+def statuses(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
+
+
+def test_what_fails_is_recorded_and_the_rest_goes_on(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    for name, fault in {"d": "full", "e": "large", "f": "bad", "z": "good"}.items():
+        (tmp_path / "in" / f"{name}.nii").write_text(fault)
+    jobs = [*find_jobs([tmp_path / "in"], tmp_path / "out"), *find_jobs([tmp_path / "absent.nii"], tmp_path / "out")]
+    outcomes = run_batch(jobs, TASK, tmp_path / "out")
+    assert statuses(outcomes) == ["done"] * 3 + ["failed"] * 3 + ["done", "failed"]
+    table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
+    assert table["status"].tolist() == statuses(outcomes)
+    assert table["input"].tolist() == [str(job.source) for job in jobs]
+    assert table["error"].tolist()[3:6] == [
+        "OSError: [Errno 28] No space left on device",
+        "MemoryError: of 7 TiB",
+        f"{tmp_path / 'in' / 'f.nii'}: is truncated. Copy it again.",
+    ]
+    assert "FileNotFoundError" in table["error"].iloc[-1]
+    assert (table["warnings"] == "Look at the picture.").tolist() == [s == "done" for s in table["status"]]
+    volumes = json.loads((tmp_path / "out" / "batch_report.json").read_text())["volumes"]
+    assert [volume["error"] for volume in volumes] == table["error"].tolist()
+    assert all((tmp_path / "out" / report).is_file() for report in table["report"] if report)
+    assert table["report"].tolist()[:1] == ["a_report.json"]
+
+
+def test_a_rerun_skips_what_is_done(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    run_batch(jobs, TASK, tmp_path / "out")
+    outcomes = run_batch(jobs, TASK, tmp_path / "out")
+    assert statuses(outcomes) == ["skipped"] * 3 and len(pipeline.processed) == 3
+    assert [outcome.warnings for outcome in outcomes] == ["Look at the picture."] * 3
+
+
+def test_another_device_is_no_reason_to_do_it_again(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    run_batch(jobs, TASK, tmp_path / "out")
+    elsewhere = replace(TASK, settings=Settings(device="cuda"))
+    assert statuses(run_batch(jobs, elsewhere, tmp_path / "out")) == ["skipped"] * 3
+
+
+@pytest.mark.parametrize("change", ["input", "settings", "weights", "output", "report", "overwrite"])
+def test_whatever_was_not_made_in_this_very_way_is_done_again(
+    change: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch(jobs, TASK, tmp_path / "out")
+    task = TASK
+    if change == "input":
+        jobs[1].source.write_text("another scan of the same name")
+    elif change == "settings":
+        task = replace(task, settings=Settings(seed=1))
+    elif change == "weights":
+        monkeypatch.setattr(FakeBundle, "weights_sha256", "1" * 64)
+    elif change == "output":
+        jobs[1].paths.segmentation.unlink()
+    elif change == "report":
+        jobs[1].paths.report.write_text('{"command": ')
+    else:
+        task = replace(task, overwrite=True)
+    expected = ["skipped", "done", "skipped"] if change in ("input", "output", "report") else ["done"] * 3
+    assert statuses(run_batch(jobs, task, tmp_path / "out")) == expected
+
+
+def test_a_stop_leaves_a_state_from_which_the_next_run_goes_on(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    stop = threading.Event()
+
+    def interrupted(outcomes):  # type: ignore[no-untyped-def]
+        for outcome in outcomes:
+            stop.set()
+            yield outcome
+
+    outcomes = run_batch(jobs, TASK, tmp_path / "out", stop=stop, progress=interrupted)
+    assert statuses(outcomes) == ["done", "pending", "pending"]
+    assert pd.read_csv(tmp_path / "out" / "batch_report.csv")["status"].tolist() == statuses(outcomes)
+    assert statuses(run_batch(jobs, TASK, tmp_path / "out")) == ["skipped", "done", "done"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signal() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.is_set() and signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
+
+
+def test_two_names_of_one_result_cannot_be_in_one_batch(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="same files"):
+        find_jobs([tmp_path / "x.nii", tmp_path / "x.mha"], tmp_path / "out")

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from midiff_monai.bids import check_dataset, find_jobs, write_description, write_sidecars
+from midiff_monai.errors import InputError
+from midiff_monai.labels import write_label_table
+
+VALIDATOR = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) or shutil.which("bids-validator")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    scans = [
+        "sub-01/anat/sub-01_PDw",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_PDw",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_T2w",
+        "sub-02/ses-b/anat/sub-02_ses-b_run-1_FLAIR",
+        "sub-02/ses-b/anat/sub-02_ses-b_T1w",
+    ]
+    for scan in scans:
+        path = root / f"{scan}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.9.0"}))
+    (root / "README").write_text("A data set of four scans, made to try the names of derivatives.")
+    return root
+
+
+def names(dataset: Path, **chosen: list[str]) -> dict[str, str]:
+    jobs = find_jobs(dataset, dataset / "derivatives", **chosen)
+    return {job.source.name: str(job.paths.synthetic.relative_to(dataset / "derivatives")) for job in jobs}
+
+
+def test_derivatives_keep_folders_and_entities(dataset: Path) -> None:
+    assert names(dataset) == {
+        "sub-01_PDw.nii.gz": "sub-01/anat/sub-01_desc-synthetic_T1w.nii.gz",
+        "sub-02_ses-a_acq-tse_PDw.nii.gz": "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_desc-syntheticPDw_T1w.nii.gz",
+        "sub-02_ses-a_acq-tse_T2w.nii.gz": "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_desc-syntheticT2w_T1w.nii.gz",
+        "sub-02_ses-b_run-1_FLAIR.nii.gz": "sub-02/ses-b/anat/sub-02_ses-b_run-1_desc-synthetic_T1w.nii.gz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"suffixes": ["PDw"]}, ["sub-01_PDw", "sub-02_ses-a_acq-tse_PDw"]),
+        ({"participants": ["01"]}, ["sub-01_PDw"]),
+        ({"participants": ["sub-02"], "sessions": ["b"]}, ["sub-02_ses-b_run-1_FLAIR"]),
+        ({"suffixes": ["T1w"]}, ["sub-02_ses-b_T1w"]),
+    ],
+)
+def test_labels_and_suffixes_choose(chosen: dict[str, list[str]], expected: list[str], dataset: Path) -> None:
+    assert sorted(names(dataset, **chosen)) == [f"{name}.nii.gz" for name in expected]
+
+
+def test_what_is_not_there_is_an_error(dataset: Path) -> None:
+    with pytest.raises(InputError, match="has no sub-03"):
+        names(dataset, participants=["01", "03"])
+    with pytest.raises(InputError, match="has no anat"):
+        names(dataset, suffixes=["T2starw"])
+
+
+@pytest.mark.parametrize("description", [None, "{", "[]", '{"Name": "x"}'])
+def test_a_folder_without_a_description_is_no_data_set(description: str | None, tmp_path: Path) -> None:
+    if description is not None:
+        (tmp_path / "dataset_description.json").write_text(description)
+    with pytest.raises(InputError, match="dataset_description.json"):
+        check_dataset(tmp_path)
+
+
+def write_derivative(dataset: Path, output: Path) -> None:
+    """All that a run writes, with empty images in place of the models' results."""
+    jobs = find_jobs(dataset, output)
+    write_description(dataset, output)
+    for job in jobs:
+        job.paths.segmentation.parent.mkdir(parents=True, exist_ok=True)
+        for role, path in asdict(job.paths).items():
+            kind = np.int16 if role == "segmentation" else np.float32
+            if role == "dicom_seg":  # BIDS holds no DICOM series
+                continue
+            if path.name.endswith(".nii.gz"):
+                nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), kind), np.eye(4)), path)
+            else:
+                path.write_text("x")
+        write_label_table(job.paths.label_table)
+    for name in ("batch_report.csv", "volumes.csv", "index.html", "_viewer/niivue.js"):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("x")
+    write_sidecars(jobs, dataset)
+
+
+def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
+    write_derivative(dataset, tmp_path / "out")
+    images = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    described = [path for path in images if "_std" not in path.name]
+    for image in described:
+        facts = json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+        (source,) = facts["Sources"]
+        assert (dataset / source.removeprefix("bids:raw:")).is_file()
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (tmp_path / "out" / description["DatasetLinks"]["raw"]).resolve() == dataset.resolve()
+
+
+@pytest.mark.parametrize(("beyond_the_brain", "stripped"), [(2, True), (20, False)])
+def test_the_sidecar_tells_a_brain_from_a_head(
+    beyond_the_brain: int, stripped: bool, dataset: Path, tmp_path: Path
+) -> None:
+    """Voxels of the synthetic T1w that have no label are scalp, unless they are few."""
+    job = find_jobs(dataset, tmp_path / "out")[0]
+    job.paths.synthetic.parent.mkdir(parents=True)
+    labels = np.zeros(60, np.int16)
+    labels[:18] = 3
+    image = np.zeros(60, np.float32)
+    image[: 18 + beyond_the_brain] = 0.5
+    for path, voxels in ((job.paths.segmentation, labels), (job.paths.synthetic, image)):
+        nib.save(nib.Nifti1Image(voxels.reshape(3, 4, 5), np.eye(4)), path)
+    write_sidecars([job], dataset)
+    sidecar = job.paths.synthetic.with_name(job.paths.synthetic.name.replace(".nii.gz", ".json"))
+    assert json.loads(sidecar.read_text())["SkullStripped"] is stripped
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
+def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write_derivative(dataset, output)
+    assert validated(output) == []
+    stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
+    shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
+    assert validated(output), "a validator that finds nothing wrong with this proves nothing"
+
+
+def validated(folder: Path) -> list[str]:
+    """Codes and places of the validator's errors."""
+    answer = subprocess.run([str(VALIDATOR), str(folder), "--json"], capture_output=True, text=True, check=False)
+    issues = json.loads(answer.stdout)["issues"]["issues"]
+    return [f"{issue['code']} {issue.get('location')}" for issue in issues if issue["severity"] == "error"]

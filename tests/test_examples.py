@@ -1,0 +1,61 @@
+"""The example scripts, run as their users run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from midiff_monai.phantom import make_phantom
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def echoes(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"scan_{contrast}w.nii.gz" for contrast in ("PD", "T2")]
+    for path in paths:
+        nib.save(make_phantom(path.name[5:7]).image.slicer[::2, ::2, 30:34], path)  # type: ignore[arg-type]
+    return paths
+
+
+def test_groups_are_compared_as_by_welch(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    names = [f"sub-{index:02}.nii.gz" for index in range(20)]
+    volumes = pd.DataFrame(
+        {"input": [f"/data/{name}" for name in names], "Left-Hippocampus": random.normal(4, 0.4, 20)}
+    )
+    volumes["3rd-Ventricle"] = random.normal(1, 0.2, 20)
+    volumes.to_csv(tmp_path / "volumes.csv", index=False)
+    groups = ["control", "patient"] * 10
+    pd.DataFrame({"input": names, "group": groups}).iloc[::-1].to_csv(tmp_path / "subjects.csv", index=False)
+    run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv", "-o", tmp_path / "groups")
+    table = pd.read_csv(tmp_path / "groups.csv").set_index("structure")
+    for structure in ("Left-Hippocampus", "3rd-Ventricle"):
+        expected = stats.ttest_ind(volumes[structure][::2], volumes[structure][1::2], equal_var=False).pvalue
+        assert table.loc[structure, "p"] == pytest.approx(expected, rel=1e-3)
+    assert (tmp_path / "groups.png").stat().st_size > 5000
+
+
+def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path) -> None:
+    tool = [sys.executable, "-c", "import sys; print('given', sys.argv[1])", "{t1}"]
+    printed = run("t1_for_another_tool.py", echoes[0], "-o", tmp_path / "work", "--", *tool)
+    given = Path(printed.split("given ")[1].strip())
+    assert given.is_file() and nib.load(given).shape == nib.load(echoes[0]).shape  # type: ignore[attr-defined]
+
+
+def test_two_echoes_give_one_segmentation(echoes: list[Path], tmp_path: Path) -> None:
+    printed = run("dual_echo.py", *echoes, "-o", tmp_path / "out")
+    segmentation = nib.load(Path(printed.strip().splitlines()[-1]))
+    assert len(np.unique(np.asarray(segmentation.dataobj))) > 5  # type: ignore[attr-defined]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from midiff_monai.errors import InputError
+from midiff_monai.inputs import find_jobs
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found(tmp_path: Path, *items: str | Path, output: str = "out") -> dict[str, str]:
+    """Input and report of every job, relative to the temporary folder."""
+    jobs = find_jobs(items, tmp_path / output)
+    return {str(job.source.relative_to(tmp_path)): str(job.paths.report.relative_to(tmp_path)) for job in jobs}
+
+
+def test_a_folder_keeps_its_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path / "in/b/PD.nii.gz", tmp_path / "in/a b/PD.mha", tmp_path / "in/ü.NII", tmp_path / "in/notes.txt")
+    assert found(tmp_path, tmp_path / "in") == {
+        "in/a b/PD.mha": "out/a b/PD_report.json",
+        "in/b/PD.nii.gz": "out/b/PD_report.json",
+        "in/ü.NII": "out/ü_report.json",
+    }
+
+
+def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "in/scan.hdr", tmp_path / "in/scan.img", tmp_path / "in/.1234.scan.nii.gz")
+    touch(tmp_path / "in/out/scan_synthT1w.nii.gz")
+    assert list(found(tmp_path, tmp_path / "in", output="in/out")) == ["in/scan.hdr"]
+
+
+def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "archive/scan.nii")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/year").symlink_to(tmp_path / "archive")
+    assert found(tmp_path, tmp_path / "in") == {"in/year/scan.nii": "out/year/scan_report.json"}
+
+
+def test_a_pattern_finds_volumes_in_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path / "in/s1/x_PDw.nii", tmp_path / "in/s1/x_T1w.nii", tmp_path / "in/s2/y_PDw.nii")
+    assert list(found(tmp_path, str(tmp_path / "in/**/*_PDw.nii"))) == ["in/s1/x_PDw.nii", "in/s2/y_PDw.nii"]
+
+
+def test_a_file_that_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    touch(tmp_path / "x[1].nii", tmp_path / "x1.nii")
+    assert list(found(tmp_path, tmp_path / "x[1].nii")) == ["x[1].nii"]
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".TSV", "\t")])
+def test_a_table_names_volumes_and_subfolders(suffix: str, mark: str, tmp_path: Path) -> None:
+    rows = [["age", "input", "output"], ["40", "a/PD.nii", "sub-1"], ["50", str(tmp_path / "b/PD.nii"), ""]]
+    table = tmp_path / f"study{suffix}"
+    table.write_text("\n".join(mark.join(row) for row in rows), encoding="utf-8-sig")
+    assert found(tmp_path, table) == {"a/PD.nii": "out/sub-1/PD_report.json", "b/PD.nii": "out/PD_report.json"}
+
+
+def test_a_volume_that_is_named_twice_is_one_job(tmp_path: Path) -> None:
+    touch(tmp_path / "in/x.nii")
+    assert len(find_jobs([tmp_path / "in", tmp_path / "in" / "x.nii"], tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("volume\nx.nii\n", "no column `input`"),
+        ("", "no column `input`"),
+        ("input,output\nx.nii,../elsewhere\n", "outside"),
+        ("input\nx.txt\n", "not a volume by its suffix"),
+        ("input\na/x.nii\nb/x.nii\n", "same files"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(table: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "study.csv").write_text(table)
+    with pytest.raises(InputError, match=fault):
+        find_jobs([tmp_path / "study.csv"], tmp_path / "out")
+
+
+def test_series_of_a_folder_without_volumes(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 900, (8, 8, 4))
+    for folder, uid in (("in/a", "1.2.3"), ("in/b/c", "1.2.4")):
+        write_dicom(tmp_path / folder, voxels, np.diag([1, 1, 3, 1]), SeriesInstanceUID=uid)
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out")
+    assert [job.paths.report.relative_to(tmp_path / "out").as_posix() for job in jobs] == [
+        "a/004_PD_TSE_report.json",
+        "b/c/004_PD_TSE_report.json",
+    ]
+    assert all(len(job.files) == 4 and job.series is not None for job in jobs)
+    touch(tmp_path / "in/volume.nii")
+    assert [job.series for job in find_jobs([tmp_path / "in"], tmp_path / "out")] == [None]
+
+
+def test_without_its_packages_dicom_is_named_as_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "midiff_monai.dicom", None)
+    with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
+        find_jobs([tmp_path], tmp_path / "out")
+
+
+def test_nothing_found_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="no DICOM image"):
+        find_jobs([tmp_path / "in"], tmp_path / "out")
+    with pytest.raises(InputError, match="holds no volume"):
+        find_jobs([str(tmp_path / "*.nii")], tmp_path / "out")
+    with pytest.raises(InputError, match="results too"):
+        find_jobs([tmp_path / "in"], tmp_path / "in")

@@ -1,0 +1,143 @@
+"""What a folder of results is read as, whole, moved or damaged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from midiff_monai import results
+from midiff_monai.dicom import read_series
+from midiff_monai.inputs import find_jobs
+from midiff_monai.labels import STRUCTURES
+from midiff_monai.paths import output_paths
+from midiff_monai.report import RunReport
+from midiff_monai.results import Result
+from midiff_monai.study import Subject, read_study, write_volumes_table
+from midiff_monai.volumes import read_volume
+
+HEADER = "input,status,seconds,warnings,error,report\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of one volume, with a synthetic T1w and a segmentation but without the picture's drawing."""
+    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
+    source = tmp_path / "in" / "sub-01_PDw.nii.gz"
+    source.parent.mkdir()
+    data = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
+    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), source)
+    out = tmp_path / "out"
+    out.mkdir()
+    report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
+    segmentation = np.full(data.shape, 3, np.int16)
+    Result(read_volume(source), output_paths(source, out), report, data / 2, None, segmentation).write()
+    return out
+
+
+def only(folder: Path) -> Subject:
+    (subject,) = read_study(folder)
+    return subject
+
+
+def test_reads_what_was_written(folder: Path) -> None:
+    subject = only(folder)
+    assert (subject.name, subject.status, subject.warnings) == ("sub-01_PDw", "done", ["Look twice."])
+    assert subject.seconds is not None and subject.seconds >= 3
+    assert {label: volume for label, volume in subject.volumes().items() if volume} == {3: pytest.approx(2.688)}
+    images = subject.images()
+    assert images is not None and images.source is not None and images.synthetic is not None
+    np.testing.assert_allclose(images.source, 2 * images.synthetic)
+    assert images.synthetic_std is None and images.segmentation is not None and (images.segmentation == 3).all()
+
+
+def test_a_study_may_be_moved(folder: Path) -> None:
+    moved = folder.rename(folder.with_name("elsewhere"))
+    images = only(moved).images()
+    assert images is not None and images.segmentation is not None
+
+
+@pytest.mark.parametrize("damage", ["deleted", "changed"])
+def test_an_input_that_is_not_what_it_was_is_not_shown(folder: Path, damage: str) -> None:
+    subject = only(folder)
+    source = Path(subject.input)
+    source.unlink()
+    if damage == "changed":
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), source)
+    images = subject.images()
+    assert images is not None and images.source is None and images.synthetic is not None
+    assert str(source) in subject.warnings[-1]
+
+
+@pytest.mark.parametrize("keep", [0, 40, 300])
+def test_a_torn_output_becomes_a_warning(folder: Path, keep: int) -> None:
+    subject = only(folder)
+    synthetic = subject.output("synthetic")
+    assert synthetic is not None
+    synthetic.write_bytes(synthetic.read_bytes()[:keep])
+    images = subject.images()
+    assert images is not None and images.synthetic is None and images.segmentation is not None
+    assert synthetic.name in subject.warnings[-1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"input": {}}', '{"input": 3, "timings_seconds": 1}'])
+def test_a_damaged_manifest_is_listed_as_failed(folder: Path, text: str) -> None:
+    (folder / "sub-02_report.json").write_text(text)
+    damaged = read_study(folder)[1]
+    assert (damaged.name, damaged.status, damaged.images(), damaged.volumes()) == ("sub-02", "failed", None, {})
+    assert "sub-02_report.json" in damaged.error
+
+
+def test_unfinished_manifests_are_no_subjects(folder: Path) -> None:
+    shutil.copy(folder / "sub-01_PDw_report.json", folder / ".0a1b2c3d.sub-02_report.json")
+    assert len(read_study(folder)) == 1
+
+
+def test_the_batch_adds_the_failed_and_the_skipped(folder: Path) -> None:
+    rows = ["in/sub-01_PDw.nii.gz,skipped,,,,sub-01_PDw_report.json", 'in/bad.nii,failed,0.5,,"is empty, alas",']
+    (folder / "batch_report.csv").write_text(HEADER + "\n".join(rows))
+    bad, good = read_study(folder)
+    assert (good.status, good.warnings, good.volumes()[3]) == ("skipped", ["Look twice."], pytest.approx(2.688))
+    assert (bad.name, bad.status, bad.seconds, bad.error) == ("bad.nii", "failed", 0.5, "is empty, alas")
+    assert bad.images() is None
+
+
+def test_folders_below_count_as_well(folder: Path) -> None:
+    shutil.copytree(folder, folder / "sub-01" / "anat")
+    assert len(read_study(folder)) == 2
+
+
+def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None:
+    source = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz")
+    (folder / "later").mkdir()
+    for name, labels in {"b": np.where(np.indices(source.shape)[0] < 2, 17, 0).astype(np.int16), "c": None}.items():
+        paths = output_paths(f"{name}.nii", folder / "later")
+        report = RunReport("segment", folder.parent / "in" / "sub-01_PDw.nii.gz", {})
+        Result(source, paths, report, np.zeros(source.shape), None, labels).write()
+    (folder / "batch_report.json").write_text("{}")
+    table = pd.read_csv(write_volumes_table(folder))
+    assert table.columns.tolist() == ["input", *(structure.name for structure in STRUCTURES[1:])]
+    # 2 x 7 x 8 voxels of 8 microlitres, and all 336 of another structure
+    assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])
+    assert table["Left-Cerebral-Cortex"].tolist() == pytest.approx([0, 2.688])
+
+
+def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:
+    assert pd.read_csv(write_volumes_table(tmp_path)).empty
+
+
+def test_a_dicom_series_is_shown_again(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(1, 900, (8, 6, 4))
+    write_dicom(tmp_path / "in", voxels, np.diag([1, 1, 3, 1]))
+    (job,) = find_jobs([tmp_path / "in"], tmp_path / "out")
+    assert job.series is not None
+    source = read_series(job.series)
+    Result(source, job.paths, RunReport("segment", job.source, {}, files=job.files), np.zeros(source.shape)).write()
+    images = only(tmp_path / "out").images()
+    assert images is not None and images.source is not None
+    np.testing.assert_array_equal(images.source, np.asarray(source.dataobj))
