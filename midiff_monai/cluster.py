@@ -68,19 +68,23 @@ def _distribute(client, jobs: Sequence[Job], task: Task, stop: threading.Event) 
     from distributed import KilledWorker, as_completed
 
     waiting, futures = deque(jobs), as_completed()
-    running: dict[str, Job] = {}
+    running: dict[str, tuple[Job, str]] = {}
     killed: set[Job] = set()
     while True:
-        # no more than there are workers: a volume that waits at a worker would be blamed for the one that kills it
-        while waiting and len(running) < max(1, sum(client.nthreads().values())) and not stop.is_set():
-            job = waiting.popleft()
-            future = client.submit(run_on_worker, job, task, pure=False)
-            running[future.key] = job
+        # one volume a worker, and none waiting there: it would be blamed for the one that kills the worker
+        idle = client.nthreads().keys() - {worker for _, worker in running.values()}
+        while waiting and idle and not stop.is_set():
+            job, worker = waiting.popleft(), idle.pop()
+            future = client.submit(run_on_worker, job, task, workers=worker, allow_other_workers=True, pure=False)
+            running[future.key] = job, worker
             futures.add(future)
         if not running:
-            return
+            if not waiting or stop.is_set():
+                return
+            client.wait_for_workers(1)
+            continue
         future = next(futures)
-        job, error = running.pop(future.key), future.exception()
+        (job, _), error = running.pop(future.key), future.exception()
         if error is None:
             yield future.result()
         elif isinstance(error, KilledWorker) and job not in killed:

@@ -59,7 +59,7 @@ class LocallyAffine(nn.Module):
 class MixedPrecision(nn.Module):
     """Run a network under bfloat16 autocast on whatever device its input is, and answer in float32.
 
-    MONAI's engines know autocast on CUDA alone; processors with bfloat16 units gain as much.
+    MONAI's engines know autocast on CUDA alone; processors with bfloat16 units gain as much, see `has_fast_bfloat16`.
 
     Args:
         network: the network; its parameters stay float32.
@@ -74,3 +74,16 @@ class MixedPrecision(nn.Module):
         """Whatever the network takes and gives."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.enabled):
             return self.network(x, *args, **kwargs).float()
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16; where it has none, convolutions take up to a hundred times longer."""
+    match device.type:
+        case "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            # releases of torch that cannot tell leave it at float32
+            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+            return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+        case _:
+            return False

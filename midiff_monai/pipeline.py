@@ -218,8 +218,10 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
     used = asdict(settings)
     if models.translation:
         used |= {name: models.translation.setting(name) for name in ("steps", "samples", "seed")}
-    device = (models.translation or models.segmentation).setting("device")  # type: ignore[union-attr]
-    return used | {"device": str(device), "translated": models.translation is not None}
+    bundle = models.translation or models.segmentation
+    device, amp = (bundle.setting(name) for name in ("device", "amp"))  # type: ignore[union-attr]
+    precision = "bfloat16" if amp else "float32"
+    return used | {"device": str(device), "precision": precision, "translated": models.translation is not None}
 
 
 def _files(paths: OutputPaths, settings: Settings, translating: bool, segmenting: bool) -> list[Path]:

@@ -107,9 +107,9 @@ class RunReport:
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a result, of a manifest: of two runs with the same identity, one is enough.
 
-    Where the input lies and which device computed are of no consequence.
+    Where the input lies, which device computed and with which units are of no consequence.
     """
-    settings = {name: value for name, value in manifest["settings"].items() if name != "device"}
+    settings = {name: value for name, value in manifest["settings"].items() if name not in ("device", "precision")}
     decisive = {name: manifest[name] for name in ("command", "weights")}
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
 

@@ -8,7 +8,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from midiff_monai.lmi import standardize_locally
-from midiff_monai.networks import LocallyAffine, MixedPrecision, PixelUnshuffled
+from midiff_monai.networks import LocallyAffine, MixedPrecision, PixelUnshuffled, has_fast_bfloat16
 
 
 class Recorder(nn.Module):
@@ -158,3 +158,30 @@ def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
 
     noisy = torch.randn(1, 1, 12, 10)
     torch.testing.assert_close(LocallyAffine(Sign(), 1)(torch.cat([noisy, t2], dim=1)), t1)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, True),
+        ({"architecture": "x86_64", "amx_bf16": True}, True),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, True),
+        ({"architecture": "aarch64", "neon": True}, False),
+    ],
+)
+def test_processors_without_units_for_it_are_spared_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bfloat16(torch.device("cpu")) is expected
+
+
+def test_a_release_of_torch_that_cannot_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not has_fast_bfloat16(torch.device("cpu"))
+
+
+def test_the_answer_agrees_with_onednn() -> None:
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert supported or not has_fast_bfloat16(torch.device("cpu"))
