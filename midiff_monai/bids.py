@@ -127,6 +127,8 @@ def write_description(dataset: Path, output: Path) -> None:
 
 def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
     """Write the JSON files beside the images that there are."""
+    from midiff_monai.results import shows_only_brain  # heavy, and not needed to read a command line
+
     for job in jobs:
         common = {
             "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
@@ -136,8 +138,6 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
             _write_json(common | labels, _sidecar(job.paths.segmentation))
         if job.paths.synthetic.is_file():
-            from midiff_monai.results import shows_only_brain  # heavy, and not needed to read a command line
-
             stripped = {"SkullStripped": shows_only_brain(job.paths)}
             synthetic = {"Description": "T1w contrast made from another contrast by midiff"}
             _write_json(common | synthetic | stripped, _sidecar(job.paths.synthetic))

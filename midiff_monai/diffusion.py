@@ -202,8 +202,6 @@ class SlicewiseTranslation(SlicewiseInferer):
     def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
         """The mean of the samples, and their standard deviation as a second channel if there are several."""
         draws = torch.stack([self._draw(slices, network, positions, index) for index in range(self.samples)])
-        # where there was nothing, nothing is made
-        draws = draws * (slices[:, self.context, None] > 0)
         if self.samples == 1:
             return draws[0]
         return torch.cat([draws.mean(dim=0), draws.std(dim=0)], dim=1)

@@ -94,17 +94,11 @@ def qc_mosaic(
     Raises:
         KeyError: an id has no colour.
     """
-    structures = canonical(segmentation, affine, np.int32)
-    box = bounding_box(structures)
-    structures = structures.slicer[box]
+    volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
+    structures, greys = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
-
-    volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
-    rows: dict[str, list[NDArray]] = {}
-    for name, volume in volumes.items():
-        grey = window(canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
-        rows[name] = [cut.picture(grey) for cut in cuts]
+    rows = {name: [cut.picture(np.asarray(grey.dataobj)) for cut in cuts] for name, grey in greys.items()}
     label_pictures = (cut.picture(labels) for cut in cuts)
     rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
     _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
@@ -125,21 +119,39 @@ def montage(
         A grey picture for each volume, with the letters of the anatomical sides; and a picture of the structures in
         the same places, a palette image whose index is the id and whose index 0 is transparent.
     """
-    structures = canonical(segmentation, affine, np.uint8)
-    box = bounding_box(structures)
-    structures = structures.slicer[box]
+    structures, greys = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
     cells = _cells(cuts, structures)
-    greys = {}
-    for name, volume in volumes.items():
-        stretched = window(canonical(volume, affine, np.float32).slicer[box].get_fdata(dtype=np.float32), labels > 0)
-        greys[name] = _sheet((255 * stretched).astype(np.uint8), cuts, cells, Image.Resampling.BILINEAR)
-        _letter(greys[name], cuts, cells)
-    overlay = _sheet(labels, cuts, cells, Image.Resampling.NEAREST)
+    sheets = {}
+    for name, grey in greys.items():
+        levels = (255 * np.asarray(grey.dataobj)).astype(np.uint8)
+        sheets[name] = _sheet(levels, cuts, cells, Image.Resampling.BILINEAR)
+        _letter(sheets[name], cuts, cells)
+    overlay = _sheet(labels.astype(np.uint8), cuts, cells, Image.Resampling.NEAREST)
     overlay.putpalette([level for label in range(256) for level in ImageColor.getrgb(palette.get(label, BLACK))])
     overlay.info["transparency"] = 0
-    return greys, overlay
+    return sheets, overlay
+
+
+def prepare(
+    volumes: Mapping[str, NDArray], segmentation: NDArray, affine: NDArray[np.float64]
+) -> tuple[nib.Nifti1Image, dict[str, nib.Nifti1Image]]:
+    """Turn volumes (X, Y, Z) to RAS and crop them to the segmented brain and a margin.
+
+    Returns:
+        The structures (int32), and the volumes (float32) with their grey values stretched to [0, 1].
+    """
+    structures = canonical(segmentation, affine, np.int32)
+    box = bounding_box(structures)
+    structures = structures.slicer[box]
+    brain = np.asarray(structures.dataobj) > 0
+    greys = {}
+    for name, volume in volumes.items():
+        grey = canonical(volume, affine, np.float32).slicer[box]
+        stretched = window(np.asarray(grey.dataobj), brain).astype(np.float32)
+        greys[name] = nib.Nifti1Image(stretched, grey.affine)
+    return structures, greys
 
 
 Cell = tuple[int, int, int, int]  # left, top, right, bottom in pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
             return torch.cuda.is_bf16_supported(including_emulation=False)
         case "cpu":
             # releases of torch that cannot tell leave it at float32
-            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+            capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
             return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
         case _:
             return False

@@ -33,14 +33,14 @@ def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
 class SlicewiseInferer(Inferer):
     """Send a volume through a 2-D network slice by slice.
 
-    Only the foreground's bounding box is computed; empty slices and everything outside the box get `background`.
+    Only the foreground's bounding box is computed; voxels that are zero in the input get `background`.
 
     Args:
         context: number of neighbouring slices on either side that the network sees as further channels.
         axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
         batch_size: slices at a time; it does not change the result.
         multiple: height and width are padded with zeros to multiples of this.
-        background: value of every output channel where nothing was computed: a number, or one per channel.
+        background: value of every output channel where the input is zero: a number, or one per channel.
     """
 
     def __init__(
@@ -90,7 +90,9 @@ class SlicewiseInferer(Inferer):
         if pieces:
             height, width = (axis.stop - axis.start for axis in box[:2])
             computed = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0).float()
-            output[:, box[0], box[1], filled] = computed
+            # where there was nothing, nothing is made
+            there = turned[0, box[0], box[1]][..., filled] != 0
+            output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
         return output.movedim(-1, self.axis + 1)
 
 

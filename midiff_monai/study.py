@@ -127,6 +127,20 @@ class Images:
     synthetic_std: NDArray | None
     segmentation: NDArray | None
 
+    @property
+    def greys(self) -> dict[str, NDArray]:
+        """Of source and synthetic T1w, those that there are."""
+        volumes = {"source": self.source, "synthetic": self.synthetic}
+        return {role: volume for role, volume in volumes.items() if volume is not None}
+
+    @property
+    def structures(self) -> NDArray:
+        """The segmentation, or zeros where there is none."""
+        if self.segmentation is not None:
+            return self.segmentation
+        shown = next(image for image in (self.source, self.synthetic, self.synthetic_std) if image is not None)
+        return np.zeros(shown.shape, np.uint8)
+
 
 def read_study(folder: Path) -> list[Subject]:
     """Read every manifest in a folder and the folders below it, and the batch's own list where there is one.

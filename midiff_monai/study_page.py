@@ -114,11 +114,7 @@ def _measure(images: Images, volumes: dict[int, float]) -> Measures:
 
 def _pictures(images: Images) -> dict[str, str]:
     """Return the montages as data URIs: source and synthetic T1w in grey, structures to lay over them."""
-    volumes = {"source": images.source, "synthetic": images.synthetic}
-    shown = {role: volume for role, volume in volumes.items() if volume is not None}
-    known = [*shown.values(), *([] if images.segmentation is None else [images.segmentation])]
-    segmentation = np.zeros(known[0].shape, np.uint8) if images.segmentation is None else images.segmentation
-    greys, structures = montage(shown, segmentation, images.affine, COLOURS)
+    greys, structures = montage(images.greys, images.structures, images.affine, COLOURS)
     pictures = {role: _data_uri(grey, "webp", quality=WEBP_QUALITY) for role, grey in greys.items()}
     if images.segmentation is not None:
         pictures["structures"] = _data_uri(structures, "png", optimize=True, transparency=0)

@@ -230,6 +230,30 @@ class RandStripd(Randomizable, MapTransform):
         return result
 
 
+class RandRemoveStructuresd(Randomizable, MapTransform):
+    """Cut structures out of images and label maps, at random, as skull stripping cuts off a cerebellum.
+
+    Args:
+        keys: images and label maps of shape (1, X, Y, Z); what is cut out becomes 0.
+        label_key: label map on the same grid, one of the keys or not.
+        structures: the values of the label map that are cut out, a margin of one voxel included.
+        prob: how often.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str, structures: Sequence[int], prob: float = 0.5) -> None:
+        MapTransform.__init__(self, keys)
+        self.label_key, self.structures, self.prob = label_key, list(structures), prob
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        result = dict(data)
+        if self.R.random() < self.prob:
+            removed = np.isin(np.asarray(result[self.label_key]), self.structures)
+            kept = torch.from_numpy(~ndimage.maximum_filter(removed, size=(1, 3, 3, 3)))
+            for key in self.key_iterator(result):
+                result[key] = result[key] * kept
+        return result
+
+
 class RandWarpSlabd(Randomizable, MapTransform):
     """Cut a slab out of a volume under a random affine map and a random smooth deformation, in one interpolation.
 
@@ -241,7 +265,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         modes: "bilinear" or "nearest" for each key.
         size: shape of the slab in voxels.
         centre_range: range of the slab's centre along each axis, as fractions of the volume.
-        rotate: standard deviation of the rotation about each axis, in radians.
+        rotate: standard deviation of the rotation about each axis, in radians; one for all or one per axis.
         scale: standard deviation of the logarithm of the scale along each axis.
         knots: number of displacements along each axis.
         displacement: standard deviation of each displacement along each axis, in voxels.
@@ -254,7 +278,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         modes: Sequence[str],
         size: Sequence[int],
         centre_range: Sequence[Sequence[float]],
-        rotate: float = 0.12,
+        rotate: float | Sequence[float] = 0.12,
         scale: float = 0.1,
         knots: Sequence[int] = (5, 6, 3),
         displacement: float = 1.2,

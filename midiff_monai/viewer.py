@@ -17,7 +17,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from midiff_monai.figures import bounding_box, canonical, window
+from midiff_monai.figures import prepare
 from midiff_monai.geometry import resample_to_grid
 from midiff_monai.paths import staged
 from midiff_monai.study import Images
@@ -32,19 +32,11 @@ def write_viewer_script(images: Images, path: Path) -> None:
     The volumes are uint8 in RAS, cropped to the segmented brain and a margin; intensities are stretched as in the
     pictures, the segmentation keeps its FreeSurfer ids.
     """
-    greys = {"source": images.source, "synthetic": images.synthetic}
-    shown = {role: volume for role, volume in greys.items() if volume is not None}
-    shape = next(volume.shape for volume in (*greys.values(), images.segmentation) if volume is not None)
-    segmentation = np.zeros(shape, np.uint8) if images.segmentation is None else images.segmentation
-    structures = canonical(segmentation, images.affine, np.uint8)
-    box = bounding_box(structures)
-    structures = structures.slicer[box]
-    brain = np.asarray(structures.dataobj) > 0
+    structures, greys = prepare(images.greys, images.structures, images.affine)
     reduced = {"segmentation": _reduce(structures, "nearest")}
-    for role, volume in shown.items():
-        grey = canonical(volume, images.affine, np.float32).slicer[box]
-        stretched = 255 * window(np.asarray(grey.dataobj), brain)
-        reduced[role] = _reduce(nib.Nifti1Image(stretched.astype(np.float32), grey.affine), "bilinear")
+    for role, grey in greys.items():
+        levels = nib.Nifti1Image(255 * np.asarray(grey.dataobj), grey.affine)
+        reduced[role] = _reduce(levels, "bilinear")
     with staged(path) as temporary:
         encoded = {role: _base64(image) for role, image in reduced.items()}
         temporary.write_text(f"midiffVolumes({json.dumps(encoded)});\n", encoding="ascii")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 import torch
+from denoisers import Oracle, Spy
 from monai.inferers import DiffusionInferer
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
 from torch import nn
 
-from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation, seeded_noise, start_below
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, start_below
 from midiff_monai.lmi import LocalMutualInformation, standardize_locally
 from midiff_monai.schedulers import TrailingDDIMScheduler
 
@@ -44,32 +44,6 @@ def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
     return unet.eval()
 
 
-class Spy(nn.Module):
-    """A cheap, deterministic denoiser that keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.images: list[torch.Tensor] = []
-        self.timesteps: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        self.images.append(x)
-        self.timesteps.append(timesteps)
-        return torch.tanh(x[:, :1] + x.mean(dim=1, keepdim=True))
-
-
-class Oracle(nn.Module):
-    """Predicts the velocity of a clean image that it knows: v = (α x_t − x_0) / σ for x_t = α x_0 + σ ε, from α x_t."""
-
-    def __init__(self, scheduler: Scheduler, clean: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.scheduler, self.clean = scheduler, clean
-
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        alpha = self.scheduler.alphas_cumprod[int(timesteps)]
-        return (x[:, :1] - self.clean(x)) / (1 - alpha).sqrt()
-
-
 def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Clean images in [-1, 1], noise, and sources of three slices in [0, 1]; each of 8×12 pixels."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,19 +58,6 @@ def as_seen(
     signal = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(-1, 1, 1, 1)
     guide = inferer.guide(inferer.guide.prepare(source), noisy)
     return torch.cat([signal * noisy, guide[:, :-1], signal * guide[:, -1:]], dim=1)
-
-
-def volume(*shape: int) -> torch.Tensor:
-    """A volume (1, 1, *shape) in [0, 1] with an empty margin, without zeros inside it."""
-    result = torch.zeros(1, 1, *shape)
-    inside = result[..., 1:-1, 1:-1, 1:-1]
-    inside.copy_(0.05 + 0.95 * torch.rand(inside.shape, generator=torch.Generator().manual_seed(1)))
-    return result
-
-
-def translation(steps: int = 3, clip_sample: bool = True, **settings: Any) -> SlicewiseTranslation:
-    scheduler = TrailingDDIMScheduler(prediction_type="v_prediction", clip_sample=clip_sample)
-    return SlicewiseTranslation(make_inferer(scheduler), steps, **{"context": 1, "multiple": 4} | settings)
 
 
 # The guide.
@@ -343,126 +304,3 @@ def test_start_below_leaves_the_scheduler_alone() -> None:
     scheduler = DDPMScheduler(10)
     assert start_below(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
     assert len(scheduler.timesteps) == 10
-
-
-# Whole volumes.
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
-def test_known_volume_is_recovered(steps: int) -> None:
-    """The denoiser answers the middle slice of the source, which stands in channel 2, after x_t and a neighbour."""
-    source, inferer = volume(9, 10, 6), translation(steps)
-    network = Oracle(inferer.inferer.scheduler, lambda x: 2 * x[:, 2:3] - 1)
-    torch.testing.assert_close(inferer(source, network), source, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5, 10])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_known_constant_is_recovered_where_the_source_is(steps: int, axis: int) -> None:
-    source, inferer = volume(7, 8, 6), translation(steps, axis=axis, context=0)
-    result = inferer(source, Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 0.4)))
-    torch.testing.assert_close(result, 0.7 * (source > 0), rtol=0, atol=1e-4)
-
-
-def test_answer_stays_between_0_and_1() -> None:
-    inferer = translation(clip_sample=False)
-    bright = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 3.0)))
-    dark = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], -3.0)))
-    assert bright.max() == 1
-    assert not dark.any()
-
-
-@pytest.mark.parametrize("shared_noise", [0.0, 0.5, 1.0])
-def test_same_seed_gives_the_same_voxels_whatever_the_batch_size(shared_noise: float) -> None:
-    source = volume(8, 9, 7)
-    results = [
-        translation(seed=3, samples=2, shared_noise=shared_noise, batch_size=size)(source, Spy())
-        for size in (1, 2, 100)
-    ]
-    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(results[2], results[0], rtol=0, atol=1e-6)
-
-
-def test_other_seeds_give_other_voxels() -> None:
-    source = volume(8, 9, 7)
-    first, second = (translation(seed=seed)(source, Spy()) for seed in (0, 1))
-    assert not torch.allclose(first, second, atol=0.01)
-
-
-def test_sampling_leaves_the_global_generator_alone() -> None:
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    translation()(volume(6, 6, 5), Spy())
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_several_samples_give_their_mean_and_standard_deviation() -> None:
-    source, inferer = volume(8, 8, 6), translation(samples=3, seed=5)
-    result = inferer(source, Spy())
-    for position in range(1, 5):
-        neighbours = [position - 1, position, position + 1]
-        slices = source[0, 0, ..., neighbours].permute(2, 0, 1)[None]
-        draws = []
-        for index in range(3):
-            noise = seeded_noise((1, 8, 8), 5, index, 0)[None]
-            draws.append(inferer.inferer.sample(noise, Spy(), source=slices, verbose=False))
-        brightness = ((torch.cat(draws) + 1) / 2).clamp(0, 1) * (slices[:, 1:2] > 0)
-        expected = torch.stack(
-            [brightness.sum(0) / 3, ((brightness - brightness.mean(0)) ** 2).sum(0).div(2).sqrt()], 1
-        )
-        torch.testing.assert_close(result[0, ..., position], expected[0], rtol=0, atol=1e-5)
-    assert result[:, 1].max() > 0.01
-
-
-def test_empty_slices_and_surroundings_get_the_background() -> None:
-    source = volume(8, 9, 7)
-    source[..., 3] = 0
-    result = translation(samples=2, background=[-1.0, -2.0], multiple=1)(source, Spy())
-    assert (result[:, 0, ..., 3] == -1).all() and (result[:, 1, ..., 3] == -2).all()
-    assert (result[:, 0, 0] == -1).all() and (result[:, 1, ..., -1] == -2).all()
-    assert (result[:, :, 1:-1, 1:-1, [1, 2, 4, 5]] >= 0).all()
-
-
-def test_nothing_is_made_where_the_source_is_zero() -> None:
-    source = volume(8, 9, 7)
-    source[..., 3:5, 2:4, 2:6] = 0
-    result = translation(samples=2)(source, Spy())
-    assert not result[(source == 0).expand_as(result)].any()
-    assert result[:, :1][source > 0].min() > 0
-
-
-def starting_noise(shared_noise: float, seed: int = 0) -> torch.Tensor:
-    """What the slices of a volume start from, (slices, pixels)."""
-    spy, inferer = Spy(), translation(1, shared_noise=shared_noise, seed=seed)
-    inferer(torch.ones(1, 1, 24, 24, 4), spy)
-    return torch.cat(spy.images)[:, 0].flatten(1) / inferer.inferer.scheduler.alphas_cumprod[999].sqrt()
-
-
-def test_shared_noise_is_the_same_in_all_slices() -> None:
-    noise = starting_noise(1.0)
-    assert torch.equal(noise, noise[:1].expand_as(noise))
-
-
-@pytest.mark.parametrize("shared_noise", [0.0, 0.3, 0.7, 1.0])
-def test_shared_noise_is_the_correlation_of_slices(shared_noise: float) -> None:
-    noise = torch.stack([starting_noise(shared_noise, seed) for seed in range(5)], dim=1).flatten(1)
-    torch.testing.assert_close(noise.std(dim=1), torch.ones(4), rtol=0, atol=0.06)  # of 2880 pixels: 4.5 errors
-    correlation = torch.corrcoef(noise)[~torch.eye(4, dtype=torch.bool)]
-    torch.testing.assert_close(correlation, torch.full_like(correlation, shared_noise), rtol=0, atol=0.09)
-
-
-def test_noise_of_a_slice_does_not_depend_on_the_slices_around_it() -> None:
-    source = volume(8, 8, 8)
-    alone = torch.zeros_like(source)
-    alone[..., 4] = source[..., 4]
-    first, second = (translation(shared_noise=0.0, context=0)(image, Spy())[..., 4] for image in (source, alone))
-    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
-
-
-def test_seeded_noise_is_standard_normal_and_follows_its_seeds() -> None:
-    noise = seeded_noise((100, 100), 1, 2, 3)
-    assert torch.equal(noise, seeded_noise((100, 100), 1, 2, 3))
-    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-    for others in [(1, 2, 4), (1, 3, 3), (2, 2, 3), (3, 2, 1)]:
-        correlation = torch.corrcoef(torch.stack([noise, seeded_noise((100, 100), *others)]).flatten(1))[0, 1]
-        assert abs(correlation) < 0.05

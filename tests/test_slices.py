@@ -101,6 +101,7 @@ def test_what_is_not_computed_gets_the_background_of_its_channel(axis: int) -> N
     volume = torch.zeros(1, 1, 8, 8, 8)
     volume[0, 0, 2:6, 2:6, 2:6] = 1
     volume.movedim(axis + 2, 0)[4] = 0  # an empty slice amid filled ones
+    volume[0, 0, 3, 3, 3] = 0  # an empty voxel amid filled ones
     inferer = SlicewiseInferer(axis=axis, multiple=4, background=[20.0, -3.0, 0.0])
     result = inferer(volume, lambda slices: torch.full((len(slices), 3, *slices.shape[2:]), 7.0))
     computed = volume[0, 0] > 0

@@ -1,0 +1,25 @@
+"""Images that tests are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+
+def random_image(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Grey values that are multiples of 1/256, so that differences and 1 − x are exact; (*shape) in (0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 256, shape, generator=generator).to(dtype) / 256
+
+
+def distance_to(centre: float, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Distance of every voxel to the point that has the same coordinate along all axes."""
+    return np.sqrt(((np.indices(shape) - centre) ** 2).sum(axis=0))
+
+
+def smooth_pattern(shape: tuple[int, int, int], seed: int = 0, sigma: float = 2.0) -> NDArray[np.float32]:
+    """Smoothed noise in [0, 1]."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
