@@ -30,6 +30,7 @@ LAYERS = (
         "pseudo_source",
         "quality",
         "schedulers",
+        "segmentation",
         "slices",
         "study",
         "training",

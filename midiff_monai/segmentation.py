@@ -1,0 +1,48 @@
+"""Brain structures slice by slice, and what is known beforehand of a skull-stripped brain."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from midiff_monai.slices import Network, SlicewiseInferer
+
+STRIPPED_SHARE = 0.6
+"""A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
+
+NEVER = -100.0
+"""Logit of a class that is ruled out."""
+
+
+class BrainSegmentation(SlicewiseInferer):
+    """Logits of brain structures, background first; no hole is left in a skull-stripped brain.
+
+    Deep inside what skull stripping has left there is nothing but brain. A 2-D network that loses its way in a slice,
+    as where the cerebellum was cut off, answers background all the same; there its second choice is taken.
+
+    Args:
+        depth: voxels nearer than this to the surroundings, which are zero, may still be background: remnants of the
+            skull, or fluid around the brain.
+        slicing: arguments of `SlicewiseInferer`.
+    """
+
+    def __init__(self, depth: int = 3, **slicing: int | list[float]) -> None:
+        super().__init__(**slicing)  # type: ignore[arg-type]
+        self.depth = depth
+
+    def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
+        logits = super()._infer(volume, network)
+        there = volume[0].as_subclass(torch.Tensor) != 0
+        labelled = (logits.argmax(dim=0) > 0) & there
+        if labelled.sum() > STRIPPED_SHARE * there.sum():
+            logits[0] = torch.where(deep_inside(there, self.depth), NEVER, logits[0])
+        return logits
+
+
+def deep_inside(mask: torch.Tensor, depth: int) -> torch.Tensor:
+    """The voxels of a mask (X, Y, Z) with nothing but mask less than `depth` voxels away along every axis.
+
+    Beyond the edge of the volume, where the scan ends and not the brain, counts as mask.
+    """
+    outside = (~mask).float()[None, None]
+    return F.max_pool3d(outside, 2 * depth - 1, stride=1, padding=depth - 1)[0, 0] == 0

@@ -1,0 +1,62 @@
+"""What is known of a stripped brain, against SciPy and with networks that lose their way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from midiff_monai.segmentation import BrainSegmentation, deep_inside
+
+BACKGROUND, WHITE = 0, 1
+
+
+@given(seed=st.integers(0, 2**31), density=st.floats(0.5, 1), depth=st.integers(1, 3))
+def test_deep_inside_is_the_erosion_by_a_cube(seed: int, density: float, depth: int) -> None:
+    mask = np.random.default_rng(seed).random((6, 7, 8)) < density
+    cube = np.ones((2 * depth - 1,) * 3)
+    expected = ndimage.binary_erosion(mask, cube, border_value=1)
+    np.testing.assert_array_equal(deep_inside(torch.from_numpy(mask), depth).numpy(), expected)
+
+
+class Lost:
+    """Takes what is brighter than 0.5 for white matter, all else and whole slices for background."""
+
+    def __init__(self, lost_slices: tuple[int, ...] = ()) -> None:
+        self.lost_slices = lost_slices
+
+    def __call__(self, slices: torch.Tensor) -> torch.Tensor:
+        bright = (slices[:, :1] > 0.5).float()
+        logits = torch.cat([1 - bright, 2 * bright, bright - 0.5], dim=1)
+        logits[list(self.lost_slices), BACKGROUND] = 9.0
+        return logits
+
+
+def ball(radius: float, side: int = 20) -> torch.Tensor:
+    """A volume (1, 1, side, side, side), 0.8 in a ball and 0 around it."""
+    places = torch.cartesian_prod(*[torch.arange(side)] * 3).reshape(side, side, side, 3) - (side - 1) / 2
+    return 0.8 * (places.square().sum(-1) < radius**2).float()[None, None]
+
+
+def classes(volume: torch.Tensor, network: Lost) -> torch.Tensor:
+    inferer = BrainSegmentation(depth=2, multiple=4, background=[20.0, 0.0, 0.0])
+    return inferer(volume, network)[0].argmax(0)
+
+
+def test_a_slice_lost_in_a_stripped_brain_is_brain_but_for_its_rim() -> None:
+    volume = ball(8)
+    lost = 10 - int(volume[0, 0].any(0).any(0).nonzero()[0])  # of the slices that are not empty
+    found, there = classes(volume, Lost((lost,))), volume[0, 0] > 0
+    inside = deep_inside(there, 2)
+    assert (found[inside] == WHITE).all() and inside[..., 10].any()
+    assert (found[..., 10][~inside[..., 10]] == BACKGROUND).all()
+    assert (found[~there] == BACKGROUND).all()
+
+
+@pytest.mark.parametrize("surroundings", [0.1, 0.4])
+def test_a_whole_head_keeps_its_background(surroundings: float) -> None:
+    head = torch.where(ball(8) > 0, ball(8), surroundings)
+    assert torch.equal(classes(head, Lost()), (ball(8)[0, 0] > 0).long() * WHITE)
