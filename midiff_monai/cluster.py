@@ -20,8 +20,8 @@ from midiff_monai.inputs import Job
 class DaskExecutor:
     """Runs jobs on Dask workers; a `batch.Executor`.
 
-    A worker loads the models once. The volume of a worker that is killed is tried once more, at the end; one that has
-    killed two is recorded as failed.
+    A worker loads the models once and runs one volume at a time, however many threads it has. The volume of a worker
+    that is killed is tried once more, at the end; one that has killed two is recorded as failed.
 
     Attributes:
         workers: number of processes to start on this machine, which share its cores; with several GPUs, each takes
