@@ -17,6 +17,7 @@ PACKAGE = REPOSITORY / "midiff_monai"
 LAYERS = (
     {"errors", "labels", "lmi", "paths", "report", "resources"},
     {
+        "augmentation",
         "baselines",
         "dicom",
         "dicom_frames",
