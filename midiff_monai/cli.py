@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midiff_monai.bids import DEFAULT_SUFFIXES
-from midiff_monai.errors import BundleError, MidiffError
+from midiff_monai.errors import BundleError, InputError, MidiffError
 from midiff_monai.report import ExitCode, environment, sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
@@ -174,6 +174,8 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
 
     settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
     check_settings(settings)
+    if arguments.workers < 0:
+        raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
     task = Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
     execute = _executor(arguments) if arguments.workers or arguments.scheduler else in_turn
     with stop_on_signal() as stop:

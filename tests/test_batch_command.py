@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -37,9 +39,9 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def midiff(*arguments: str | Path) -> subprocess.Popen[str]:
+def midiff(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "midiff_monai", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def statuses(output: Path) -> list[str]:
@@ -98,6 +100,24 @@ def test_an_interrupted_batch_goes_on_where_it_was(
     assert_all_done(tmp_path / "out", one_by_one)
 
 
+def test_ctrl_c_lets_worker_processes_finish_too(
+    scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """A terminal sends the signal to the whole group of processes."""
+    pytest.importorskip("distributed", reason="needs the extra [cluster]")
+    command: list[str | Path] = ["batch", scans, "--no-translate", "--workers", "2", "-o", tmp_path / "out"]
+    process = midiff(*command, start_new_session=True)
+    wait_for_a_result(tmp_path / "out")
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors
+    assert set(statuses(tmp_path / "out")) == {"done", "pending"}
+    process = midiff(*command)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    assert_all_done(tmp_path / "out", one_by_one)
+
+
 def test_two_batches_on_one_folder_leave_every_file_whole(
     scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -136,7 +156,14 @@ def test_a_bids_app_runs_by_participant_and_by_group(scans: Path, tmp_path: Path
     assert process.returncode == 0 and len(pd.read_csv(output / "volumes.csv")) == 2
 
 
-@pytest.mark.parametrize("arguments", [["batch", "{}", "-o", "{}/out"], ["batch", "{}/x.csv", "-o", "{}/out"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["batch", "{}", "-o", "{}/out"],
+        ["batch", "{}/x.csv", "-o", "{}/out"],
+        ["batch", "{}/x.nii", "-o", "{}/out", "--workers", "-1"],
+    ],
+)
 def test_nothing_to_do_is_exit_code_2_and_one_line(arguments: list[str], tmp_path: Path) -> None:
     process = midiff(*(argument.format(tmp_path) for argument in arguments))
     message = process.communicate(timeout=60)[1]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from midiff_monai.batch import Task, run_batch
+from midiff_monai.batch import Outcome, Task, run_batch
 from midiff_monai.errors import InputError
 from midiff_monai.inputs import find_jobs
 
 pytest.importorskip("distributed", reason="needs the extra [cluster]")
 import cloudpickle  # noqa: E402
 import dask  # noqa: E402
-from distributed import Client, LocalCluster, WorkerPlugin  # noqa: E402
+from distributed import Client, Future, LocalCluster, WorkerPlugin  # noqa: E402
 
 from midiff_monai.cluster import DaskExecutor  # noqa: E402
 
@@ -58,10 +59,10 @@ class StandIn(WorkerPlugin):
         batch.process = process
 
 
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
+@contextmanager
+def cluster_of_two(allowed_failures: int) -> Iterator[str]:
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
@@ -69,13 +70,26 @@ def scheduler() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-def run(kinds: list[str], folder: Path, scheduler: str, stop: threading.Event | None = None) -> list[str]:
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with cluster_of_two(allowed_failures=0) as address:
+        yield address
+
+
+def run(
+    kinds: list[str],
+    folder: Path,
+    scheduler: str,
+    stop: threading.Event | None = None,
+    progress: Callable[[Iterable[Outcome]], Iterable[Outcome]] = iter,  # type: ignore[assignment]
+) -> list[str]:
     (folder / "in").mkdir(exist_ok=True)
     for index, kind in enumerate(kinds):
         (folder / "in" / f"{index:02}.nii").write_text(kind)
     StandIn().setup(None)  # for the hash of the weights in this process
     jobs = find_jobs([folder / "in"], folder / "out")
-    return [outcome.status for outcome in run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop)]
+    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress)
+    return [outcome.status for outcome in outcomes]
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +107,74 @@ def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
     assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "skipped" for kind in kinds]
 
 
-def test_a_volume_survives_one_killed_worker_but_not_two(scheduler: str, tmp_path: Path) -> None:
-    statuses = run(["good", "unlucky", "deadly", "good"], tmp_path, scheduler)
+@pytest.mark.parametrize("allowed_failures", [0, 3])
+def test_a_volume_survives_one_killed_worker_but_not_two(
+    allowed_failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask's own default is 3: its scheduler then says nothing of the first three workers that are killed."""
+    monkeypatch.setattr("midiff_monai.cluster.GRACE_SECONDS", 1.0)
+    with cluster_of_two(allowed_failures) as scheduler:
+        statuses = run(["good", "unlucky", "deadly", "good"], tmp_path, scheduler)
     # an outcome that is lost along with the worker that had it is asked for again, and the volume found done
     assert [status.replace("skipped", "done") for status in statuses] == ["done", "done", "failed", "done"]
     assert (tmp_path / "in" / "01.nii.attempts").read_text() == "xx"
     assert (tmp_path / "in" / "02.nii.attempts").read_text() == "xx"
     assert "were killed" in (tmp_path / "out" / "batch_report.csv").read_text()
+
+
+def test_a_volume_sent_to_a_worker_that_is_gone_is_sent_again(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, answers = Client.nthreads, iter([{"tcp://127.0.0.1:9": 1}])
+    monkeypatch.setattr(Client, "nthreads", lambda client: next(answers, None) or truth(client))
+    monkeypatch.setattr("midiff_monai.cluster.GRACE_SECONDS", 0.5)
+    assert run(["good", "good"], tmp_path, scheduler) == ["done", "done"]
+    assert (tmp_path / "in" / "00.nii.attempts").read_text() == "x"
+
+
+def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, losses = Future.result, iter([TimeoutError])
+
+    def result(future: Future, timeout: float | None = None) -> object:
+        assert timeout is not None, "else it waits for ever"
+        for loss in losses:
+            raise loss
+        return truth(future, timeout)
+
+    monkeypatch.setattr(Future, "result", result)
+    assert sorted(run(["good", "good"], tmp_path, scheduler)) == ["done", "skipped"]
+
+
+def test_a_lost_scheduler_fails_what_was_not_done(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        with Client(cluster) as client:
+            client.register_plugin(StandIn())
+
+        def losing(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+            for outcome in outcomes:
+                yield outcome
+                cluster.close()
+
+        assert run(["good"] * 3, tmp_path, cluster.scheduler_address, progress=losing) == ["done", "failed", "failed"]
+    assert "scheduler was lost" in (tmp_path / "out" / "batch_report.csv").read_text()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://host"])
+def test_a_scheduler_that_does_not_answer_is_named(address: str) -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=address):
+        list(DaskExecutor(scheduler=address)([], TASK, threading.Event()))
+
+
+def test_a_stop_ends_the_wait_for_workers(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        threading.Timer(1.0, stop.set).start()
+        assert run(["good"], tmp_path, cluster.scheduler_address, stop) == ["pending"]
 
 
 def test_a_stop_begins_no_other_volume(scheduler: str, tmp_path: Path) -> None:
