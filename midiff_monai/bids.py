@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.errors import InputError
-from midiff_monai.inputs import Job
-from midiff_monai.paths import OutputPaths, staged
+from midiff_monai.errors import InputError, OutputError
+from midiff_monai.inputs import Job, without_duplicates
+from midiff_monai.paths import OutputPaths, make_folder, staged
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
+DESCRIPTION = "dataset_description.json"
 SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
 
 #: What derivatives hold that BIDS has no name for.
@@ -35,7 +36,8 @@ def find_jobs(
     """Find the anatomical scans of a data set, named as BIDS derivatives name what is made of them.
 
     A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
-    scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`.
+    scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`. Such are looked
+    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others does not replace results.
 
     Args:
         dataset: folder of a raw data set.
@@ -45,39 +47,49 @@ def find_jobs(
         sessions: labels with or without "ses-"; empty for all.
 
     Raises:
-        InputError: a participant is not there, or there is no such scan at all.
+        InputError: a participant is not there, there is no such scan at all, or two scans would write the same files.
     """
     present = {folder.name for folder in dataset.glob("sub-*") if folder.is_dir()}
     wanted = {_labelled("sub", label) for label in participants} or present
     if missing := sorted(wanted - present):
         raise InputError(dataset, f"has no {', '.join(missing)}", "Check --participant-label")
     chosen_sessions = {_labelled("ses", label) for label in sessions}
-    scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, suffixes, chosen_sessions)]
-    if not scans:
-        raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
-    namesakes = Counter((scan.parent, _entities(scan)) for scan in scans)
-    return [
-        Job(scan, _derivatives(scan, dataset, output, namesakes[scan.parent, _entities(scan)] > 1)) for scan in scans
+    scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, chosen_sessions)]
+    scans = [scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}]
+    suffixes_of = defaultdict(set)
+    for scan in scans:
+        suffixes_of[scan.parent, _entities(scan)].add(_suffix(scan))
+    jobs = [
+        Job(scan, _derivatives(scan, dataset, output, ambiguous=len(suffixes_of[scan.parent, _entities(scan)]) > 1))
+        for scan in scans
+        if _suffix(scan) in suffixes
     ]
+    if not jobs:
+        raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+    return without_duplicates(jobs, mend="Remove one")
 
 
 def _labelled(entity: str, label: str) -> str:
     return f"{entity}-{label.removeprefix(f'{entity}-')}"
 
 
-def _scans(subject: Path, suffixes: Sequence[str], sessions: set[str]) -> list[Path]:
+def _scans(subject: Path, sessions: set[str]) -> list[Path]:
     folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
     folders += [] if sessions else [subject]
     found = [path for folder in folders for path in folder.glob("anat/*")]
-    return sorted(path for path in found if (name := SCAN.fullmatch(path.name)) and name["suffix"] in suffixes)
+    return sorted(path for path in found if SCAN.fullmatch(path.name))
 
 
 def _entities(scan: Path) -> str:
     return SCAN.fullmatch(scan.name)["entities"]  # type: ignore[index]
 
 
+def _suffix(scan: Path) -> str:
+    return SCAN.fullmatch(scan.name)["suffix"]  # type: ignore[index]
+
+
 def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> OutputPaths:
-    suffix = SCAN.fullmatch(scan.name)["suffix"] if ambiguous else ""  # type: ignore[index]
+    suffix = _suffix(scan) if ambiguous else ""
     prefix = output / scan.parent.relative_to(dataset) / _entities(scan)
 
     def named(description: str, ending: str) -> Path:
@@ -97,7 +109,7 @@ def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> Ou
 
 def check_dataset(dataset: Path) -> None:
     """Raise InputError for a folder that is no BIDS data set at first sight."""
-    description = dataset / "dataset_description.json"
+    description = dataset / DESCRIPTION
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,7 +121,12 @@ def check_dataset(dataset: Path) -> None:
 
 
 def write_description(dataset: Path, output: Path) -> None:
-    """Write what makes the output folder a derivative of the data set: its description, and what to ignore."""
+    """Write what makes the output folder a derivative of the data set: its description, and what to ignore.
+
+    Raises:
+        OutputError: the folder is that of the data set or of another derivative, or cannot be written.
+    """
+    _check_own(dataset, output)
     description = {
         "Name": "midiff: synthetic T1w volumes and brain segmentations",
         "BIDSVersion": BIDS_VERSION,
@@ -119,10 +136,24 @@ def write_description(dataset: Path, output: Path) -> None:
         "SourceDatasets": [{"URL": dataset.resolve().as_uri()}],
         "DatasetLinks": {"raw": os.path.relpath(dataset.resolve(), output.resolve())},
     }
-    output.mkdir(parents=True, exist_ok=True)
-    _write_json(description, output / "dataset_description.json")
+    make_folder(output)
+    _write_json(description, output / DESCRIPTION)
     with staged(output / ".bidsignore") as temporary:
         temporary.write_text(BIDSIGNORE, encoding="utf-8")
+
+
+def _check_own(dataset: Path, output: Path) -> None:
+    mend = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
+    if output.resolve() == dataset.resolve():
+        raise OutputError(output, "is the data set itself", mend)
+    description = output / DESCRIPTION
+    if description.exists():
+        try:
+            makers = [maker["Name"] for maker in json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            makers = []
+        if "midiff-monai" not in makers:
+            raise OutputError(description, "was not made by midiff", mend)
 
 
 def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:

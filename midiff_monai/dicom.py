@@ -1,13 +1,15 @@
-"""DICOM series in: finds the series below a folder, and reads one as a volume.
+"""DICOM series in: finds the series among files, and reads one as a volume.
 
 Needs the extra `dicom`. Attributes are named by their DICOM keywords; PS3.3 defines them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +18,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 
 from midiff_monai.dicom_frames import Frame, affine_of, frames_of, in_slice_order
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.volumes import MAX_VOXELS, checked_volume, scanner_nifti
+
+EXPORT_AGAIN = "Copy or export it again"
 
 _HEADER_KEYWORDS = (
     *("Modality", "ImageType", "Rows", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
@@ -38,8 +41,10 @@ class DicomSeries:
         uid: SeriesInstanceUID.
         modality: "MR", "CT" …
         description: SeriesDescription, perhaps empty.
-        name: a file name without suffix, made of number, description and echo ("004_PD_T2_TSE_echo1"); series of
-            different patients may share it.
+        name: a file name without suffix, made of number, description and echo ("004_PD_T2_TSE_echo1"), and where that
+            is not unique in the folder of `digest`.
+        fault: why its header cannot be read, else empty.
+        digest: eight characters that no other series, echo or multi-frame image has.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +52,8 @@ class DicomSeries:
     modality: str
     description: str
     name: str
+    fault: str = ""
+    digest: str = ""
 
     @property
     def folder(self) -> Path:
@@ -76,30 +83,36 @@ class _Image(NamedTuple):
     description: str
 
 
-def find_series(folder: str | Path) -> list[DicomSeries]:
-    """Find every image series below a folder, in the order of their names; other files are skipped.
+def find_series(files: Iterable[Path]) -> list[DicomSeries]:
+    """Find every image series among DICOM files, in the order of their names.
 
     A series is told by its SeriesInstanceUID. Echoes that share a series, such as PD and T2 of a dual echo, and
     multi-frame images that do, become one `DicomSeries` each. Segmentations are no images, and localizers, by their
-    ImageType, are passed over. A file without the preamble of DICOM part 10 is taken for no DICOM file.
-
-    Raises:
-        InputError: there is no such folder, it holds no DICOM image, or a DICOM file below it cannot be read.
+    ImageType, are passed over. A file that cannot be read becomes a `DicomSeries` with a fault.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(folder, "is not a folder", "Name the folder that holds the DICOM files")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [image for path in paths if (image := _read_header(path)) is not None]
-    if not images:
-        raise InputError(folder, "holds no volume and no DICOM image", "Name the folder of an exported series")
+    found: list[DicomSeries] = []
     volumes: dict[tuple[str, str, str], list[_Image]] = defaultdict(list)
     echoes: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        volumes[image.series, image.echo, image.multiframe].append(image)
-        echoes[image.series].add(image.echo)
-    found = [_series(volume, len(echoes[volume[0].series]) > 1) for volume in volumes.values()]
-    return sorted(found, key=lambda series: (series.name, series.uid))
+    for path in sorted(files):
+        try:
+            image = _read_header(path)
+        except Exception as error:  # whatever pydicom's parsers trip over: their own errors, KeyError, struct.error
+            found.append(DicomSeries((path,), "", "", "", path.name, _unreadable(path, error).fault))
+            continue
+        if image is not None:
+            volumes[image.series, image.echo, image.multiframe].append(image)
+            echoes[image.series].add(image.echo)
+    found += [_series(volume, len(echoes[volume[0].series]) > 1) for volume in volumes.values()]
+    return sorted(_named_apart(found), key=lambda series: (series.name, series.uid))
+
+
+def _named_apart(found: list[DicomSeries]) -> list[DicomSeries]:
+    """Lengthen the names that series of one folder share, by what only the images of one have."""
+    namesakes = Counter((series.folder, series.name) for series in found)
+    return [
+        replace(series, name=f"{series.name}_{series.digest}") if namesakes[series.folder, series.name] > 1 else series
+        for series in found
+    ]
 
 
 def read_series(series: DicomSeries) -> nib.Nifti1Image:
@@ -123,6 +136,8 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
     Raises:
         InputError: they do not.
     """
+    if series.fault:
+        raise InputError(series.files[0], series.fault, EXPORT_AGAIN)
     frames = [frame for path in series.files for frame in _open(path, with_pixels)]
     frames = in_slice_order(frames, series.error)
     if (promised := len(frames) * prod(frames[0].matrix)) > MAX_VOXELS:
@@ -131,25 +146,20 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
 
 
 def _read_header(path: Path) -> _Image | None:
-    """Read what tells series apart; None if the file is no DICOM image."""
-    try:
-        if not is_dicom(path):
-            return None
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
-        if "Rows" not in header or header.get("Modality") == "SEG" or "LOCALIZER" in (header.get("ImageType") or ()):
-            return None
-        return _Image(
-            path,
-            series=str(header.get("SeriesInstanceUID")),
-            echo=str(header.get("EchoNumbers") or ""),
-            multiframe=str(header.get("SOPInstanceUID")) if int(header.get("NumberOfFrames") or 1) > 1 else "",
-            distance=_distance(header),
-            number=int(header.get("SeriesNumber") or 0),
-            modality=str(header.get("Modality") or ""),
-            description=str(header.get("SeriesDescription") or ""),
-        )
-    except Exception as error:  # whatever pydicom's parsers trip over: their own errors, KeyError, struct.error
-        raise _unreadable(path, error) from error
+    """Read what tells series apart; None if the file is no image to segment."""
+    header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
+    if "Rows" not in header or header.get("Modality") == "SEG" or "LOCALIZER" in (header.get("ImageType") or ()):
+        return None
+    return _Image(
+        path,
+        series=str(header.get("SeriesInstanceUID")),
+        echo=str(header.get("EchoNumbers") or ""),
+        multiframe=str(header.get("SOPInstanceUID")) if int(header.get("NumberOfFrames") or 1) > 1 else "",
+        distance=_distance(header),
+        number=int(header.get("SeriesNumber") or 0),
+        modality=str(header.get("Modality") or ""),
+        description=str(header.get("SeriesDescription") or ""),
+    )
 
 
 def _distance(header: Dataset) -> float:
@@ -164,7 +174,8 @@ def _series(images: list[_Image], is_one_of_several_echoes: bool) -> DicomSeries
     files = tuple(image.path for image in sorted(images, key=lambda image: image.distance))
     parts = [f"{first.number:03d}", first.description, f"echo{first.echo}" if is_one_of_several_echoes else ""]
     name = re.sub(r"[^A-Za-z0-9+-]+", "_", " ".join(filter(None, parts))).strip("_")
-    return DicomSeries(files, first.series, first.modality, first.description, name)
+    digest = hashlib.sha256(repr((first.series, first.echo, first.multiframe)).encode()).hexdigest()[:8]
+    return DicomSeries(files, first.series, first.modality, first.description, name, digest=digest)
 
 
 def _open(path: Path, with_pixels: bool) -> list[Frame]:
@@ -172,7 +183,7 @@ def _open(path: Path, with_pixels: bool) -> list[Frame]:
         return list(frames_of(dcmread(path, stop_before_pixels=not with_pixels)))
     except InputError:
         raise
-    except Exception as error:  # as in `_read_header`
+    except Exception as error:  # as in `find_series`
         raise _unreadable(path, error) from error
 
 
@@ -186,4 +197,4 @@ def _values(frame: Frame) -> NDArray[np.float32]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(path, f"cannot be read as DICOM ({in_one_line(error)})", "Copy or export it again")
+    return InputError(path, f"cannot be read as DICOM ({in_one_line(error)})", EXPORT_AGAIN)

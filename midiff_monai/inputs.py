@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import glob
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
-from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, named_outputs, output_paths
+from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, files_below, named_outputs, output_paths
 
 if TYPE_CHECKING:
     from midiff_monai.dicom import DicomSeries
@@ -43,23 +42,27 @@ def find_jobs(items: Sequence[str | Path], output: str | Path) -> list[Job]:
     """Find the volumes of a run.
 
     Args:
-        items: each one volume; a folder, whose volumes, or else whose DICOM series, keep their subfolders in the
-            output; a pattern such as `scans/*_PDw.nii.gz` (`**` for all subfolders); or a table, .csv or .tsv, with a
-            column `input` of volumes, from the table's folder if they are relative, and, if wanted, a column `output`
-            of subfolders.
+        items: each one volume; a folder, whose volumes keep their subfolders in the output, as do the DICOM series of
+            those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all subfolders); or a
+            table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they are relative, and, if
+            wanted, a column `output` of subfolders.
         output: folder for the results. Volumes in it are passed over.
 
     Raises:
-        InputError: nothing is found, a table lacks the column, a file is no volume by its suffix, or two volumes
-            would write the same files.
+        InputError: nothing is found, a folder cannot be read, a table lacks the column, a file is no volume by its
+            suffix, or two volumes would write the same files.
     """
     output = Path(output)
     jobs = [job for item in items for job in _expand(item, output)]
+    return without_duplicates(jobs, mend="Rename one, or give a table with a column `output`")
+
+
+def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
+    """Drop what is named twice; raises InputError, with this mend, where two volumes would write the same files."""
     by_report: dict[Path, Job] = {}
     for job in jobs:
         first = by_report.setdefault(job.paths.report.resolve(), job)
-        if first.source.resolve() != job.source.resolve():
-            mend = "Rename one, or give a table with a column `output`"
+        if [file.resolve() for file in first.files] != [file.resolve() for file in job.files]:
             raise InputError(job.source, f"would write the same files as {first.source}", mend)
     return list(by_report.values())
 
@@ -84,22 +87,38 @@ def _job(source: Path, folder: Path) -> Job:
 def _jobs_below(folder: Path, output: Path) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
-    found = [Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names]
-    volumes = _volumes_among(found, output)
-    if not volumes:
-        return _series_below(folder, output)
-    return [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
+    files = files_below(folder, passing_over=output)
+    volumes = _volumes_among(files, output)
+    # where DICOM was converted, the images lie beside what was made of them
+    with_volumes = {volume.parent for volume in volumes}
+    images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
+    jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
+    jobs += _series_among(images, folder, output) if images else []
+    if not jobs:
+        raise InputError(folder, "holds no volume and no DICOM image", "Name the folder of the scans")
+    return jobs
 
 
-def _series_below(folder: Path, output: Path) -> list[Job]:
+def _is_dicom(path: Path) -> bool:
+    """Whether a file has the preamble of DICOM part 10, or cannot be opened, of which its reader will tell."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return True
+
+
+def _series_among(images: list[Path], folder: Path, output: Path) -> list[Job]:
     try:
         from midiff_monai.dicom import find_series
     except ImportError:
-        fault = "holds no volume; to look for DICOM in it takes another package"
-        raise InputError(folder, fault, "Install it: pip install 'midiff-monai[dicom]'") from None
+        fault = "is DICOM; to read it takes another package"
+        raise InputError(images[0], fault, "Install it: pip install 'midiff-monai[dicom]'") from None
     return [
         Job(series.folder / series.name, named_outputs(series.name, output / series.folder.relative_to(folder)), series)
-        for series in find_series(folder)
+        for series in find_series(images)
     ]
 
 

@@ -83,6 +83,32 @@ def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
     )
 
 
+def files_below(folder: Path, passing_over: Path) -> list[Path]:
+    """List the files in a folder and the folders below it, links followed, but in no folder twice.
+
+    Args:
+        folder: where to look.
+        passing_over: a folder to leave out.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(error.filename, f"cannot be read ({error.strerror})", "Check its permissions") from error
+
+    found: list[Path] = []
+    seen = {passing_over.resolve()}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = Path(parent).resolve()
+        if real in seen:  # a link may lead to where it lies
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(parent) / name for name in names]
+    return found
+
+
 def check_writable(
     out_dir: str | Path, paths_to_write: Iterable[Path], overwrite: bool, inputs: Iterable[Path] = ()
 ) -> None:
@@ -97,7 +123,7 @@ def check_writable(
     Raises:
         OutputError: the folder is a file or cannot be written, or an output exists or is one of the inputs.
     """
-    _make_folder(Path(out_dir))
+    make_folder(Path(out_dir))
     sources = {path.resolve() for path in inputs}
     for path in paths_to_write:
         if path.resolve() in sources:
@@ -106,7 +132,8 @@ def check_writable(
             raise OutputError(path, "exists already", "Use --overwrite, or choose another folder with -o")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Create a folder for results with its parents; raises OutputError where nothing can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Permission bits do not tell of read-only mounts, quotas and access lists: only writing does.

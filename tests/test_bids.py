@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from midiff_monai.bids import check_dataset, find_jobs, write_description, write_sidecars
-from midiff_monai.errors import InputError
+from midiff_monai.errors import InputError, OutputError
 from midiff_monai.labels import write_label_table
 
 VALIDATOR = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) or shutil.which("bids-validator")
@@ -62,6 +62,33 @@ def test_derivatives_keep_folders_and_entities(dataset: Path) -> None:
 )
 def test_labels_and_suffixes_choose(chosen: dict[str, list[str]], expected: list[str], dataset: Path) -> None:
     assert sorted(names(dataset, **chosen)) == [f"{name}.nii.gz" for name in expected]
+
+
+def test_names_do_not_depend_on_the_suffixes_asked_for(dataset: Path) -> None:
+    """Else a second run, on T2w, would replace what a first one made of PDw."""
+    together = names(dataset)
+    for suffix in ("PDw", "T2w"):
+        assert names(dataset, suffixes=[suffix]).items() <= together.items()
+
+
+def test_two_scans_of_one_name_cannot_be_told_apart(dataset: Path) -> None:
+    (dataset / "sub-01" / "anat" / "sub-01_PDw.nii").touch()
+    with pytest.raises(InputError, match="same files"):
+        names(dataset)
+
+
+def test_a_folder_that_is_no_derivative_of_midiff_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+    description = (dataset / "dataset_description.json").read_text()
+    with pytest.raises(OutputError, match="data set itself"):
+        write_description(dataset, dataset / "sub-01" / "..")
+    assert (dataset / "dataset_description.json").read_text() == description
+    for other in (description, '{"GeneratedBy": [{"Name": "fMRIPrep"}]}', "{"):
+        (tmp_path / "dataset_description.json").write_text(other)
+        with pytest.raises(OutputError, match="not made by midiff"):
+            write_description(dataset, tmp_path)
+        assert (tmp_path / "dataset_description.json").read_text() == other
+    for _ in range(2):
+        write_description(dataset, tmp_path / "out")
 
 
 def test_what_is_not_there_is_an_error(dataset: Path) -> None:

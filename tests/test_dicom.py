@@ -24,8 +24,9 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 from scipy.spatial.transform import Rotation
 
-from midiff_monai.dicom import DicomSeries, find_series, read_series
+from midiff_monai.dicom import DicomSeries, read_series
 from midiff_monai.errors import InputError
+from midiff_monai.inputs import find_jobs
 
 WriteDicom = Callable[..., list[Path]]
 WriteMultiframe = Callable[[list[Path], Path], None]
@@ -65,8 +66,12 @@ def edit(path: Path, **attributes: Any) -> None:
     image.save_as(path)
 
 
+def series_below(folder: Path) -> list[DicomSeries]:
+    return [job.series for job in find_jobs([folder], folder / "out") if job.series]
+
+
 def only(folder: Path) -> DicomSeries:
-    (series,) = find_series(folder)
+    (series,) = series_below(folder)
     return series
 
 
@@ -200,7 +205,7 @@ class TestFind:
             shutil.move(file, tmp_path / "a" / f"t2_{file.name}")
         (tmp_path / "a" / "readme.txt").write_text("not DICOM")
         (tmp_path / "a" / "empty").touch()
-        first, second = find_series(tmp_path)
+        first, second = series_below(tmp_path)
         assert first.files == tuple(tmp_path / "a" / f"t2_{file.name}" for file in t2)
         assert (first.name, first.description, first.modality) == ("003_T2_fast", "T2 / é *fast*", "MR")
         assert second.files == tuple(pd) and second.name == "004_PD_TSE"
@@ -220,7 +225,7 @@ class TestFind:
         for echo in (1, 2):
             folder = tmp_path / str(echo)
             write_dicom(folder, voxels * echo, OBLIQUE, EchoNumbers=echo, SeriesInstanceUID=uid)
-        first, second = find_series(tmp_path)
+        first, second = series_below(tmp_path)
         assert (first.name, second.name) == ("004_PD_TSE_echo1", "004_PD_TSE_echo2") and first.uid == second.uid
         np.testing.assert_array_equal(2 * read_series(first).get_fdata(), read_series(second).get_fdata())
 
@@ -242,13 +247,34 @@ class TestFind:
     def test_folder_without_images_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "readme.txt").write_text("not DICOM")
         with pytest.raises(InputError, match="no DICOM image"):
-            find_series(tmp_path)
+            series_below(tmp_path)
 
-    @pytest.mark.parametrize("name", ["readme.txt", "missing"])
-    def test_what_is_no_folder_is_refused(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / "readme.txt").write_text("not DICOM")
-        with pytest.raises(InputError, match="is not a folder"):
-            find_series(tmp_path / name)
+    def test_a_header_that_cannot_be_read_costs_no_other_series(
+        self, tmp_path: Path, oblique: list[Path], voxels: NDArray[np.int16], write_dicom: WriteDicom
+    ) -> None:
+        bad = write_dicom(tmp_path / "bad", voxels, OBLIQUE, SeriesNumber=9)[0]
+        set_raw(bad, "SeriesNumber", b"nine")
+        found = {series.name: series for series in series_below(tmp_path)}
+        read_series(found["004_PD_TSE"])
+        with pytest.raises(InputError, match=f"{bad.name}: cannot be read as DICOM"):
+            read_series(found[bad.name])
+
+    def test_series_of_one_name_in_one_folder_are_named_apart(
+        self, tmp_path: Path, voxels: NDArray[np.int16], write_dicom: WriteDicom, write_multiframe: WriteMultiframe
+    ) -> None:
+        """As in a flat export of several patients; and two multi-frame images share even their series."""
+        for patient in "ab":
+            for file in write_dicom(tmp_path / patient, voxels, OBLIQUE, PatientID=patient):
+                shutil.move(file, tmp_path / f"{patient}{file.name}")
+        files = write_dicom(tmp_path / "c", voxels, OBLIQUE)
+        for name in ("first.dcm", "second.dcm"):
+            write_multiframe(files, tmp_path / name)
+        edit(tmp_path / "second.dcm", SeriesInstanceUID=dcmread(tmp_path / "first.dcm").SeriesInstanceUID)
+        shutil.rmtree(tmp_path / "c")
+        found = series_below(tmp_path)
+        assert len(found) == len({series.name for series in found}) == 4
+        assert found == series_below(tmp_path)
+        assert {file for series in found for file in series.files} == {p for p in tmp_path.iterdir() if p.is_file()}
 
 
 class TestHostileFiles:
@@ -257,7 +283,7 @@ class TestHostileFiles:
     @staticmethod
     def read_or_refuse(folder: Path) -> None:
         try:
-            images = [read_series(series) for series in find_series(folder)]
+            images = [read_series(series) for series in series_below(folder)]
         except InputError as error:
             assert "\n" not in str(error)
         else:

@@ -45,7 +45,7 @@ def set_value(path: Path, keyword: str, value: Any) -> None:
 
 
 def read(files: list[Path]) -> np.ndarray:
-    (series,) = find_series(files[0].parent)
+    (series,) = find_series(files[0].parent.iterdir())
     return read_series(series).affine
 
 
@@ -150,6 +150,6 @@ def test_colours_are_refused(files: list[Path]) -> None:
 def test_mosaic_is_refused(tmp_path: Path) -> None:
     """A real one, of a diffusion series, that nibabel brings along for its own tests."""
     shutil.copy(Path(nib.__file__).parent / "nicom" / "tests" / "data" / "0.dcm", tmp_path)
-    (series,) = find_series(tmp_path)
+    (series,) = find_series(tmp_path.iterdir())
     with pytest.raises(InputError, match="0.dcm: is a Siemens mosaic"):
         read_series(series)

@@ -44,7 +44,7 @@ def segmentation() -> NDArray[np.int16]:
 
 
 def only(folder: Path) -> DicomSeries:
-    (series,) = find_series(folder)
+    (series,) = find_series(folder.iterdir())
     return series
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,26 @@ def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/year").symlink_to(tmp_path / "archive")
     assert found(tmp_path, tmp_path / "in") == {"in/year/scan.nii": "out/year/scan_report.json"}
+
+
+def test_a_link_that_leads_back_is_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "in/year/scan.nii")
+    (tmp_path / "in/year/all").symlink_to(tmp_path / "in")
+    assert list(found(tmp_path, tmp_path / "in")) == ["in/year/scan.nii"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in/a/scan.nii", tmp_path / "in/b/scan.nii")
+    truth = os.scandir
+
+    def scandir(path: str) -> object:  # permissions do not keep the superuser out
+        if path.endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return truth(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"in/b: cannot be read \(Permission denied\)"):
+        find_jobs([tmp_path / "in"], tmp_path / "out")
 
 
 def test_a_pattern_finds_volumes_in_subfolders(tmp_path: Path) -> None:
@@ -94,14 +115,15 @@ def test_series_of_a_folder_without_volumes(write_dicom: Callable[..., list[Path
         "b/c/004_PD_TSE_report.json",
     ]
     assert all(len(job.files) == 4 and job.series is not None for job in jobs)
-    touch(tmp_path / "in/volume.nii")
-    assert [job.series for job in find_jobs([tmp_path / "in"], tmp_path / "out")] == [None]
+    touch(tmp_path / "in/a/converted.nii")
+    assert list(found(tmp_path, tmp_path / "in")) == ["in/a/converted.nii", "in/b/c/004_PD_TSE"]
 
 
 def test_without_its_packages_dicom_is_named_as_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "midiff_monai.dicom", None)
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
         find_jobs([tmp_path], tmp_path / "out")
 
