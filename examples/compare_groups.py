@@ -16,6 +16,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
+NAMES = ["input", "participant_id", "session_id"]
+"""Columns of volumes.csv that are no structures; the last two only where the names are those of BIDS."""
+
 
 def join(volumes: Path, subjects: Path) -> pd.DataFrame:
     """One row a scan: its volumes in millilitres, and its group."""
@@ -26,7 +29,7 @@ def join(volumes: Path, subjects: Path) -> pd.DataFrame:
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:
     """Means of both groups, the difference in standard deviations (Cohen's d) and Welch's p, for each structure."""
-    (first_name, first), (second_name, second) = table.drop(columns="input").groupby("group")
+    (first_name, first), (second_name, second) = table.drop(columns=NAMES, errors="ignore").groupby("group")
     first, second = first.drop(columns="group"), second.drop(columns="group")
     pooled = ((first.var() + second.var()) / 2) ** 0.5
     result = pd.DataFrame({first_name: first.mean(), second_name: second.mean()})

@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from midiff_monai.errors import MidiffError, OutputError, in_one_line
 from midiff_monai.inputs import Job
-from midiff_monai.paths import staged
-from midiff_monai.pipeline import Models, Settings, load_models, new_report, process
-from midiff_monai.report import environment, identity
+from midiff_monai.paths import check_writable, staged
+from midiff_monai.pipeline import Models, Settings, load_models, new_report, process, written_roles
+from midiff_monai.report import environment, identity, sha256
+
+REPORTS = ("batch_report.csv", "batch_report.json")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Task:
     overwrite: bool = False
 
 
+Status = Literal["done", "skipped", "failed", "pending"]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one volume.
@@ -51,15 +56,28 @@ class Outcome:
         seconds: wall-clock time.
         warnings: sentences for the reader of the result.
         error: why it failed, in one line.
-        report: its run manifest; empty unless done or skipped. In the batch's reports, relative to their folder.
+        report: its run manifest, there once it is done. In the batch's reports, relative to their folder.
     """
 
     input: Path
-    status: Literal["done", "skipped", "failed", "pending"]
+    status: Status
     seconds: float = 0.0
     warnings: str = ""
     error: str = ""
     report: str = ""
+
+    @classmethod
+    def of(cls, job: Job, status: Status, **facts: Any) -> Outcome:
+        """What became of a job."""
+        return cls(job.source, status, report=str(job.paths.report), **facts)
+
+
+class BatchReportError(OutputError):
+    """The reports of a batch cannot be written; its outcomes are here."""
+
+    def __init__(self, folder: Path, reason: str, outcomes: list[Outcome]) -> None:
+        super().__init__(folder, f"cannot be written ({reason})", "Make room, and run again")
+        self.outcomes = outcomes
 
 
 Executor = Callable[[Sequence[Job], Task, threading.Event], Iterator[Outcome]]
@@ -97,21 +115,37 @@ def run_batch(
 
     Raises:
         BundleError: a bundle is not intact; nothing is processed.
-        OutputError: the reports of the batch cannot be written; all volumes that can be done are done nevertheless.
+        OutputError: the folder cannot be written, or an output is an input or a report of the batch; nothing is
+            processed.
+        BatchReportError: the reports of the batch cannot be written; all volumes that can be done are done.
     """
     models = _models(task)
-    outcomes = {job.source: Outcome(job.source, "pending") for job in jobs}
-    output.mkdir(parents=True, exist_ok=True)
+    outputs = [path for job in jobs for path in asdict(job.paths).values()]
+    reserved = [output / name for name in REPORTS]
+    check_writable(output, outputs, True, [file for job in jobs for file in job.files] + reserved)
+    by_report = {str(job.paths.report): job for job in jobs}
+    outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
     for outcome in progress(execute(jobs, task, stop or threading.Event())):
-        outcomes[outcome.input] = outcome
+        outcomes[outcome.report] = outcome
         # a full disk is told of at the end; meanwhile room may be made
         with suppress(OSError):
+            _note_error(outcome, by_report[outcome.report].paths.error)
             write_reports(list(outcomes.values()), task, models, output)
     try:
         write_reports(list(outcomes.values()), task, models, output)
     except OSError as error:
-        raise OutputError(output, f"cannot be written ({error.strerror})", "Make room, and run again") from error
+        raise BatchReportError(output, in_one_line(error), list(outcomes.values())) from error
     return list(outcomes.values())
+
+
+def _note_error(outcome: Outcome, path: Path) -> None:
+    """Keep a failure beside the results, where batches that share a folder do not overwrite it."""
+    if outcome.status != "failed":
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path) as temporary:
+        temporary.write_text(json.dumps(asdict(outcome), indent=2, default=str) + "\n", encoding="ascii")
 
 
 def run_job(job: Job, task: Task) -> Outcome:
@@ -119,27 +153,42 @@ def run_job(job: Job, task: Task) -> Outcome:
     start = time.perf_counter()
     try:
         models = _models(task)
-        done = None if task.overwrite else _completed(job, task, models)
-        if done is None:
-            warnings = process(job, task.settings, models).report.warnings
-        else:
-            warnings = done["warnings"]
+        manifest = None if task.overwrite else _earlier_manifest(job, task)
+        done = manifest is not None and _is_same(manifest, job, task, models)
+        warnings = manifest["warnings"] if manifest and done else process(job, task.settings, models).report.warnings
     # one volume must not keep the others from being done, whatever is the matter with it
     except Exception as error:
-        return Outcome(job.source, "failed", time.perf_counter() - start, error=_reason(error))
+        return Outcome.of(job, "failed", seconds=time.perf_counter() - start, error=_reason(error))
     seconds = time.perf_counter() - start
-    return Outcome(job.source, "skipped" if done else "done", seconds, " ".join(warnings), report=str(job.paths.report))
+    return Outcome.of(job, "skipped" if done else "done", seconds=seconds, warnings=" ".join(warnings))
 
 
-def _completed(job: Job, task: Task, models: Models) -> dict | None:
-    """The manifest of an earlier run that did all that this one would do, if its files are there."""
+def _earlier_manifest(job: Job, task: Task) -> dict[str, Any] | None:
+    """The manifest of an earlier run that wrote all its files; None if there is none.
+
+    Raises:
+        OutputError: a file would be replaced that no earlier run left so, such as a corrected segmentation.
+    """
     try:
         manifest = json.loads(job.paths.report.read_text(encoding="utf-8"))
-        same = identity(manifest) == identity(new_report(job, task.settings, models).to_dict())
-        present = all(getattr(job.paths, role).is_file() for role in manifest["outputs"])
-    except (OSError, ValueError, KeyError, AttributeError):
+        if not manifest["complete"]:  # killed while it wrote: some of its files are there
+            return None
+    except FileNotFoundError:
+        manifest = None
+    except (ValueError, LookupError, TypeError):
         return None
-    return manifest if same and present else None
+    hashes = manifest["outputs_sha256"] if manifest else {}
+    for role in written_roles(task.settings, task.translating, task.segmenting):
+        path = getattr(job.paths, role)
+        if path.exists() and sha256(path) != hashes.get(role):
+            raise OutputError(path, "exists, and is not as midiff made it", "Move it, or use --overwrite")
+    return manifest
+
+
+def _is_same(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:
+    """Whether an earlier run did all that this one would do, and its files are there."""
+    present = all(getattr(job.paths, role).is_file() for role in manifest["outputs"])
+    return present and identity(manifest) == identity(new_report(job, task.settings, models).to_dict())
 
 
 @lru_cache(maxsize=1)
@@ -160,17 +209,18 @@ def _reason(error: Exception) -> str:
 def write_reports(outcomes: list[Outcome], task: Task, models: Models, output: Path) -> None:
     """Write the table of the outcomes as CSV, and with what made them as JSON, each whole or not at all."""
     table = pd.DataFrame([_row(outcome, output) for outcome in outcomes])
-    with staged(output / "batch_report.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.2f")
+    with staged(output / REPORTS[0]) as temporary:
+        # a file name need not be Unicode
+        table.to_csv(temporary, index=False, float_format="%.2f", errors="surrogateescape")
     facts = {"settings": asdict(task.settings), "weights": models.weights, "environment": environment()}
-    with staged(output / "batch_report.json") as temporary:
+    with staged(output / REPORTS[1]) as temporary:
         volumes = table.round(2).to_dict("records")
-        temporary.write_text(json.dumps(facts | {"volumes": volumes}, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(facts | {"volumes": volumes}, indent=2) + "\n", encoding="ascii")
 
 
 def _row(outcome: Outcome, output: Path) -> dict[str, str | float]:
-    report = os.path.relpath(outcome.report, output) if outcome.report else ""
-    return asdict(outcome) | {"input": str(outcome.input), "report": Path(report).as_posix() if report else ""}
+    report = Path(os.path.relpath(outcome.report, output)).as_posix()
+    return asdict(outcome) | {"input": str(outcome.input), "report": report}
 
 
 @contextmanager

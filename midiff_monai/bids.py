@@ -22,7 +22,8 @@ SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<su
 
 #: What derivatives hold that BIDS has no name for.
 BIDSIGNORE = (
-    "*_qc.png\n*_report.json\n*_volumes.csv\n*_std.nii.gz\n/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
+    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n"
+    "/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
 )
 
 
@@ -49,10 +50,7 @@ def find_jobs(
     Raises:
         InputError: a participant is not there, there is no such scan at all, or two scans would write the same files.
     """
-    present = {folder.name for folder in dataset.glob("sub-*") if folder.is_dir()}
-    wanted = {_labelled("sub", label) for label in participants} or present
-    if missing := sorted(wanted - present):
-        raise InputError(dataset, f"has no {', '.join(missing)}", "Check --participant-label")
+    wanted = _wanted(dataset, participants)
     chosen_sessions = {_labelled("ses", label) for label in sessions}
     scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, chosen_sessions)]
     scans = [scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}]
@@ -67,6 +65,20 @@ def find_jobs(
     if not jobs:
         raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
     return without_duplicates(jobs, mend="Remove one")
+
+
+def participants_without(jobs: Iterable[Job], dataset: Path, participants: Sequence[str] = ()) -> list[str]:
+    """Those of the participants, or of all if none are named, of whom there is no job, sorted."""
+    with_job = {job.source.relative_to(dataset).parts[0] for job in jobs}
+    return sorted(_wanted(dataset, participants) - with_job)
+
+
+def _wanted(dataset: Path, participants: Sequence[str]) -> set[str]:
+    present = {folder.name for folder in dataset.glob("sub-*") if folder.is_dir()}
+    wanted = {_labelled("sub", label) for label in participants} or present
+    if missing := sorted(wanted - present):
+        raise InputError(dataset, f"has no {', '.join(missing)}", "Check --participant-label")
+    return wanted
 
 
 def _labelled(entity: str, label: str) -> str:
@@ -104,6 +116,7 @@ def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> Ou
         volumes=named("midiff", "volumes.csv"),
         picture=named("midiff", "qc.png"),
         report=named("midiff", "report.json"),
+        error=named("midiff", "error.json"),
     )
 
 
@@ -180,4 +193,4 @@ def _sidecar(image: Path) -> Path:
 
 def _write_json(facts: dict[str, Any], path: Path) -> None:
     with staged(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")

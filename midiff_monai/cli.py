@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midiff_monai.bids import DEFAULT_SUFFIXES
-from midiff_monai.errors import BundleError, InputError, MidiffError
+from midiff_monai.errors import InputError, MidiffError, in_one_line
 from midiff_monai.report import ExitCode, environment, sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
@@ -28,12 +29,17 @@ bundle cannot be used), 130 interrupted. Not a medical device: look at the pictu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; answers the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be Unicode
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments)
     except MidiffError as error:
         print(f"midiff: error: {error}", file=sys.stderr)
         return ExitCode.USAGE
+    except OSError as error:  # a disk that is full, a share that is gone
+        print(f"midiff: error: {in_one_line(error)}", file=sys.stderr)
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("midiff: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -58,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     bids.add_argument("dataset", type=Path, metavar="BIDS_DIR", help="raw data set")
     bids.add_argument("output", type=Path, metavar="OUT", help="folder of the derivative")
     bids.add_argument("level", choices=["participant", "group"], help="participants one by one, or what they share")
-    bids.add_argument("--participant-label", nargs="+", default=[], metavar="LABEL", help="(default: all)")
-    bids.add_argument("--session-label", nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument(*_both("--participant-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument(*_both("--session-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
     bids.add_argument("--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"(default: {' '.join(DEFAULT_SUFFIXES)})")
     bids.add_argument("--skip-bids-validation", action="store_true", help="do not look at dataset_description.json")
     _add_batch_options(bids)
@@ -78,6 +84,11 @@ def _add(commands: Any, name: str, function: Any, summary: str) -> argparse.Argu
     command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", epilog=EPILOG)
     command.set_defaults(command=function)
     return command
+
+
+def _both(option: str) -> tuple[str, str]:
+    """An option as midiff writes it, and as the specification of BIDS Apps does."""
+    return option, "--" + option[2:].replace("-", "_")
 
 
 def _add_volume_options(command: argparse.ArgumentParser) -> None:
@@ -112,10 +123,11 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    command.add_argument("--trust-weights", action="store_true", help="use weights that are not those of the bundle")
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
 
-SETTINGS = ("modality", "steps", "samples", "seed", "device")
+SETTINGS = ("modality", "steps", "samples", "seed", "device", "trust_weights")
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -146,7 +158,8 @@ def _batch(arguments: argparse.Namespace) -> int:
     from midiff_monai.inputs import find_jobs
 
     code = _run_batch(find_jobs(arguments.inputs, arguments.output), arguments)
-    _summarize(arguments.output)
+    if code != ExitCode.INTERRUPTED:
+        _summarize(arguments.output)
     return code
 
 
@@ -160,6 +173,8 @@ def _bids(arguments: argparse.Namespace) -> int:
         bids.check_dataset(arguments.dataset)
     labels = arguments.participant_label, arguments.session_label
     jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels)
+    if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
+        print(f"midiff: warning: {', '.join(without)} without such a scan", file=sys.stderr)
     bids.write_description(arguments.dataset, arguments.output)
     code = _run_batch(jobs, arguments)
     bids.write_sidecars(jobs, arguments.dataset)
@@ -169,21 +184,26 @@ def _bids(arguments: argparse.Namespace) -> int:
 def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from midiff_monai.batch import Task, in_turn, run_batch, stop_on_signal
+    from midiff_monai.batch import BatchReportError, Task, in_turn, run_batch, stop_on_signal
     from midiff_monai.pipeline import Settings, check_settings
 
     settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
-    check_settings(settings)
+    check_settings(settings, not arguments.no_translate)
     if arguments.workers < 0:
         raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
     task = Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
     execute = _executor(arguments) if arguments.workers or arguments.scheduler else in_turn
+    unreported: set[str] = set()
     with stop_on_signal() as stop:
         bar = partial(tqdm, total=len(jobs), unit="volume", disable=None)
-        outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
+        try:
+            outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
+        except BatchReportError as error:
+            print(f"midiff: error: {error}", file=sys.stderr)
+            outcomes, unreported = error.outcomes, {"failed"}
     for outcome in outcomes:
         print(f"{outcome.status}\t{outcome.input}\t{outcome.error or outcome.warnings}")
-    states = {outcome.status for outcome in outcomes}
+    states = {outcome.status for outcome in outcomes} | unreported
     return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
 
 
@@ -194,6 +214,8 @@ def _executor(arguments: argparse.Namespace) -> Executor:
 
 
 def _summarize(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(folder, "is no folder of results", "Process the participants first")
     from midiff_monai.study import write_volumes_table
     from midiff_monai.study_page import write_study_page
 
@@ -233,9 +255,7 @@ def _weights(name: str) -> dict[str, Any]:
 
     root = bundle_root(name)
     metadata, weights = read_metadata(root), root / WEIGHTS
-    if not weights.is_file():
-        raise BundleError(weights, "does not exist", f"Train it with `midiff train {name}`")
-    intact = sha256(weights) == metadata["weights_sha256"]
+    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
     return {"version": metadata["version"], "weights_sha256": metadata["weights_sha256"], "intact": intact}
 
 

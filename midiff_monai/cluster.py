@@ -58,7 +58,7 @@ class DaskExecutor:
             # whatever a client without its scheduler trips over
             except (OSError, CancelledError) as error:
                 reason = f"the Dask scheduler was lost ({in_one_line(error)})"
-                yield from [Outcome(job.source, "failed", error=reason) for job in batch.unfinished()]
+                yield from [Outcome.of(job, "failed", error=reason) for job in batch.unfinished()]
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
@@ -200,7 +200,7 @@ class _Distribution:
             self._waiting.appendleft(job)
 
     def _failed(self, future: Any, reason: str) -> Outcome:
-        return Outcome(self._forget(future).source, "failed", error=reason)
+        return Outcome.of(self._forget(future), "failed", error=reason)
 
     def _forget(self, future: Any) -> Job:
         self._gone_since.pop(future, None)

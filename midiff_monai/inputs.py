@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
-from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, files_below, named_outputs, output_paths
+from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, files_below, named_outputs, output_paths, volume_files
 
 if TYPE_CHECKING:
     from midiff_monai.dicom import DicomSeries
@@ -35,7 +35,7 @@ class Job:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that make up the volume."""
-        return self.series.files if self.series else (self.source,)
+        return self.series.files if self.series else volume_files(self.source)
 
 
 def find_jobs(items: Sequence[str | Path], output: str | Path) -> list[Job]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from midiff_monai.errors import InputError, OutputError
+
+HALVES = {".hdr": ".img", ".img": ".hdr"}
+DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
+"""Where the header of a MetaImage or NRRD names the file of its voxels."""
+
+STALE_SECONDS = 86400.0
+"""A temporary file that has not changed for so long is what a killed run left."""
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
 
@@ -28,6 +38,7 @@ class OutputPaths:
         volumes: volume of each structure in millilitres, `X_volumes.csv`.
         picture: mosaic for visual quality control, `X_qc.png`.
         report: the run manifest, `X_report.json`.
+        error: why it failed in a batch, `X_error.json`; gone once it is done.
     """
 
     synthetic: Path
@@ -38,6 +49,7 @@ class OutputPaths:
     volumes: Path
     picture: Path
     report: Path
+    error: Path
 
 
 def volume_stem(path: str | Path) -> str:
@@ -54,6 +66,25 @@ def volume_stem(path: str | Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     raise InputError(path, "is not a volume by its suffix", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")
+
+
+def volume_files(path: Path) -> tuple[Path, ...]:
+    """All files that make up a volume: the one that is named, and that of its voxels where they lie in another."""
+    if (half := HALVES.get(path.suffix.lower())) is not None:
+        others = [path.with_suffix(half), path.with_suffix(half.upper())]
+    else:
+        others = [path.parent / name for name in _data_files(path)]
+    return (path, *[other for other in others if other.is_file()][:1])
+
+
+def _data_files(path: Path) -> list[str]:
+    if not path.name.lower().endswith((".mhd", ".nhdr")):
+        return []
+    try:
+        with path.open("rb") as file:
+            return [os.fsdecode(name) for name in DATA_FILE.findall(file.read(65536))]
+    except OSError:  # whoever reads the volume will tell
+        return []
 
 
 def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
@@ -80,6 +111,7 @@ def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
         volumes=named("_volumes.csv"),
         picture=named("_qc.png"),
         report=named("_report.json"),
+        error=named("_error.json"),
     )
 
 
@@ -157,6 +189,8 @@ def staged(path: Path) -> Iterator[Path]:
     Yields:
         the temporary name; nothing exists there yet.
     """
+    for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
+        _remove_if_stale(left)
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
@@ -165,3 +199,9 @@ def staged(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_if_stale(temporary: Path) -> None:
+    with suppress(FileNotFoundError):  # another run may remove it too, or finish it
+        if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
+            temporary.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.geometry import resample_to_grid, restore_to_grid
 from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.labels import FREESURFER_IDS
-from midiff_monai.paths import OutputPaths, check_writable
+from midiff_monai.paths import check_writable
 from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
@@ -37,6 +38,7 @@ class Settings:
         samples: number of samples to average.
         seed: of the noise.
         device: "cpu", "cuda", "cuda:1" …
+        trust_weights: use weights that are not the ones that the bundle's metadata names.
     """
 
     modality: str | None = None
@@ -44,6 +46,7 @@ class Settings:
     samples: int | None = None
     seed: int | None = None
     device: str | None = None
+    trust_weights: bool = False
 
 
 @dataclass
@@ -57,6 +60,12 @@ class Models:
     def weights(self) -> dict[str, str]:
         """SHA-256 of the weights by the name of the bundle."""
         return {bundle.root.name: bundle.weights_sha256 for bundle in (self.translation, self.segmentation) if bundle}
+
+    @property
+    def configurations(self) -> dict[str, str]:
+        """SHA-256 of the configurations by the name of the bundle."""
+        bundles = [bundle for bundle in (self.translation, self.segmentation) if bundle]
+        return {bundle.root.name: bundle.configuration_sha256 for bundle in bundles}
 
 
 def translate(
@@ -119,8 +128,9 @@ def run(
 ) -> Iterator[Result]:
     """Process volumes one by one; every input is read and every output checked before the first is computed."""
     jobs = find_jobs(inputs, output)
-    check_settings(settings)
-    wanted = [file for job in jobs for file in _files(job.paths, settings, translating, segmenting)]
+    check_settings(settings, translating)
+    roles = [*written_roles(settings, translating, segmenting), "report"]
+    wanted = [getattr(job.paths, role) for job in jobs for role in roles]
     for job in jobs:
         read(job)
     check_writable(output, wanted, overwrite, [file for job in jobs for file in job.files])
@@ -129,8 +139,10 @@ def run(
         yield process(job, settings, models)
 
 
-def check_settings(settings: Settings) -> None:
-    """Raise InputError for a setting out of its range."""
+def check_settings(settings: Settings, translating: bool) -> None:
+    """Raise InputError for a setting out of its range, or for a modality where nothing is translated."""
+    if settings.modality and not translating:
+        raise InputError("--modality", "is of no use to what is not translated", "Leave it out, or --no-translate")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
@@ -152,11 +164,12 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     """Open the bundles that a run needs."""
     models = Models()
     device = f"$torch.device('{settings.device}')" if settings.device else None
+    common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device}
     if translating:
-        chosen = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
-        models.translation = open_bundle(TRANSLATION, settings.modality, device=device, **chosen)
+        chosen: dict[str, Any] = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
+        models.translation = open_bundle(TRANSLATION, settings.modality, **common, **chosen)
     if segmenting:
-        models.segmentation = open_bundle(SEGMENTATION, device=device)
+        models.segmentation = open_bundle(SEGMENTATION, **common)
     return models
 
 
@@ -190,7 +203,14 @@ def read(job: Job) -> nib.Nifti1Image:
 def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
     """The manifest of a volume that is about to be processed."""
     command = "segment" if models.segmentation else "translate"
-    return RunReport(command, job.source, used_settings(settings, models), models.weights, files=job.files)
+    return RunReport(
+        command,
+        job.source,
+        used_settings(settings, models),
+        models.weights,
+        files=job.files,
+        configurations=models.configurations,
+    )
 
 
 def _translate(image: MetaTensor, bundle: Bundle, result: Result) -> MetaTensor:
@@ -224,11 +244,11 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
     return used | {"device": str(device), "precision": precision, "translated": models.translation is not None}
 
 
-def _files(paths: OutputPaths, settings: Settings, translating: bool, segmenting: bool) -> list[Path]:
-    """The files that a run with these settings will write for one volume."""
-    files = [paths.picture, paths.report]
+def written_roles(settings: Settings, translating: bool, segmenting: bool) -> list[str]:
+    """The fields of `OutputPaths` that a run with these settings writes for a volume, before the report."""
+    roles = ["picture"]
     if translating:
-        files += [paths.synthetic] + ([paths.synthetic_std] if (settings.samples or 1) > 1 else [])
+        roles += ["synthetic"] + (["synthetic_std"] if (settings.samples or 1) > 1 else [])
     if segmenting:
-        files += [paths.segmentation, paths.label_table, paths.volumes]
-    return files
+        roles += ["segmentation", "label_table", "volumes", "dicom_seg"]
+    return roles

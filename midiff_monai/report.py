@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import IntEnum
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class RunReport:
         timings: seconds by step, filled by `timed`.
         started: when the run began, ISO 8601 in UTC.
         files: the files that the input is made of, if it is not one itself.
+        hashes: SHA-256 of the outputs, by their role.
+        configurations: SHA-256 of the configurations by the name of the bundle they belong to.
     """
 
     command: str
@@ -61,6 +64,8 @@ class RunReport:
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
+    hashes: dict[str, str] = field(default_factory=dict)
+    configurations: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -71,15 +76,22 @@ class RunReport:
         finally:
             self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
 
-    def to_dict(self) -> dict[str, Any]:
-        """The manifest as plain JSON types; the order of keys never changes, that of timings is the order of work."""
+    def to_dict(self, complete: bool = True) -> dict[str, Any]:
+        """The manifest as plain JSON types; the order of keys never changes, that of timings is the order of work.
+
+        Args:
+            complete: whether every output is there; False while they are being written.
+        """
         return {
             "command": self.command,
+            "complete": complete,
             "started": self.started,
             "input": self._describe_input(),
             "outputs": {role: str(path) for role, path in sorted(self.outputs.items())},
+            "outputs_sha256": dict(sorted(self.hashes.items())),
             "settings": dict(sorted(self.settings.items())),
             "weights": dict(sorted(self.weights.items())),
+            "configurations": dict(sorted(self.configurations.items())),
             "warnings": self.warnings,
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
@@ -90,30 +102,33 @@ class RunReport:
         parts = {} if files == (self.input,) else {"files": [str(file.absolute()) for file in files]}
         return {"path": str(self.input.absolute()), "sha256": sha256(*files)} | parts
 
-    def to_json(self) -> str:
+    def to_json(self, complete: bool = True) -> str:
         """The manifest as indented JSON with a final newline.
 
         Raises:
             ValueError: a setting is NaN or infinite, for which JSON has no word.
         """
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # in ASCII: a file name need not be Unicode
+        return json.dumps(self.to_dict(complete), indent=2, allow_nan=False) + "\n"
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, complete: bool = True) -> None:
         """Write the manifest, whole or not at all."""
         with staged(path) as temporary:
-            temporary.write_text(self.to_json(), encoding="utf-8")
+            temporary.write_text(self.to_json(complete), encoding="ascii")
 
 
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a result, of a manifest: of two runs with the same identity, one is enough.
 
-    Where the input lies, which device computed and with which units are of no consequence.
+    Where the input lies, which device computed, with which units, and who trusted the weights are of no consequence.
     """
-    settings = {name: value for name, value in manifest["settings"].items() if name not in ("device", "precision")}
-    decisive = {name: manifest[name] for name in ("command", "weights")}
+    idle = ("device", "precision", "trust_weights")
+    settings = {name: value for name, value in manifest["settings"].items() if name not in idle}
+    decisive = {name: manifest[name] for name in ("command", "weights", "configurations")}
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
 
 
+@cache  # for git is slow, and a batch has many reports
 def environment() -> dict[str, Any]:
     """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
     return {

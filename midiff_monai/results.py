@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from midiff_monai.figures import qc_mosaic
 from midiff_monai.geometry import voxel_volume_ml
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.paths import OutputPaths, staged
-from midiff_monai.report import RunReport
+from midiff_monai.report import RunReport, sha256
 from midiff_monai.volumes import write_like
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ class Result:
     series: DicomSeries | None = None
 
     def write(self) -> None:
-        """Write every file, each whole or not at all; the report, last, lists the others."""
+        """Write every file, each whole or not at all; the report, last, lists the others.
+
+        A report that is not complete comes first. Whoever finds it knows that the files beside it are midiff's, and
+        perhaps not all of one run.
+        """
         self.paths.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.write(self.paths.report, complete=False)
         with self.report.timed("write"):
             for role, write in self._writers().items():
                 self._write_staged(role, write)
@@ -59,7 +65,7 @@ class Result:
         path = getattr(self.paths, role)
         with staged(path) as temporary:
             write(temporary)
-        self.report.outputs[role] = path
+            self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
 
     def _write_dicom_seg(self, series: DicomSeries, segmentation: np.ndarray) -> None:
         from midiff_monai.dicom_seg import write_dicom_seg  # an extra
@@ -95,7 +101,7 @@ class Result:
         source = np.asarray(self.source.dataobj)
         segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
         colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
-        title = self.report.input.name
+        title = os.fsencode(self.report.input.name).decode(errors="replace")  # a file name need not be Unicode
         qc_mosaic(source, self.synthetic, segmentation, self.source.affine, path, title, colours)
 
 

@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.paths import staged
+from midiff_monai.paths import VOLUME_SUFFIXES, staged
 from midiff_monai.report import sha256
 from midiff_monai.volumes import read_volume
 
+PARTICIPANT = r"^(?P<participant_id>sub-[0-9a-zA-Z]+)(?:_(?P<session_id>ses-[0-9a-zA-Z]+))?"
+"""The beginning of a name in BIDS."""
+
 REPORT_SUFFIX = "_report.json"
-BATCH_REPORT = "batch_report.csv"
+ERROR_SUFFIX = "_error.json"
+BATCH_REPORT = Path("batch_report.csv")
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Subject:
         """Read the volumes that are still there; what cannot be read becomes a warning. None where there is none."""
         source = self._source()
         outputs = {role: self._read(role) for role in ("synthetic", "synthetic_std", "segmentation")}
-        found = [image for image in (source, *outputs.values()) if image is not None]
+        shown = (source, outputs["synthetic"], outputs["segmentation"])
+        found = [image for image in shown if image is not None]
         if not found:
             return None
         arrays = {role: None if image is None else np.asanyarray(image.dataobj) for role, image in outputs.items()}
@@ -85,7 +90,8 @@ class Subject:
         files = tuple(map(Path, parts or [self.input]))
         try:
             if all(file.is_file() for file in files) and sha256(*files) == self.report["input"]["sha256"]:
-                return self._read_series(files) if parts else read_volume(files[0])
+                is_volume = self.input.lower().endswith(VOLUME_SUFFIXES)
+                return read_volume(self.input) if is_volume else self._read_series(files)
             fault = "has changed since" if files[0].exists() else "is not there any more"
             self.warnings.append(f"The input cannot be shown: {self.input} {fault}.")
         except (InputError, OSError) as error:
@@ -138,22 +144,28 @@ class Images:
         """The segmentation, or zeros where there is none."""
         if self.segmentation is not None:
             return self.segmentation
-        shown = next(image for image in (self.source, self.synthetic, self.synthetic_std) if image is not None)
+        shown = next(iter(self.greys.values()))
         return np.zeros(shown.shape, np.uint8)
 
 
 def read_study(folder: Path) -> list[Subject]:
-    """Read every manifest in a folder and the folders below it, and the batch's own list where there is one.
+    """Read every manifest and error in a folder and the folders below it, and the batch's own list, if there is one.
 
     Returns:
         Subjects by name; the batch's entry, where there is one, decides on status, time and error.
     """
     found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
-    manifests = [path for path in found if path.name != Path(BATCH_REPORT).with_suffix(".json").name]
+    manifests = [path for path in found if path != folder / BATCH_REPORT.with_suffix(".json")]
     subjects = {path.relative_to(folder).as_posix(): _read_manifest(path) for path in manifests}
+    for path in folder.rglob(f"[!.]*{ERROR_SUFFIX}"):
+        manifest = path.with_name(path.name.removesuffix(ERROR_SUFFIX) + REPORT_SUFFIX)
+        _merge(
+            subjects, json.loads(path.read_text(encoding="utf-8")) | {"report": manifest.relative_to(folder).as_posix()}
+        )
     batch = folder / BATCH_REPORT
     if batch.is_file():
-        for row in pd.read_csv(batch, dtype=str, keep_default_na=False).to_dict("records"):
+        table = pd.read_csv(batch, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        for row in table.to_dict("records"):
             _merge(subjects, row)
     return sorted(subjects.values(), key=lambda subject: (subject.name, subject.input))
 
@@ -161,14 +173,21 @@ def read_study(folder: Path) -> list[Subject]:
 def write_volumes_table(folder: Path) -> Path:
     """Write `volumes.csv`: the volumes of the structures of every result below a folder, in millilitres.
 
-    One row a segmented volume, in the order of their names; `input`, then one column a structure.
+    One row a segmented volume, in the order of their names; `input`, then `participant_id` and `session_id` where the
+    names are those of BIDS, then one column a structure. What an earlier run
+    made of a volume that has failed since, or was not reached, is left out.
     """
-    segmented = [subject for subject in read_study(folder) if subject.output("volumes")]
-    rows = [{"input": subject.input, **_by_name(subject.volumes())} for subject in segmented]
+    done = [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
+    segmented = [subject for subject in done if subject.output("volumes")]
+    names = pd.Series([subject.name for subject in segmented], dtype=str)
+    people = names.str.extract(PARTICIPANT).dropna(axis="columns", how="all")
+    inputs = pd.Series([subject.input for subject in segmented], dtype=str, name="input")
+    structures = [structure.name for structure in STRUCTURES[1:]]
+    volumes = pd.DataFrame([_by_name(subject.volumes()) for subject in segmented], columns=structures)
     path = folder / "volumes.csv"
     with staged(path) as temporary:
-        columns = ["input", *(structure.name for structure in STRUCTURES[1:])]
-        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, float_format="%.4f")
+        table = pd.concat([inputs, people, volumes], axis="columns")
+        table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
     return path
 
 
@@ -181,6 +200,10 @@ def _read_manifest(path: Path) -> Subject:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         seconds = sum(report["timings_seconds"].values())
+        if not report["complete"]:
+            return Subject(
+                name, report["input"]["path"], "failed", error="was interrupted while its files were written"
+            )
         return Subject(name, report["input"]["path"], "done", seconds, list(report["warnings"]), "", path, report)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return Subject(name, "", "failed", error=f"{path.name} is no run manifest ({error})")
@@ -188,8 +211,7 @@ def _read_manifest(path: Path) -> Subject:
 
 def _merge(subjects: dict[str, Subject], row: dict[str, str]) -> None:
     """Lay one row of the batch's list over the subject whose manifest it names, or make a subject of it."""
-    key = row["report"] or row["input"]
-    subject = subjects.setdefault(key, Subject(Path(row["input"]).name, row["input"]))
+    subject = subjects.setdefault(row["report"], Subject(Path(row["input"]).name, row["input"]))
     subject.status, subject.error = row["status"], row["error"]
     subject.seconds = float(row["seconds"]) if row["seconds"] else subject.seconds
     if row["warnings"] and not subject.report:

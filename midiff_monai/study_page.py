@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL.Image import Image
 
+from midiff_monai.errors import in_one_line
 from midiff_monai.figures import montage
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.paths import staged
@@ -58,7 +59,12 @@ def write_study_page(folder: Path) -> Path:
     subjects = read_study(folder)
     entries, measures = [], []
     for subject in subjects:
-        entry, measured = _subject(subject, folder)
+        try:
+            entry, measured = _subject(subject, folder)
+        # one subject must not keep the others from being shown, whatever is the matter with it
+        except Exception as error:
+            subject.warnings.append(f"It cannot be shown: {type(error).__name__}: {in_one_line(error)}")
+            entry, measured = _without_pictures(subject, folder), Measures({}, {})
         entries.append(entry)
         measures.append(measured)
     _compare(entries, measures)
@@ -71,12 +77,16 @@ def write_study_page(folder: Path) -> Path:
 def _subject(subject: Subject, folder: Path) -> tuple[dict[str, Any], Measures]:
     """Measure and picture one subject, and write its volumes for the viewer."""
     images, volumes = subject.images(), subject.volumes()
-    entry = _facts(subject, folder) | {"structures": volumes, "pictures": {}, "viewer": None}
+    entry = _without_pictures(subject, folder) | {"structures": volumes}
     if images is None:
         return entry, Measures(volumes, {})
     script = Path(VIEWER_FOLDER) / f"{entry['key']}.js"
     write_viewer_script(images, folder / script)
     return entry | {"pictures": _pictures(images), "viewer": script.as_posix()}, _measure(images, volumes)
+
+
+def _without_pictures(subject: Subject, folder: Path) -> dict[str, Any]:
+    return _facts(subject, folder) | {"structures": {}, "pictures": {}, "viewer": None}
 
 
 def _facts(subject: Subject, folder: Path) -> dict[str, Any]:

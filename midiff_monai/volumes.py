@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -139,7 +139,7 @@ def _load_with_itk(path: Path) -> nib.Nifti1Image:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _check_size(path, reader.GetSize())
+        _check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
         image = reader.Execute()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -176,7 +176,7 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
     if dtype.kind == "c":
         raise InputError(path, "holds complex numbers", "Export the magnitude")
     shape = image.shape
-    _check_size(path, shape)
+    _check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
         mend = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
         raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", mend)
@@ -185,8 +185,8 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
         raise InputError(path, f"holds a single slice (shape {_by(shape)})", mend)
 
 
-def _check_size(path: Path, shape: Sequence[int]) -> None:
-    if (voxels := math.prod(shape[:3])) > MAX_VOXELS:
+def _check_size(path: Path, voxels: int) -> None:
+    if voxels > MAX_VOXELS:
         raise InputError(path, f"has {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}", "Crop or downsample it")
 
 

@@ -14,16 +14,17 @@ import pandas as pd
 import pytest
 
 from midiff_monai import batch
-from midiff_monai.batch import Outcome, Task, run_batch, stop_on_signal
-from midiff_monai.errors import InputError
+from midiff_monai.batch import BatchReportError, Outcome, Task, run_batch, stop_on_signal
+from midiff_monai.errors import InputError, OutputError
 from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.pipeline import Models, Settings, new_report
-from midiff_monai.report import RunReport
+from midiff_monai.report import RunReport, sha256
+from midiff_monai.study import read_study
 
 
 class FakeBundle:
     root = Path("t1_brain_segmentation")
-    weights_sha256 = "0" * 64
+    weights_sha256 = configuration_sha256 = "0" * 64
 
     def setting(self, name: str) -> str:
         return name
@@ -51,6 +52,7 @@ class FakePipeline:
         paths.report.parent.mkdir(exist_ok=True)
         paths.segmentation.write_text("segmentation")
         report.outputs["segmentation"] = paths.segmentation
+        report.hashes["segmentation"] = sha256(paths.segmentation)
         report.write(paths.report)
         self.report = report
         return report
@@ -97,8 +99,15 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(pipeline: FakePipeline, job
     assert (table["warnings"] == "Look at the picture.").tolist() == [s == "done" for s in table["status"]]
     volumes = json.loads((tmp_path / "out" / "batch_report.json").read_text())["volumes"]
     assert [volume["error"] for volume in volumes] == table["error"].tolist()
-    assert all((tmp_path / "out" / report).is_file() for report in table["report"] if report)
+    there = [(tmp_path / "out" / report).is_file() for report in table["report"]]
+    assert there == [status == "done" for status in statuses(outcomes)]
     assert table["report"].tolist()[:1] == ["a_report.json"]
+    errors = {path.name: json.loads(path.read_text())["error"] for path in (tmp_path / "out").glob("*_error.json")}
+    assert sorted(errors.values()) == sorted(error for error in table["error"] if error)
+    for name in "def":
+        (tmp_path / "in" / f"{name}.nii").write_text("good")
+    run_batch(jobs[:-1], TASK, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*_error.json")] == ["absent_error.json"]
 
 
 def test_a_rerun_skips_what_is_done(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
@@ -114,7 +123,9 @@ def test_another_device_is_no_reason_to_do_it_again(pipeline: FakePipeline, jobs
     assert statuses(run_batch(jobs, elsewhere, tmp_path / "out")) == ["skipped"] * 3
 
 
-@pytest.mark.parametrize("change", ["input", "settings", "weights", "output", "report", "overwrite"])
+@pytest.mark.parametrize(
+    "change", ["input", "settings", "weights", "configuration", "output", "report", "killed", "overwrite"]
+)
 def test_whatever_was_not_made_in_this_very_way_is_done_again(
     change: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,14 +137,81 @@ def test_whatever_was_not_made_in_this_very_way_is_done_again(
         task = replace(task, settings=Settings(seed=1))
     elif change == "weights":
         monkeypatch.setattr(FakeBundle, "weights_sha256", "1" * 64)
+    elif change == "configuration":
+        monkeypatch.setattr(FakeBundle, "configuration_sha256", "1" * 64)
+    elif change == "killed":
+        pipeline.report.write(jobs[1].paths.report, complete=False)
+        jobs[1].paths.segmentation.write_text("of the run that was killed")
     elif change == "output":
         jobs[1].paths.segmentation.unlink()
     elif change == "report":
         jobs[1].paths.report.write_text('{"command": ')
     else:
         task = replace(task, overwrite=True)
-    expected = ["skipped", "done", "skipped"] if change in ("input", "output", "report") else ["done"] * 3
+    expected = ["skipped", "done", "skipped"] if change in ("input", "output", "report", "killed") else ["done"] * 3
     assert statuses(run_batch(jobs, task, tmp_path / "out")) == expected
+
+
+@pytest.mark.parametrize("made", ["before", "since"])
+@pytest.mark.parametrize("settings", [Settings(), Settings(seed=1)])
+def test_files_that_midiff_did_not_make_are_not_replaced(
+    made: str, settings: Settings, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    """Such as a segmentation that a person has corrected."""
+    if made == "since":
+        run_batch(jobs, TASK, tmp_path / "out")
+    jobs[1].paths.segmentation.parent.mkdir(exist_ok=True)
+    jobs[1].paths.segmentation.write_text("by hand")
+    task = replace(TASK, settings=settings)
+    outcomes = run_batch(jobs, task, tmp_path / "out")
+    assert outcomes[1].status == "failed" and "not as midiff made it" in outcomes[1].error
+    assert jobs[1].paths.segmentation.read_text() == "by hand"
+    assert run_batch(jobs, replace(task, overwrite=True), tmp_path / "out")[1].status == "done"
+
+
+def test_an_output_that_is_an_input_is_refused(pipeline: FakePipeline, tmp_path: Path) -> None:
+    for name in ("x.nii.gz", "x_dseg.nii.gz"):
+        (tmp_path / name).write_text("good")
+    with pytest.raises(OutputError, match="is an input of this run"):
+        run_batch(find_jobs(sorted(tmp_path.glob("*.gz")), tmp_path), TASK, tmp_path)
+    (tmp_path / "batch.nii").write_text("good")
+    with pytest.raises(OutputError, match=r"batch_report\.json"):
+        run_batch(find_jobs([tmp_path / "batch.nii"], tmp_path / "out"), TASK, tmp_path / "out")
+    assert not pipeline.processed
+
+
+def test_one_volume_may_have_two_outputs(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    both = [jobs[0], *find_jobs([jobs[0].source], tmp_path / "out" / "again")]
+    assert statuses(run_batch(both, TASK, tmp_path / "out")) == ["done", "done"]
+    assert len(pd.read_csv(tmp_path / "out" / "batch_report.csv")) == 2
+
+
+def test_a_folder_that_cannot_hold_results_is_named(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        run_batch(jobs, TASK, tmp_path / "file")
+
+
+def test_outcomes_outlive_their_reports(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(batch, "write_reports", full)
+    with pytest.raises(BatchReportError, match="No space left") as caught:
+        run_batch(jobs, TASK, tmp_path / "out")
+    assert statuses(caught.value.outcomes) == ["done"] * 3
+
+
+def test_a_name_that_is_no_unicode_is_as_good_as_any(pipeline: FakePipeline, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.nii")
+    path.write_text("good")
+    jobs = find_jobs([path], tmp_path / "out")
+    for status in ("done", "skipped"):
+        assert statuses(run_batch(jobs, TASK, tmp_path / "out")) == [status]
+    (subject,) = read_study(tmp_path / "out")
+    assert subject.input == str(path) and subject.status == "skipped"
 
 
 def test_a_stop_leaves_a_state_from_which_the_next_run_goes_on(

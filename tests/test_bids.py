@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from midiff_monai.bids import check_dataset, find_jobs, write_description, write_sidecars
+from midiff_monai.bids import check_dataset, find_jobs, participants_without, write_description, write_sidecars
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.labels import write_label_table
 
@@ -89,6 +89,12 @@ def test_a_folder_that_is_no_derivative_of_midiff_is_left_alone(dataset: Path, t
         assert (tmp_path / "dataset_description.json").read_text() == other
     for _ in range(2):
         write_description(dataset, tmp_path / "out")
+
+
+def test_participants_without_such_a_scan_are_known(dataset: Path) -> None:
+    jobs = find_jobs(dataset, dataset / "derivatives", suffixes=["FLAIR"])
+    assert participants_without(jobs, dataset) == ["sub-01"]
+    assert participants_without(jobs, dataset, ["02"]) == []
 
 
 def test_what_is_not_there_is_an_error(dataset: Path) -> None:

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from midiff_monai.bundles import load_weights, open_bundle, read_metadata, save_weights
 from midiff_monai.errors import BundleError
+from midiff_monai.report import sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
 BUNDLES = available_bundles()
@@ -106,3 +107,14 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"evil": Path("x")}, path)
     with pytest.raises(BundleError, match="SHA-256"):
         load_weights(torch.nn.Identity(), tmp_path / "bundle")
+    with pytest.raises(BundleError, match="more than tensors"):
+        load_weights(torch.nn.Identity(), tmp_path / "bundle", trusted=True)
+
+
+def test_weights_of_another_hash_are_used_when_they_are_trusted(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    network = torch.nn.Linear(2, 2)
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, path)
+    assert load_weights(network, tmp_path / "bundle", trusted=True) == sha256(path)
+    assert (network.weight == 1).all()

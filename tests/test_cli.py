@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from midiff_monai import resources
+from midiff_monai.batch import BatchReportError, Outcome
 from midiff_monai.cli import main
 
 
@@ -98,6 +100,63 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert all(bundle["intact"] for bundle in facts["bundles"].values()) and len(facts["bundles"]) == 2
+
+
+def test_info_tells_of_weights_that_are_missing(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_bundles / "t1_brain_segmentation" / "models" / "model.pt").unlink()
+    assert main(["info", "--json"]) == 0
+    bundles = json.loads(capsys.readouterr().out)["bundles"]
+    assert [bundles[name]["intact"] for name in sorted(bundles)] == [False, True]
+
+
+def test_a_modality_is_refused_where_nothing_is_translated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    for command in ("segment", "batch"):
+        options = ["--no-translate", "--modality", "CT", "-o", str(tmp_path / "out")]
+        assert main([command, str(volume), *options]) == 2
+        assert "--modality: is of no use" in capsys.readouterr().err
+
+
+def test_a_group_without_participants_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bids", str(tmp_path), str(tmp_path / "out"), "group"]) == 2
+    assert "is no folder of results" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz")
+
+    monkeypatch.setattr("midiff_monai.pipeline.segment", full)
+    assert main(["segment", "x.nii", "-o", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "No space left on device: 'x_dseg.nii.gz'" in message and message.count("\n") == 1
+
+
+def test_outcomes_are_printed_though_their_report_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.nii"))
+    path.touch()
+
+    def unreported(*_: object) -> None:
+        raise BatchReportError(tmp_path / "out", "No space left on device", [Outcome(path, "done")])
+
+    monkeypatch.setattr("midiff_monai.batch.run_batch", unreported)
+    monkeypatch.setattr("midiff_monai.cli._summarize", lambda folder: None)
+    assert main(["batch", str(path), "-o", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("done\t") and "No space left" in printed.err
+
+
+@pytest.mark.parametrize("option", ["--participant-label", "--participant_label"])
+def test_labels_are_taken_in_the_spelling_of_bids_apps(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bids", str(tmp_path), str(tmp_path / "out"), "participant", "--skip-bids-validation", option, "07"]
+    assert main(arguments) == 2
+    assert "has no sub-07" in capsys.readouterr().err
 
 
 def test_unknown_commands_are_usage_errors() -> None:

@@ -35,7 +35,8 @@ class StandIn(WorkerPlugin):
         from midiff_monai.pipeline import Models, new_report
 
         class Bundle:
-            root, weights_sha256 = Path("t1_brain_segmentation"), "0" * 64
+            root = Path("t1_brain_segmentation")
+            weights_sha256 = configuration_sha256 = "0" * 64
 
             def setting(self, name: str) -> str:
                 return name

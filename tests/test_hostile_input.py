@@ -76,13 +76,17 @@ def test_a_promise_of_a_trillion_voxels_is_refused(suffix: str) -> None:
     assert read_or_refuse(stored, suffix) is None
 
 
-@pytest.mark.parametrize("kind", ["nrrd", "mha"])
+@pytest.mark.parametrize("kind", ["nrrd", "mha", "4-D nrrd", "many channels mha"])
 def test_other_formats_promise_in_vain_too(kind: str, tmp_path: Path) -> None:
     headers = {
         "nrrd": "NRRD0004\ntype: float\ndimension: 3\nsizes: 10000 10000 10000\nencoding: raw\nendian: little\n\n",
+        "4-D nrrd": "NRRD0004\ntype: float\ndimension: 4\nsizes: 100 100 100 1000000\n"
+        "encoding: raw\nendian: little\n\n",
+        "many channels mha": "NDims = 3\nDimSize = 100 100 100\nElementNumberOfChannels = 1000000\n"
+        "ElementType = MET_FLOAT\nElementDataFile = LOCAL\n",
         "mha": "NDims = 3\nDimSize = 10000 10000 10000\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n",
     }
-    path = tmp_path / f"scan.{kind}"
+    path = tmp_path / f"scan.{kind.split()[-1]}"
     path.write_bytes(headers[kind].encode() + bytes(64))
     with pytest.raises(InputError, match=r"1e\+12 voxels"):
         read_volume(path)

@@ -13,7 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from midiff_monai.errors import OutputError
-from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, check_writable, output_paths, staged, volume_stem
+from midiff_monai.paths import (
+    VOLUME_SUFFIXES,
+    OutputPaths,
+    check_writable,
+    output_paths,
+    staged,
+    volume_files,
+    volume_stem,
+)
 
 STEMS = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
 
@@ -39,6 +47,7 @@ class TestNames:
             "sub-01_PDw_volumes.csv",
             "sub-01_PDw_qc.png",
             "sub-01_PDw_report.json",
+            "sub-01_PDw_error.json",
         ]
 
     @given(stem=STEMS, other=STEMS)
@@ -125,3 +134,37 @@ class TestStaged:
             first.write_text("first")
             second.write_text("second")
         assert target.read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "other"),
+    [
+        ("x.hdr", b"", "x.img"),
+        ("x.img", b"", "x.hdr"),
+        ("x.HDR", b"", "x.IMG"),
+        ("x.mhd", b"NDims = 3\nElementDataFile = y.raw\n", "y.raw"),
+        ("x.nhdr", b"NRRD0004\r\nencoding: raw\r\ndata file: sub/y.raw\r\n", "sub/y.raw"),
+        ("x.mhd", b"ElementDataFile = LOCAL\n", None),
+        ("x.nii.gz", b"data file: y.raw", None),
+        ("x.hdr", b"", None),
+    ],
+)
+def test_files_of_a_volume(name: str, header: bytes, other: str | None, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(header)
+    (tmp_path / "sub").mkdir()
+    if other:
+        (tmp_path / other).touch()
+    expected = [name, other] if other else [name]
+    assert volume_files(tmp_path / name) == tuple(tmp_path / file for file in expected)
+    assert volume_files(tmp_path / "absent.mhd") == (tmp_path / "absent.mhd",)
+
+
+def test_what_a_killed_run_left_goes_in_time(tmp_path: Path) -> None:
+    left, fresh, other = (tmp_path / name for name in (".01234567.x.nii", ".89abcdef.x.nii", ".01234567.y.nii"))
+    for path in (left, fresh, other):
+        path.touch()
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    with staged(tmp_path / "x.nii") as temporary:
+        temporary.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"x.nii", fresh.name, other.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,12 +100,40 @@ def test_unfinished_manifests_are_no_subjects(folder: Path) -> None:
 
 
 def test_the_batch_adds_the_failed_and_the_skipped(folder: Path) -> None:
-    rows = ["in/sub-01_PDw.nii.gz,skipped,,,,sub-01_PDw_report.json", 'in/bad.nii,failed,0.5,,"is empty, alas",']
+    rows = [
+        "in/sub-01_PDw.nii.gz,skipped,,,,sub-01_PDw_report.json",
+        'in/bad.nii,failed,0.5,,"is empty, alas",bad_report.json',
+    ]
     (folder / "batch_report.csv").write_text(HEADER + "\n".join(rows))
     bad, good = read_study(folder)
     assert (good.status, good.warnings, good.volumes()[3]) == ("skipped", ["Look twice."], pytest.approx(2.688))
     assert (bad.name, bad.status, bad.seconds, bad.error) == ("bad.nii", "failed", 0.5, "is empty, alas")
     assert bad.images() is None
+
+
+@pytest.mark.parametrize("status", ["failed", "pending"])
+def test_a_subject_that_was_done_and_then_was_not_is_one_subject(folder: Path, status: str) -> None:
+    row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
+    (folder / "batch_report.csv").write_text(HEADER + row)
+    assert only(folder).status == status
+    assert pd.read_csv(write_volumes_table(folder)).empty
+
+
+def test_failures_of_batches_that_share_a_folder_are_kept(folder: Path) -> None:
+    """The list is that of the last one."""
+    (folder / "batch_report.csv").write_text(HEADER + "in/sub-01_PDw.nii.gz,done,,,,sub-01_PDw_report.json")
+    facts = {"input": "in/b.nii", "status": "failed", "seconds": 1.5, "warnings": "", "error": "is empty"}
+    (folder / "b_error.json").write_text(json.dumps(facts))
+    bad, good = read_study(folder)
+    assert (bad.name, bad.status, bad.error, bad.seconds) == ("b.nii", "failed", "is empty", 1.5)
+    assert good.status == "done"
+
+
+def test_what_was_killed_while_it_wrote_is_not_done(folder: Path) -> None:
+    path = folder / "sub-01_PDw_report.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    subject = only(folder)
+    assert subject.status == "failed" and "interrupted" in subject.error and subject.volumes() == {}
 
 
 def test_folders_below_count_as_well(folder: Path) -> None:
@@ -121,7 +150,8 @@ def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None
         Result(source, paths, report, np.zeros(source.shape), None, labels).write()
     (folder / "batch_report.json").write_text("{}")
     table = pd.read_csv(write_volumes_table(folder))
-    assert table.columns.tolist() == ["input", *(structure.name for structure in STRUCTURES[1:])]
+    assert table.columns.tolist() == ["input", "participant_id", *(structure.name for structure in STRUCTURES[1:])]
+    assert table["participant_id"].fillna("").tolist() == ["", "sub-01"]
     # 2 x 7 x 8 voxels of 8 microlitres, and all 336 of another structure
     assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])
     assert table["Left-Cerebral-Cortex"].tolist() == pytest.approx([0, 2.688])

@@ -59,7 +59,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             synthetic = 0.8 - source / 1500
             Result(read_volume(path), output_paths(path, folder), report, synthetic, None, segmentation).write()
     (folder / "batch_report.csv").write_text(
-        "input,status,seconds,warnings,error,report\nin/torn.nii.gz,failed,0.1,,in/torn.nii.gz: is truncated.,\n"
+        "input,status,seconds,warnings,error,report\n"
+        "in/torn.nii.gz,failed,0.1,,in/torn.nii.gz: is truncated.,torn_report.json\n"
     )
     write_study_page(folder)
     return folder
@@ -68,6 +69,22 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_of(page: Path) -> dict[str, Any]:
     (text,) = re.findall(r'<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.DOTALL)
     return json.loads(text)
+
+
+def test_a_subject_that_cannot_be_shown_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
+    source, segmentation = head(1)
+    for name in ("good", "odd", "bare"):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
+        paths = output_paths(path, tmp_path)
+        Result(read_volume(path), paths, RunReport("segment", path, {}), source, source, segmentation).write()
+    (tmp_path / "odd_volumes.csv").write_text("nonsense\n1\n")
+    for role in (".nii.gz", "_synthT1w.nii.gz", "_dseg.nii.gz"):
+        (tmp_path / f"bare{role}").unlink()
+    subjects = {subject["name"]: subject for subject in data_of(write_study_page(tmp_path))["subjects"]}
+    assert "cannot be shown" in subjects["odd"]["warnings"][-1] and not subjects["odd"]["pictures"]
+    assert subjects["good"]["pictures"] and not subjects["bare"]["pictures"]
 
 
 def test_data_tell_of_every_subject(study: Path) -> None:
