@@ -120,9 +120,7 @@ def run_batch(
         BatchReportError: the reports of the batch cannot be written; all volumes that can be done are done.
     """
     models = _models(task)
-    outputs = [path for job in jobs for path in asdict(job.paths).values()]
-    reserved = [output / name for name in REPORTS]
-    check_writable(output, outputs, True, [file for job in jobs for file in job.files] + reserved)
+    _check_outputs(jobs, output)
     by_report = {str(job.paths.report): job for job in jobs}
     outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
     for outcome in progress(execute(jobs, task, stop or threading.Event())):
@@ -136,6 +134,14 @@ def run_batch(
     except OSError as error:
         raise BatchReportError(output, in_one_line(error), list(outcomes.values())) from error
     return list(outcomes.values())
+
+
+def _check_outputs(jobs: Sequence[Job], output: Path) -> None:
+    outputs = [path for job in jobs for path in asdict(job.paths).values()]
+    check_writable(output, outputs, overwrite=True, inputs=[file for job in jobs for file in job.files])
+    for report in (output / name for name in REPORTS):
+        if report in outputs:
+            raise OutputError(report, "is the report of the batch, and would be that of a volume too", "Rename it")
 
 
 def _note_error(outcome: Outcome, path: Path) -> None:
@@ -175,7 +181,7 @@ def _earlier_manifest(job: Job, task: Task) -> dict[str, Any] | None:
             return None
     except FileNotFoundError:
         manifest = None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):  # torn, or of another tool
         return None
     hashes = manifest["outputs_sha256"] if manifest else {}
     for role in written_roles(task.settings, task.translating, task.segmenting):

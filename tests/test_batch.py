@@ -175,7 +175,7 @@ def test_an_output_that_is_an_input_is_refused(pipeline: FakePipeline, tmp_path:
     with pytest.raises(OutputError, match="is an input of this run"):
         run_batch(find_jobs(sorted(tmp_path.glob("*.gz")), tmp_path), TASK, tmp_path)
     (tmp_path / "batch.nii").write_text("good")
-    with pytest.raises(OutputError, match=r"batch_report\.json"):
+    with pytest.raises(OutputError, match="report of the batch"):
         run_batch(find_jobs([tmp_path / "batch.nii"], tmp_path / "out"), TASK, tmp_path / "out")
     assert not pipeline.processed
 

@@ -2,20 +2,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from bids_validator import VALIDATOR, validated
 
 from midiff_monai.bids import check_dataset, find_jobs, participants_without, write_description, write_sidecars
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.labels import write_label_table
-
-VALIDATOR = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) or shutil.which("bids-validator")
 
 
 @pytest.fixture
@@ -171,10 +168,3 @@ def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
     stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
     shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
     assert validated(output), "a validator that finds nothing wrong with this proves nothing"
-
-
-def validated(folder: Path) -> list[str]:
-    """Codes and places of the validator's errors."""
-    answer = subprocess.run([str(VALIDATOR), str(folder), "--json"], capture_output=True, text=True, check=False)
-    issues = json.loads(answer.stdout)["issues"]["issues"]
-    return [f"{issue['code']} {issue.get('location')}" for issue in issues if issue["severity"] == "error"]

@@ -36,6 +36,7 @@ def test_groups_are_compared_as_by_welch(tmp_path: Path) -> None:
     volumes = pd.DataFrame(
         {"input": [f"/data/{name}" for name in names], "Left-Hippocampus": random.normal(4, 0.4, 20)}
     )
+    volumes["participant_id"] = [name.removesuffix(".nii.gz") for name in names]
     volumes["3rd-Ventricle"] = random.normal(1, 0.2, 20)
     volumes.to_csv(tmp_path / "volumes.csv", index=False)
     groups = ["control", "patient"] * 10

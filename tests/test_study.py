@@ -171,3 +171,20 @@ def test_a_dicom_series_is_shown_again(write_dicom: Callable[..., list[Path]], t
     images = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, np.asarray(source.dataobj))
+
+
+def test_a_volume_in_two_files_is_shown_until_its_voxels_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
+    voxels = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
+    nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "x.hdr")
+    (job,) = find_jobs([tmp_path / "x.hdr"], tmp_path / "out")
+    report = RunReport("segment", job.source, {}, files=job.files)
+    Result(read_volume(job.source), job.paths, report, voxels).write()
+    images = only(tmp_path / "out").images()
+    assert images is not None and images.source is not None
+    np.testing.assert_array_equal(images.source, voxels)
+    nib.save(nib.Nifti1Pair(voxels[::-1], np.eye(4)), tmp_path / "x.hdr")
+    images = only(tmp_path / "out").images()
+    assert images is not None and images.source is None
