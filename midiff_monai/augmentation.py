@@ -9,53 +9,42 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
 Data = dict[Hashable, Any]
 
+CUTS = (-2.5, 1.0)
+"""Depths below the surface of the brain, in voxels, between which skull stripping cuts."""
+
 
 class RandStripd(Randomizable, MapTransform):
-    """Set everything outside a brain mask to zero, at random.
+    """Set everything outside the brain to zero, at random, as one tool or another would.
 
     Args:
-        keys: images of shape (1, X, Y, Z).
-        mask_key: brain mask on the same grid.
+        keys: images and label maps of shape (1, X, Y, Z).
+        depth_key: depth of the brain, and of the brain without cerebellum, on the same grid: see `BrainDepthd`.
         prob: how often.
+        cuts: range of the depth, in voxels, at which the surface is cut.
+        cerebrum_prob: how often the cerebellum goes as well.
     """
 
-    def __init__(self, keys: KeysCollection, mask_key: str, prob: float = 0.5) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        depth_key: str,
+        prob: float = 0.5,
+        cuts: tuple[float, float] = CUTS,
+        cerebrum_prob: float = 0.3,
+    ) -> None:
         MapTransform.__init__(self, keys)
-        self.mask_key, self.prob = mask_key, prob
+        self.depth_key, self.prob, self.cuts, self.cerebrum_prob = depth_key, prob, cuts, cerebrum_prob
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         if self.R.random() < self.prob:
-            for key in self.key_iterator(result):
-                result[key] = result[key] * (torch.as_tensor(result[self.mask_key]) > 0.5)
-        return result
-
-
-class RandRemoveStructuresd(Randomizable, MapTransform):
-    """Cut structures out of images and label maps, at random, as skull stripping cuts off a cerebellum.
-
-    Args:
-        keys: images and label maps of shape (1, X, Y, Z); what is cut out becomes 0.
-        label_key: label map on the same grid, one of the keys or not.
-        structures: the values of the label map that are cut out, a margin of one voxel included.
-        prob: how often.
-    """
-
-    def __init__(self, keys: KeysCollection, label_key: str, structures: Sequence[int], prob: float = 0.5) -> None:
-        MapTransform.__init__(self, keys)
-        self.label_key, self.structures, self.prob = label_key, list(structures), prob
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        result = dict(data)
-        if self.R.random() < self.prob:
-            removed = np.isin(np.asarray(result[self.label_key]), self.structures)
-            kept = torch.from_numpy(~ndimage.maximum_filter(removed, size=(1, 3, 3, 3)))
+            depth = torch.as_tensor(result[self.depth_key])[int(self.R.random() < self.cerebrum_prob)]
+            kept = depth > self.R.uniform(*self.cuts)
             for key in self.key_iterator(result):
                 result[key] = result[key] * kept
         return result

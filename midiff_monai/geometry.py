@@ -27,6 +27,9 @@ SLAB_VALUES = 2**25
 
 COORDINATE_VALUES = 24  # a voxel's three coordinates: as float64 before, during and after their arithmetic
 
+WEIGHT_FLOOR = 1e-3
+"""Where what is known has less weight than this, a normalised convolution knows nothing."""
+
 BORDER = 0.5 + 1e-4  # a grid ends at the faces of its outer voxels, half a voxel beyond their centres
 
 
@@ -123,6 +126,27 @@ def resample_to_grid(
     for slab, points, inside in _slabs(volume[None], affine, shape, reference_affine):
         resampled[slab][inside] = _sample(volume[None], points, mode)[0][inside].float()
     return resampled
+
+
+def restore_foreground(
+    volume: torch.Tensor, there: torch.Tensor, affine: ArrayLike, foreground: torch.Tensor, reference_affine: ArrayLike
+) -> torch.Tensor:
+    """Bring a continuous volume that is known in its foreground alone to another grid: a normalised convolution.
+
+    Args:
+        volume: (X, Y, Z), floating point.
+        there: (X, Y, Z), true where the volume is known.
+        affine: (4, 4), of the grid of the volume.
+        foreground: (X', Y', Z'), true where the target grid has a foreground.
+        reference_affine: (4, 4), of the target grid.
+
+    Returns:
+        (X', Y', Z'), float32: 0 outside the foreground, and where no voxel beside is known.
+    """
+    grids = affine, foreground.shape, reference_affine
+    weight = resample_to_grid(there.to(volume.dtype), *grids, fill=0.0)
+    total = resample_to_grid(volume * there, *grids, fill=0.0)
+    return torch.where(foreground & (weight > WEIGHT_FLOOR), total / weight.clamp(min=WEIGHT_FLOOR), 0.0)
 
 
 def _slabs(

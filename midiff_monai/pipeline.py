@@ -14,13 +14,13 @@ from monai.data import MetaTensor
 
 from midiff_monai.bundles import Bundle, open_bundle
 from midiff_monai.errors import InputError
-from midiff_monai.geometry import resample_to_grid, restore_to_grid
+from midiff_monai.geometry import restore_foreground
 from midiff_monai.inputs import Job, find_jobs
-from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.paths import check_writable
 from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
+from midiff_monai.transforms import fill_holes, plain, restore_segmentation
 from midiff_monai.volumes import read_volume
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
@@ -180,13 +180,14 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
         source = read(job)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
+        foreground = torch.from_numpy(fill_holes(voxels[0].numpy() != 0))
     result = Result(source, job.paths, report, series=job.series)
     if models.translation:
         with report.timed("translate"):
-            image = _translate(image, models.translation, result)
+            image = _translate(image, foreground, models.translation, result)
     if models.segmentation:
         with report.timed("segment"):
-            _segment(image, models.segmentation, result)
+            _segment(image, foreground, models.segmentation, result)
     result.write()
     return result
 
@@ -213,22 +214,20 @@ def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
     )
 
 
-def _translate(image: MetaTensor, bundle: Bundle, result: Result) -> MetaTensor:
+def _translate(image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result) -> MetaTensor:
     conformed = bundle.conform(image)
     samples = bundle.infer(conformed)
-    grid = conformed.affine.numpy(), result.source.shape, result.source.affine
-    result.synthetic = resample_to_grid(samples[0], *grid, fill=0.0).numpy()
-    if len(samples) > 1:
-        result.spread = resample_to_grid(samples[1], *grid, fill=0.0).numpy()
+    grids = plain(conformed[0] != 0), conformed.affine, foreground, image.affine
+    restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
+    result.synthetic, result.spread = restored[0], restored[1] if len(restored) > 1 else None
     return MetaTensor(samples[:1], affine=conformed.affine)
 
 
-def _segment(image: MetaTensor, bundle: Bundle, result: Result) -> None:
+def _segment(image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result) -> None:
     conformed = bundle.conform(image)
     probabilities = bundle.infer(conformed).softmax(dim=0)
-    grid = conformed.affine.numpy(), result.source.shape, result.source.affine
-    classes = restore_to_grid(probabilities, *grid).numpy()
-    result.segmentation = np.asarray(FREESURFER_IDS, dtype=np.int16)[classes]
+    grids = plain(conformed[0] != 0), conformed.affine, foreground, result.source.affine
+    result.segmentation = restore_segmentation(probabilities, *grids).numpy()
     if not result.segmentation.any():
         result.report.warnings.append("No structure was found: look at the picture and check the input.")
 

@@ -14,7 +14,7 @@ from monai.utils import ImageMetaKey, convert_to_dst_type
 from torch import nn
 from torch.nn import functional as F
 
-from midiff_monai.transforms import foreground_range
+from midiff_monai.transforms import DARKEST, foreground_range
 
 #: Grey values of a T1w volume whose white matter is at 0.7: air, cerebrospinal fluid, cortex, deep grey matter,
 #: white matter, and what is brighter (fat, vessels). The remapping has its knots here, so that a voxel between two
@@ -41,11 +41,14 @@ class PseudoSource(nn.Module):
         order_weights: how often each of `ORDERS` is drawn: most often those of PD, T2w, FLAIR and CT, in all of which
             cortex is brighter than white matter. Where either may be the brighter one at any time, fine detail of
             unknown sign averages out, and the network takes very much longer to learn any.
-        pale_fluid: how often fluid moves towards cortex, anywhere up to the same value, as in many PD volumes.
+        pale_fluid: how often fluid moves towards cortex, up to the same value and a little beyond, as in many PD
+            volumes.
         pale_cortex: how often else cortex moves towards white matter, by up to three quarters of the way: in T2w, FLAIR
             and CT the two lie close together and fluid stands apart.
         mixing: how often two remappings are mixed.
         jitter: standard deviation of the levels around their places.
+        structures: standard deviation of the shift of the grey values of a structure, such as the putamen, which iron
+            darkens in T2w and not in T1w.
         bias: largest logarithm of the bias field.
         blur: largest standard deviation of the blur along each axis, in voxels.
         noise: largest standard deviation of the noise, once the contrast fills [0, 1].
@@ -53,29 +56,32 @@ class PseudoSource(nn.Module):
 
     def __init__(
         self,
-        order_weights: Sequence[float] = (0.5, 0.28, 0.05, 0.15, 0.01, 0.01),
-        pale_fluid: float = 0.4,
+        order_weights: Sequence[float] = (0.4, 0.27, 0.06, 0.23, 0.02, 0.02),
+        pale_fluid: float = 0.45,
         pale_cortex: float = 0.8,
         mixing: float = 0.1,
         jitter: float = 0.1,
+        structures: float = 0.1,
         bias: float = 0.4,
-        blur: tuple[float, float, float] = (0.7, 0.7, 1.0),
-        noise: float = 0.05,
+        blur: tuple[float, float, float] = (0.7, 0.7, 1.2),
+        noise: float = 0.07,
     ) -> None:
         super().__init__()
         self.order_weights = torch.tensor(order_weights)
         self.pale_fluid, self.pale_cortex, self.mixing = pale_fluid, pale_cortex, mixing
-        self.jitter, self.bias, self.blur, self.noise = jitter, bias, blur, noise
+        self.jitter, self.structures = jitter, structures
+        self.bias, self.blur, self.noise = bias, blur, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         """Make one pseudo-source a slab.
 
         Args:
             target: (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air or stripped background at 0.
-            brain: (B, 1, X, Y, Z), 1 inside the brain, 2 where white matter and a ventricle meet.
+            brain: (B, 1, X, Y, Z), 0 outside the brain, 1 inside, 2 where white matter and a ventricle meet, and from
+                3 on the number of a structure.
 
         Returns:
-            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target and all its neighbours are.
+            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target is.
         """
         pairs = zip(target.unbind(0), brain.unbind(0), strict=True)
         return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
@@ -86,26 +92,31 @@ class PseudoSource(nn.Module):
         outer = self._levels()
         outer[0] = 0
         source = torch.where(brain > 0.5, inside, remap(target, outer))
-        source = gaussian_blur(source, [float(torch.rand(()) * limit) for limit in self.blur])
+        # what was cut away stays empty, and does not blur into what was not
+        filled = target > 0
+        sigmas = [float(torch.rand(()) * limit) for limit in self.blur]
+        weight = gaussian_blur(filled.to(target), sigmas).clamp(min=1e-3)
+        source = gaussian_blur(source * filled, sigmas) / weight
         source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(target))
-        # what was cut away stays empty
-        filled = gaussian_blur(target, [0.4, 0.4, 0.4]) > 1e-3
-        source = source.clamp(min=1e-3) * filled
+        source = source.clamp(min=DARKEST) * filled
         sampled = source[..., ::2, ::2, :]
         low, high = foreground_range(sampled) if sampled.any() else (0.0, 1.0)
         noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
-        return ((source - low) / (high - low) + noise).clamp(0, 1) * filled
+        return ((source - low) / (high - low) + noise).clamp(DARKEST, 1) * filled
 
     def _repaint(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         levels = self._levels()
-        return torch.where(brain > 1.5, remap(target, without_cortex(levels)), remap(target, levels))
+        painted = torch.where(brain == 2, remap(target, without_cortex(levels)), remap(target, levels))
+        offsets = self.structures * torch.randn(int(brain.amax()) + 1, device=target.device)
+        offsets[:3] = 0
+        return painted + gaussian_blur(offsets[brain.long()], [0.6, 0.6, 0.6])
 
     def _levels(self) -> torch.Tensor:
         """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
         order = torch.tensor(ORDERS)[self.order_weights.multinomial(1)[0]]
         fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.jitter * torch.randn(3)
         if torch.rand(()) < self.pale_fluid:
-            fluid = torch.lerp(fluid, cortex, torch.rand(()))
+            fluid = torch.lerp(fluid, cortex, 1.4 * torch.rand(()))
         elif torch.rand(()) < self.pale_cortex:
             cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
         contrast = torch.rand(()) * 0.8 + 0.2

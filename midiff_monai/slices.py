@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -55,12 +56,12 @@ class SlicewiseInferer(Inferer):
         self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
     def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
-        """Turn a batch of slices (B, 2·context + 1, H, W) into the output's channels (B, C, H, W).
+        """Turn the slices of a volume (N, 2·context + 1, H, W) into the output's channels (N, C, H, W).
 
         Args:
-            slices: the slices with their neighbours.
-            network: as given to the inferer.
-            positions: (B,) where the slices lie along the sliced axis of the volume.
+            slices: all slices that are not empty, with their neighbours, in order.
+            network: takes any number of slices, in batches of `batch_size`.
+            positions: (N,) where the slices lie along the sliced axis of the volume.
         """
         return network(slices)
 
@@ -83,17 +84,25 @@ class SlicewiseInferer(Inferer):
         crop = pad_to_multiple(turned[:, box[0], box[1]], self.multiple)
         slices = stack_slices(crop[None], self.context)
         filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
-        parts = filled.split(self.batch_size) if len(filled) else ()
-        pieces = [self.predict(slices[part], network, part) for part in parts]
-        channels = pieces[0].shape[1] if pieces else len(self.background)
-        output = self.background.to(volume.device).expand(channels, *turned.shape[1:]).clone()
-        if pieces:
-            height, width = (axis.stop - axis.start for axis in box[:2])
-            computed = torch.cat(pieces)[..., :height, :width].permute(1, 2, 3, 0).float()
-            # where there was nothing, nothing is made
-            there = turned[0, box[0], box[1]][..., filled] != 0
-            output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
+        if not len(filled):
+            return self.background.to(volume.device).expand(-1, *volume.shape[1:]).clone()
+        computed = self.predict(slices[filled], in_batches(network, self.batch_size), filled)
+        output = self.background.to(volume.device).expand(computed.shape[1], *turned.shape[1:]).clone()
+        height, width = (axis.stop - axis.start for axis in box[:2])
+        computed = computed[..., :height, :width].permute(1, 2, 3, 0).float()
+        # where there was nothing, nothing is made
+        there = turned[0, box[0], box[1]][..., filled] != 0
+        output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
         return output.movedim(-1, self.axis + 1)
+
+
+def in_batches(network: Network, size: int) -> Network:
+    """The network, asked about `size` images at a time."""
+
+    def batched(images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.cat([network(part, *args, **kwargs) for part in images.split(size)])
+
+    return batched
 
 
 def foreground_box(volume: torch.Tensor, multiple: int) -> tuple[slice, slice, slice]:

@@ -15,6 +15,7 @@ from monai.networks.schedulers.ddim import DDIMPredictionType
 from torch import nn
 from torch.utils.data import Dataset
 
+from midiff_monai.augmentation import CUTS
 from midiff_monai.slices import foreground_box, stack_slices
 
 
@@ -48,7 +49,8 @@ class LMIPrepareBatch(PrepareBatch):
     """From slabs of T1w volumes to everything one training step of an `LMIGuidedInferer` takes.
 
     The source is made from the target itself: no second modality is ever seen. Whole batches are stripped of all
-    but the brain, at random, and cropped to what is left, which makes them cheaper.
+    but the brain, at random, and cropped to what is left, which makes them cheaper; every volume is cut at a depth
+    of its own, see `augmentation.RandStripd`.
 
     Args:
         scheduler: gives the number of timesteps, and by its `prediction_type` what the network learns: the image, the
@@ -60,6 +62,7 @@ class LMIPrepareBatch(PrepareBatch):
         top_heaviness: timesteps are drawn as T (1 − u^top_heaviness), u uniform: 1 is uniform, 4 draws more than half
             of them from the noisiest tenth, where the prediction is a regression on the guide, on which all later
             steps rest, and few from the least noisy one, where the image is nearly known.
+        second_pass_prob: how often the network is told of its own estimate.
     """
 
     def __init__(
@@ -70,18 +73,19 @@ class LMIPrepareBatch(PrepareBatch):
         strip_prob: float = 0.6,
         multiple: int = 16,
         top_heaviness: float = 4.0,
+        second_pass_prob: float = 0.7,
     ) -> None:
         self.scheduler, self.pseudo_source, self.context = scheduler, pseudo_source, context
         self.strip_prob, self.multiple = strip_prob, multiple
-        self.top_heaviness = top_heaviness
+        self.top_heaviness, self.second_pass_prob = top_heaviness, second_pass_prob
 
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, Any]]:
         target = torch.as_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
         brain = torch.as_tensor(batchdata["mask"]).to(device, non_blocking=non_blocking)
         if torch.rand(()) < self.strip_prob:
-            target = target * (brain > 0.5)
+            target = strip(target, torch.as_tensor(batchdata["depth"]).to(target))
         target, brain = crop_to_foreground(target, brain, self.multiple)
         source = inner_slices(self.pseudo_source(target, brain), self.context, self.context)
         images = 2 * inner_slices(target, 0, self.context) - 1
@@ -91,7 +95,8 @@ class LMIPrepareBatch(PrepareBatch):
             (self.scheduler.num_train_timesteps * height).long().clamp(max=self.scheduler.num_train_timesteps - 1)
         )
         goal = self._goal(images, noise, timesteps)
-        return images, goal, (), {"noise": noise, "timesteps": timesteps, "source": source}
+        passes = 1 + int(torch.rand(()) < self.second_pass_prob)
+        return images, goal, (), {"noise": noise, "timesteps": timesteps, "source": source, "passes": passes}
 
     def _goal(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         match self.scheduler.prediction_type:
@@ -101,6 +106,14 @@ class LMIPrepareBatch(PrepareBatch):
                 return noise
             case _:
                 return self.scheduler.get_velocity(images, noise, timesteps)
+
+
+def strip(images: torch.Tensor, depths: torch.Tensor, cerebrum_prob: float = 0.3) -> torch.Tensor:
+    """Cut each image (B, 1, X, Y, Z) at a random depth, of the whole brain or of the cerebrum (B, 2, X, Y, Z)."""
+    which = (torch.rand(len(images)) < cerebrum_prob).long()
+    cuts = torch.empty(len(images), 1, 1, 1, 1).uniform_(*CUTS)
+    chosen = depths[torch.arange(len(images)), which][:, None]
+    return images * (chosen > cuts.to(depths))
 
 
 def crop_to_foreground(target: torch.Tensor, brain: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:

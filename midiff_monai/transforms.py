@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 
-from midiff_monai.geometry import resample_to_grid, restore_to_grid
-from midiff_monai.labels import FREESURFER_IDS, freesurfer_from_muse
+from midiff_monai.geometry import resample_to_grid, restore_foreground, restore_to_grid
+from midiff_monai.labels import FREESURFER_IDS
 
 Data = dict[Hashable, Any]
 
@@ -44,7 +44,7 @@ def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99
 
 
 class StretchIntensityd(MapTransform):
-    """Map the foreground's percentiles of every image to 0 and 1, clipping what lies beyond.
+    """Map percentiles of the foreground of every image, or fixed grey values, to 0 and 1, clipping what lies beyond.
 
     Works alike on whole heads and on skull-stripped brains, on volumes with negative voxels and with outliers.
     A proton-density volume holds its whole contrast in a fifth of its range: without the stretch there is
@@ -55,17 +55,25 @@ class StretchIntensityd(MapTransform):
         keys: images (1, X, Y, Z), at least one positive voxel each.
         lower: percentile of the foreground that becomes 0.
         upper: percentile of the foreground that becomes 1.
+        window: the grey values that become 0 and 1, for modalities whose grey values mean the same in every volume;
+            there is nothing at or below the first. Percentiles are not used then.
     """
 
-    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.0) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 1.0,
+        upper: float = 99.0,
+        window: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__(keys)
-        self.lower, self.upper = lower, upper
+        self.lower, self.upper, self.window = lower, upper, window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key in self.key_iterator(result):
-            low, high = foreground_range(result[key][..., ::2, ::2, ::2], self.lower, self.upper)
-            there = fill_holes(np.asarray(result[key][0]) > 0)
+            low, high = self.window or foreground_range(result[key][..., ::2, ::2, ::2], self.lower, self.upper)
+            there = fill_holes(np.asarray(result[key][0]) > (low if self.window else 0))
             stretched = ((result[key] - low) / (high - low)).clamp(DARKEST, 1)
             result[key] = stretched * torch.from_numpy(there)[None]
         return result
@@ -78,10 +86,16 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return (regions != regions.flat[0])[inner]
 
 
-class SmoothBeforeDownsamplingd(MapTransform):
-    """Blur images along the axes that `Spacingd` is about to thin out, so that fine detail does not turn to noise.
+class ResampleForegroundd(MapTransform):
+    """Bring images to a spacing, without mixing what they show with the zeros around it.
 
-    The Gaussian's standard deviation is (factor − 1) / 2 voxels, as in scikit-image's `rescale`.
+    Before an axis is thinned out it is blurred, so that fine detail does not turn to noise: by a Gaussian of
+    (factor − 1) / 2 voxels, as in scikit-image's `rescale`. Blur and interpolation are normalised convolutions
+    (Knutsson and Westin, CVPR 1993): zeros outside the foreground have no weight. Otherwise the surface of a
+    skull-stripped brain would be darkened in every contrast alike, which no tissue does.
+
+    The foreground is what is not 0, and what that encloses. It is added to the data on the grid that the image had,
+    under `foreground_key` of the key, for `RestoreImaged` and `RestoreSegmentationd`.
 
     Args:
         keys: MetaTensors (1, X, Y, Z).
@@ -91,128 +105,33 @@ class SmoothBeforeDownsamplingd(MapTransform):
     def __init__(self, keys: KeysCollection, pixdim: Sequence[float]) -> None:
         super().__init__(keys)
         self.pixdim = np.asarray(pixdim, dtype=float)
+        self.spacing = Spacing(pixdim, padding_mode="zeros")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key in self.key_iterator(result):
-            sigmas = np.maximum(self.pixdim / np.asarray(result[key].pixdim) - 1, 0) / 2
-            smooth = ndimage.gaussian_filter(np.asarray(result[key][0], dtype=np.float32), sigmas, mode="nearest")
-            result[key] = _like(torch.from_numpy(smooth)[None], result[key])
+            image = result[key]
+            there = fill_holes(np.asarray(image[0]) != 0)
+            sigmas = np.maximum(self.pixdim / np.asarray(image.pixdim) - 1, 0) / 2
+            parts = np.asarray(image[0], dtype=np.float32) * there, there.astype(np.float32)
+            smooth = [torch.from_numpy(ndimage.gaussian_filter(part, sigmas, mode="nearest"))[None] for part in parts]
+            total, weight = (self.spacing(like(part, image)) for part in smooth)
+            result[key] = torch.where(weight > 0.5, total / weight.clamp(min=0.5), 0.0)
+            result[foreground_key(key)] = like(torch.from_numpy(there)[None], image)
         return result
 
 
-class FlattenTissued(MapTransform):
-    """Divide images by a smooth field that brings one tissue to the same value everywhere, and clip to [0, 1].
-
-    Where a label map is at hand this does what N4 (Tustison et al., IEEE TMI 2010) and a peak normalisation do
-    together, in a tenth of the time, and is not fooled by deep structures that are as bright as the tissue.
-
-    Args:
-        keys: images of shape (1, X, Y, Z).
-        label_key: label map on the same grid.
-        labels: the values of the label map that make up the tissue.
-        value: what the tissue becomes.
-        sigma: standard deviation of the Gaussian window over which the tissue is averaged, in voxels.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, label_key: str, labels: Sequence[int], value: float, sigma: float = 8.0
-    ) -> None:
-        super().__init__(keys)
-        self.label_key, self.labels, self.value, self.sigma = label_key, list(labels), value, sigma
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        result = dict(data)
-        tissue = np.isin(np.asarray(result[self.label_key][0]), self.labels)
-        # the outer voxels of the tissue hold a part of its neighbours
-        core = ndimage.binary_erosion(tissue).astype(np.float32)
-        for key in self.key_iterator(result):
-            field = self._field(np.asarray(result[key][0], dtype=np.float32), core)
-            result[key] = (result[key] * (self.value / torch.from_numpy(field)[None])).clamp(0, 1)
-        return result
-
-    def _field(self, volume: np.ndarray, core: np.ndarray) -> np.ndarray:
-        # far from the tissue its overall mean takes over, at the weight of a ten-thousandth of a voxel
-        prior = 1e-4
-        mean = (volume * core).sum() / core.sum()
-        weighted = ndimage.gaussian_filter(volume * core, self.sigma, mode="constant")
-        return (weighted + prior * mean) / (ndimage.gaussian_filter(core, self.sigma, mode="constant") + prior)
-
-
-class BrainMaskd(MapTransform):
-    """Turn label maps into solid brain masks, cerebrospinal fluid in the sulci included.
-
-    Args:
-        keys: label maps of shape (1, X, Y, Z), 0 outside the brain.
-        closing: gaps up to about twice this many voxels are closed.
-    """
-
-    def __init__(self, keys: KeysCollection, closing: int = 4) -> None:
-        super().__init__(keys)
-        self.closing = closing
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            # the margin keeps the closing from eating into a brain that touches the edge of the image
-            margin = self.closing + 1
-            padded = np.pad(np.asarray(result[key][0]) > 0, margin)
-            solid = fill_holes(ndimage.binary_closing(padded, iterations=self.closing))
-            inner = solid[margin:-margin, margin:-margin, margin:-margin]
-            result[key] = _like(torch.from_numpy(inner.astype(np.float32))[None], result[key])
-        return result
-
-
-class MarkBorderd(MapTransform):
-    """Give voxels on both sides of the border between two tissues a value of their own.
-
-    Args:
-        keys: masks of shape (1, X, Y, Z).
-        label_key: label map on the same grid.
-        first: the values of the label map that make up one tissue.
-        second: those of the other.
-        value: what the mask becomes where either tissue touches the other, at a face, an edge or a corner.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, label_key: str, first: Sequence[int], second: Sequence[int], value: float
-    ) -> None:
-        super().__init__(keys)
-        self.label_key, self.first, self.second, self.value = label_key, list(first), list(second), value
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        result = dict(data)
-        labels = np.asarray(result[self.label_key][0])
-        tissues = np.isin(labels, self.first), np.isin(labels, self.second)
-        near = [ndimage.maximum_filter(tissue, size=3) for tissue in tissues]
-        border = torch.from_numpy((tissues[0] & near[1]) | (tissues[1] & near[0]))[None]
-        for key in self.key_iterator(result):
-            result[key] = torch.where(border, torch.as_tensor(self.value, dtype=result[key].dtype), result[key])
-        return result
-
-
-class ClassIndexFromMUSEd(MapTransform):
-    """Turn MUSE parcellations into class indices: positions in `labels.FREESURFER_IDS`.
-
-    Args:
-        keys: parcellations of shape (1, X, Y, Z).
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            ids = freesurfer_from_muse(np.asarray(result[key][0]).astype(np.int16))
-            classes = np.searchsorted(FREESURFER_IDS, ids).astype(np.uint8)
-            result[key] = _like(torch.from_numpy(classes)[None], result[key])
-        return result
+def foreground_key(key: Hashable) -> str:
+    """Where `ResampleForegroundd` leaves the foreground of an image."""
+    return f"{key}_foreground"
 
 
 class RestoreImaged(MapTransform):
-    """Bring conformed images back to the grid of the file they came from, by linear interpolation.
+    """Bring conformed images back to the grid of the file they came from, by linear interpolation in the foreground.
 
     Args:
         keys: MetaTensors (C, X, Y, Z) on the grid that `orig_keys` have now.
-        orig_keys: images whose meta data tell the original grid.
+        orig_keys: images conformed by `ResampleForegroundd`, whose meta data tell the original grid.
     """
 
     def __init__(self, keys: KeysCollection, orig_keys: KeysCollection) -> None:
@@ -222,27 +141,52 @@ class RestoreImaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key, original in zip(self.key_iterator(result), self.orig_keys, strict=True):
-            meta = result[original].meta
-            shape, affine = meta["spatial_shape"], meta["original_affine"]
-            restored = self._restore(result[key], result[original].affine, shape, affine)
+            conformed, foreground = result[original], result[foreground_key(original)]
+            affine, shape = conformed.meta["original_affine"], tuple(map(int, conformed.meta["spatial_shape"]))
+            turned_back = resample_to_grid(
+                plain(foreground[0]).float(), foreground.affine, shape, affine, fill=0.0, mode="nearest"
+            )
+            grids = plain(conformed[0] != 0), conformed.affine, turned_back > 0.5, affine
             # meta data of its own: the original stays where it is
-            result[key] = MetaTensor(restored, meta=meta | {"affine": affine})
+            restored = self._restore(plain(result[key]), *grids)
+            result[key] = MetaTensor(restored, meta=conformed.meta | {"affine": affine})
         return result
 
-    def _restore(self, image: torch.Tensor, affine: torch.Tensor, shape: Any, original: Any) -> torch.Tensor:
-        grids = affine.numpy(), tuple(int(n) for n in shape), np.asarray(original)
-        return torch.stack([resample_to_grid(channel, *grids, fill=0.0) for channel in image])
+    def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
+        return torch.stack([restore_foreground(part, *grids) for part in image])
 
 
 class RestoreSegmentationd(RestoreImaged):
     """Bring class probabilities back to the grid of the file, then choose the class, then its FreeSurfer id."""
 
-    def _restore(self, image: torch.Tensor, affine: torch.Tensor, shape: Any, original: Any) -> torch.Tensor:
-        grid = affine.numpy(), tuple(int(n) for n in shape), np.asarray(original)
-        return torch.tensor(FREESURFER_IDS)[restore_to_grid(image, *grid).long()][None]
+    def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
+        return restore_segmentation(image, *grids)[None]
 
 
-def _like(array: torch.Tensor, reference: Any) -> torch.Tensor:
+def restore_segmentation(
+    probabilities: torch.Tensor, there: torch.Tensor, affine: Any, foreground: torch.Tensor, reference_affine: Any
+) -> torch.Tensor:
+    """Bring class probabilities to another grid, choose the class there, and answer its FreeSurfer id.
+
+    Args:
+        probabilities: (C, X, Y, Z) in the order of `labels.FREESURFER_IDS`.
+        there, affine, foreground, reference_affine: as in `geometry.restore_foreground`.
+
+    Returns:
+        (X', Y', Z'), int16, 0 outside the foreground.
+    """
+    # what is unknown has no weight: without probabilities, it leaves the largest class of its neighbours the largest
+    classes = restore_to_grid(probabilities * there, affine, foreground.shape, reference_affine)
+    return torch.tensor(FREESURFER_IDS, dtype=torch.int16)[classes.long()] * foreground
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A MetaTensor without its meta data."""
+    return torch.as_tensor(tensor).as_subclass(torch.Tensor)
+
+
+def like(array: torch.Tensor, reference: Any) -> torch.Tensor:
+    """An array with the meta data of the reference, if that has any."""
     if isinstance(reference, MetaTensor):
         return MetaTensor(array, meta=reference.meta)
     return array

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_images import distance_to, smooth_pattern
 
-from midiff_monai.augmentation import RandRemoveStructuresd, RandStripd, RandWarpSlabd
+from midiff_monai.augmentation import RandStripd, RandWarpSlabd
 
 seeds = st.integers(0, 2**31)
 
@@ -25,42 +25,41 @@ Data = dict[Hashable, Any]
 # --- RandStripd ---
 
 
-@pytest.mark.parametrize("prob", [0.0, 1.0])
-def test_stripping_always_or_never(prob: float) -> None:
-    image, mask = torch.rand(1, 4, 5, 6) + 0.1, (torch.rand(1, 4, 5, 6) < 0.5).float()
-    strip = RandStripd("image", "mask", prob=prob)
-    for _ in range(20):
-        result = strip({"image": image, "mask": mask})
-        assert torch.equal(result["image"], image * mask if prob else image)
-        assert torch.equal(result["mask"], mask)
+def layered() -> Data:
+    """Depths −4 to 5 along the first axis; the cerebrum's are 3 less."""
+    depth = torch.arange(-4.0, 6.0).reshape(1, 10, 1, 1)
+    return {
+        "image": torch.ones(1, 10, 1, 1),
+        "label": torch.full((1, 10, 1, 1), 9),
+        "depth": torch.cat([depth, depth - 3]),
+    }
+
+
+@pytest.mark.parametrize("cerebrum_prob, shift", [(0.0, 0), (1.0, 3)])
+@pytest.mark.parametrize("cut", [-2.5, 0.5])
+def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_prob: float, shift: int, cut: float) -> None:
+    strip = RandStripd(["image", "label"], "depth", 1.0, (cut, cut), cerebrum_prob)
+    result, data = strip(layered()), layered()
+    kept = data["depth"][:1] - shift > cut
+    assert torch.equal(result["image"], kept.float())
+    assert torch.equal(result["label"], 9 * kept) and result["label"].dtype == torch.int64
+    assert torch.equal(result["depth"], data["depth"])
+
+
+def test_a_probability_of_0_leaves_all_as_it_is() -> None:
+    strip = RandStripd("image", "depth", prob=0.0)
+    assert all(strip(layered())["image"].all() for _ in range(20))
 
 
 def test_stripping_at_random_repeats_with_the_seed() -> None:
-    data: Data = {"image": torch.ones(1, 1, 1, 1), "mask": torch.zeros(1, 1, 1, 1)}
-
     def draws() -> list[float]:
-        strip = RandStripd("image", "mask", prob=0.3)
+        strip = RandStripd("image", "depth", prob=0.3)
         strip.set_random_state(0)
-        return [float(strip(data)["image"]) for _ in range(400)]
+        return [float(strip(layered())["image"].sum()) for _ in range(400)]
 
     assert draws() == draws()
-    assert 0.6 < np.mean(draws()) < 0.8
-
-
-# --- RandRemoveStructuresd ---
-
-
-@pytest.mark.parametrize("prob", [0.0, 1.0])
-def test_structures_are_cut_out_with_a_margin_of_one_voxel_always_or_never(prob: float) -> None:
-    labels = torch.full((1, 9, 9, 9), 3, dtype=torch.uint8)
-    labels[0, 4, 4, 1], labels[0, 4, 4, 6] = 7, 8
-    image = torch.ones(1, 9, 9, 9)
-    result = RandRemoveStructuresd(["image", "label"], "label", [7, 8], prob)({"image": image, "label": labels})
-    places = torch.cartesian_prod(*[torch.arange(9)] * 3).reshape(9, 9, 9, 3)
-    near = [(places - torch.tensor([4, 4, z])).abs().amax(-1) <= 1 for z in (1, 6)]
-    kept = (~(near[0] | near[1]) | (prob == 0))[None]
-    assert torch.equal(result["image"], image * kept)
-    assert torch.equal(result["label"], labels * kept) and result["label"].dtype == torch.uint8
+    assert 0.6 < np.mean(np.array(draws()) == 10) < 0.8
+    assert len(set(draws())) > 4  # cut now here, now there
 
 
 # --- RandWarpSlabd ---

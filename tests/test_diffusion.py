@@ -12,13 +12,14 @@ from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
 from torch import nn
 
+from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, start_below
 from midiff_monai.lmi import LocalMutualInformation, standardize_locally
 from midiff_monai.schedulers import TrailingDDIMScheduler
 
 
 def make_guide(reduction: Literal["max", "none"] = "none", **settings: Any) -> LMIGuide:
-    return LMIGuide(LocalMutualInformation(reduction=reduction), **settings)
+    return LMIGuide(LocalMutualInformation(reduction=reduction), ConditionalMean(), **settings)
 
 
 def make_inferer(scheduler: Scheduler | None = None, **guide_settings: Any) -> LMIGuidedInferer:
@@ -52,12 +53,16 @@ def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def as_seen(
-    inferer: LMIGuidedInferer, noisy: torch.Tensor, timesteps: torch.Tensor, source: torch.Tensor
+    inferer: LMIGuidedInferer,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    source: torch.Tensor,
+    estimate: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The network's input: the noisy image and its map weighted by the part of the image in it, √ᾱ."""
     signal = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(-1, 1, 1, 1)
-    guide = inferer.guide(inferer.guide.prepare(source), noisy)
-    return torch.cat([signal * noisy, guide[:, :-1], signal * guide[:, -1:]], dim=1)
+    guide = inferer.guide(inferer.guide.prepare(source), noisy, estimate=estimate)
+    return torch.cat([signal * noisy, guide[:, :-3], signal * guide[:, -3:-2], guide[:, -2:]], dim=1)
 
 
 # The guide.
@@ -86,8 +91,16 @@ def test_channels_are_source_self_maps_and_map_with_the_noisy_image(
     maps = guide(guide.prepare(source), clean)
     middle = source[:, 1:2] if standardize is None else standardize_locally(source[:, 1:2], standardize)
     assert torch.equal(maps[:, :3], source)
-    assert torch.equal(maps[:, 3:-1], LocalMutualInformation(reduction=reduction)(middle, middle))
-    assert torch.equal(maps[:, -1:], LocalMutualInformation()(middle, (clean + 1) / 2))
+    assert torch.equal(maps[:, 3:-3], LocalMutualInformation(reduction=reduction)(middle, middle))
+    assert torch.equal(maps[:, -3:-2], LocalMutualInformation()(middle, (clean + 1) / 2))
+    assert not maps[:, -2:].any()
+
+
+def test_last_channels_are_the_conditional_means_of_the_estimate_given_the_middle_slice() -> None:
+    clean, noise, source = images()
+    guide, means = make_guide(), ConditionalMean()
+    maps = guide(guide.prepare(source), noise, estimate=clean)
+    assert torch.equal(maps[:, -2:], means(means.prepare(source[:, 1:2]), clean))
 
 
 def test_published_guide_is_two_maps() -> None:
@@ -96,11 +109,12 @@ def test_published_guide_is_two_maps() -> None:
     guide = LMIGuide(lmi, include_source=False, standardize=None)
     expected = torch.cat([lmi(source[:, 1:2], source[:, 1:2]), lmi(source[:, 1:2], (clean + 1) / 2)], dim=1)
     assert torch.equal(guide(guide.prepare(source), clean), expected)
+    assert guide.channels(context=1) == 2
 
 
 def test_guide_leaves_the_layer_it_is_given_alone() -> None:
     lmi = LocalMutualInformation(reduction="none")
-    LMIGuide(lmi)
+    LMIGuide(lmi, ConditionalMean())
     assert lmi.reduction == "none"
 
 
@@ -195,7 +209,8 @@ def test_gradient_reaches_the_network() -> None:
     inferer(clean, unet, noise, torch.tensor([1, 2]), source=source).square().mean().backward()
     gradient = dict(unet.named_parameters())["conv_in.conv.weight"].grad
     assert gradient is not None
-    assert (gradient != 0).any(dim=3).any(dim=2).any(dim=0).all()  # every channel of the guide counts
+    # every channel of the guide counts but those of an estimate that there is not yet
+    assert (gradient != 0).any(dim=3).any(dim=2).any(dim=0).tolist() == [True] * (unet.in_channels - 2) + [False] * 2
 
 
 # What the network sees.
@@ -222,11 +237,33 @@ def test_network_sees_each_image_and_its_guide_in_sampling(scheduler: DDPMSchedu
     sample, intermediates = inferer.sample(
         noise, spy, source=source, save_intermediates=True, intermediate_steps=1, verbose=False
     )
-    seen = [noise, *intermediates[:-1]]
+    seen, estimate = [noise, *intermediates[:-1]], None
     assert len(spy.images) == 5
     for given, image, timestep in zip(spy.images, seen, scheduler.timesteps, strict=True):
-        torch.testing.assert_close(given, as_seen(inferer, image, timestep.expand(2), source))
-    assert torch.cat(spy.timesteps).tolist() == scheduler.timesteps.tolist()
+        torch.testing.assert_close(given, as_seen(inferer, image, timestep.expand(2), source, estimate))
+        alpha, predicted_noise = scheduler.alphas_cumprod[timestep], Spy()(given, timestep)
+        estimate = ((image - (1 - alpha).sqrt() * predicted_noise) / alpha.sqrt()).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_a_second_pass_of_training_is_told_of_the_first(kind: str) -> None:
+    """The denoiser knows the answer, whatever it has to predict; its second pass sees conditional means of it."""
+    clean, noise, source = images()
+    scheduler, timesteps, seen = DDIMScheduler(1000, prediction_type=kind), torch.tensor([300, 700]), []
+    answer = {"epsilon": noise, "sample": clean, "v_prediction": scheduler.get_velocity(clean, noise, timesteps)}[kind]
+
+    def network(x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        seen.append((x, torch.is_grad_enabled()))
+        return answer
+
+    inferer = make_inferer(scheduler)
+    prediction = inferer(clean, network, noise, timesteps, source=source, passes=2)  # type: ignore[arg-type]
+    assert torch.equal(prediction, answer)
+    assert [gradient for _, gradient in seen] == [False, True]
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    for (given, _), estimate in zip(seen, (None, clean), strict=True):
+        expected = as_seen(inferer, noisy, timesteps, source, estimate)
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-4)
 
 
 def test_guide_sees_the_same_image_in_training_and_sampling() -> None:
@@ -246,8 +283,9 @@ def test_guide_sees_the_same_image_in_training_and_sampling() -> None:
     sampling = list(spy.images)
     for timestep in scheduler.timesteps:
         inferer(clean, spy, noise, timestep.expand(2), source=source)
-    # rounding in x_t is enlarged where the kernel is steep
-    torch.testing.assert_close(spy.images[5:], sampling, rtol=0, atol=1e-4)
+    # rounding in x_t is enlarged where the kernel is steep; the estimate is not of the noisy image
+    for training, step in zip(spy.images[5:], sampling, strict=True):
+        torch.testing.assert_close(training[:, :-2], step[:, :-2], rtol=0, atol=1e-4)
 
 
 def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
@@ -255,8 +293,8 @@ def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
     inferer, spy = make_inferer(), Spy()
     inferer.sample(noise, spy, source=source, verbose=False)
     first, last = spy.images[0], spy.images[-1]
-    assert torch.equal(first[:, 1:-1], last[:, 1:-1])
-    assert not torch.equal(first[:, -1], last[:, -1])
+    assert torch.equal(first[:, 1:-3], last[:, 1:-3])
+    assert not torch.equal(first[:, -3], last[:, -3])
 
 
 # Starting from an image.

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "midiff_monai"
 
 LAYERS = (
-    {"errors", "labels", "lmi", "paths", "report", "resources"},
+    {"conditional_mean", "errors", "labels", "lmi", "paths", "report", "resources"},
     {
         "augmentation",
         "baselines",
@@ -27,6 +27,7 @@ LAYERS = (
         "inputs",
         "metrics",
         "networks",
+        "parcellation",
         "phantom",
         "pseudo_source",
         "quality",

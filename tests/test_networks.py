@@ -128,11 +128,11 @@ def test_both_wrappers_around_a_diffusion_unet() -> None:
     torch.testing.assert_close(result, exact, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("term", range(4))
+@pytest.mark.parametrize("term", range(6))
 def test_each_coefficient_has_its_own_image(term: int) -> None:
-    """A constant, the source, its local contrast, and the noisy image."""
+    """A constant, the source, its local contrast, the noisy image, and two conditional means."""
     image = torch.rand(2, 5, 12, 10)
-    coefficients = torch.zeros(2, 4, 12, 10)
+    coefficients = torch.zeros(2, 6, 12, 10)
     coefficients[:, term] = torch.rand(2, 12, 10)
 
     class Fixed(nn.Module):
@@ -141,8 +141,9 @@ def test_each_coefficient_has_its_own_image(term: int) -> None:
             return coefficients
 
     source = image[:, 2:3]
-    terms = [torch.ones_like(source), source - 0.5, 2 * standardize_locally(source, 5) - 1, image[:, :1]]
-    found = LocallyAffine(Fixed(), source_channel=2, size=5)(image, torch.tensor([7]))
+    contrast = 2 * standardize_locally(source, 5) - 1
+    terms = [torch.ones_like(source), source - 0.5, contrast, image[:, :1], image[:, 3:4], image[:, 4:]]
+    found = LocallyAffine(Fixed(), source_channel=2, means=2, size=5)(image, torch.tensor([7]))
     torch.testing.assert_close(found, coefficients[:, term][:, None] * terms[term])
 
 
@@ -157,7 +158,7 @@ def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
             return sign.reshape(1, 4, 1, 1).expand(1, 4, *x.shape[2:])
 
     noisy = torch.randn(1, 1, 12, 10)
-    torch.testing.assert_close(LocallyAffine(Sign(), 1)(torch.cat([noisy, t2], dim=1)), t1)
+    torch.testing.assert_close(LocallyAffine(Sign(), 1, means=0)(torch.cat([noisy, t2], dim=1)), t1)
 
 
 @pytest.mark.parametrize(

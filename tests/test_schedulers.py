@@ -9,6 +9,7 @@ import torch
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 
+from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation
 from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
@@ -194,7 +195,7 @@ def test_monai_s_inferer_takes_the_same_steps(steps: int) -> None:
 
 def test_a_sample_owes_nothing_to_the_one_before() -> None:
     """Neither when started from pure noise again nor when started part way from a noised image."""
-    guide = LMIGuide(LocalMutualInformation(reduction="none"))
+    guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     scheduler = unclipped(prediction_type="v_prediction")
     inferer, generator = LMIGuidedInferer(scheduler, guide), torch.Generator().manual_seed(0)
     source, noise = torch.rand(1, 1, 8, 8, generator=generator), torch.randn(1, 1, 8, 8, generator=generator)
@@ -214,7 +215,7 @@ def test_a_sample_owes_nothing_to_the_one_before() -> None:
 
 
 def test_volumes_come_out_alike_whatever_the_batch_size() -> None:
-    guide = LMIGuide(LocalMutualInformation(reduction="none"))
+    guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     inferer = LMIGuidedInferer(DPMSolverScheduler(prediction_type="v_prediction"), guide)
     volume = torch.rand(1, 1, 16, 16, 5, generator=torch.Generator().manual_seed(0))
 

@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch.utils.data import RandomSampler
 
 from midiff_monai import resources
+from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer
 from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.pseudo_source import PseudoSource
@@ -31,6 +32,7 @@ from midiff_monai.training import (
     SobolevLoss,
     crop_to_foreground,
     inner_slices,
+    strip,
 )
 
 Batch = dict[str, torch.Tensor]
@@ -57,7 +59,7 @@ def slabs(seed: int = 0, shape: tuple[int, ...] = (2, 1, 40, 36, 6)) -> Batch:
     brain = torch.zeros(shape)
     brain[:, :, 9:22, 12:32, 1:] = 1
     image = 0.1 + 0.9 * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return {"image": image, "mask": brain}
+    return {"image": image, "mask": brain, "depth": 10 * brain.expand(-1, 2, -1, -1, -1) - 5}
 
 
 # --- slices ---
@@ -98,7 +100,7 @@ def test_slabs_become_slices_with_real_neighbours() -> None:
 def test_image_and_source_are_the_same_slices(strip_prob: float) -> None:
     data = slabs()
     images, _, args, kwargs = LMIPrepareBatch(scheduler(), identity, context=1, strip_prob=strip_prob)(data)
-    assert args == () and set(kwargs) == {"noise", "timesteps", "source"}
+    assert args == () and set(kwargs) == {"noise", "timesteps", "source", "passes"}
     count = 2 * (6 - 2)
     width, height = (16, 32) if strip_prob else (40, 36)
     assert images.shape == kwargs["noise"].shape == (count, 1, width, height)
@@ -116,6 +118,24 @@ def test_stripped_batches_hold_the_brain_and_nothing_else() -> None:
     assert int((stripped > -1).sum()) == int((brain > 0).sum())
     whole, *_ = LMIPrepareBatch(scheduler(), identity, strip_prob=0.0)(data)
     assert (whole > -1).all()
+
+
+def test_cuts_are_as_deep_as_skull_stripping_goes_and_differ_by_volume() -> None:
+    """Depth grows by one a voxel along the first axis, from −10 on; in the second channel it lies 20 voxels further."""
+    torch.manual_seed(0)
+    depth = torch.arange(40.0).reshape(1, 1, 40, 1, 1) - torch.tensor([10.0, 30.0]).reshape(1, 2, 1, 1, 1)
+    kept = strip(torch.ones(400, 1, 40, 1, 1), depth.expand(400, -1, -1, -1, -1), cerebrum_prob=0.3)
+    cuts = (kept[:, 0, :, 0, 0] == 0).sum(1) - 11
+    assert torch.equal(kept, (torch.arange(40) >= 11 + cuts[:, None]).float().reshape(kept.shape))
+    cerebrum = cuts > 10
+    assert 0.2 < cerebrum.float().mean() < 0.4
+    assert set(torch.where(cerebrum, cuts - 20, cuts).tolist()) == {-3, -2, -1, 0}
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_a_second_pass_is_always_or_never_asked_for(prob: float) -> None:
+    prepare = LMIPrepareBatch(scheduler(), identity, second_pass_prob=prob)
+    assert {prepare(slabs())[3]["passes"] for _ in range(5)} == {1 + int(prob)}
 
 
 def test_the_pseudo_source_sees_target_and_mask_on_one_grid() -> None:
@@ -186,7 +206,7 @@ def test_crop_keeps_the_foreground_of_all_slabs(box: tuple[tuple[int, int], tupl
 
 
 def test_an_empty_batch_gives_empty_images() -> None:
-    data = {name: torch.zeros(2, 1, 40, 36, 6) for name in ("image", "mask")}
+    data = {name: torch.zeros(2, 2 if name == "depth" else 1, 40, 36, 6) for name in ("image", "mask", "depth")}
     images, goal, _, kwargs = LMIPrepareBatch(scheduler(), PseudoSource(), strip_prob=1.0)(data)
     assert images.shape == goal.shape == (8, 1, 16, 16)
     assert (images == -1).all() and (kwargs["source"] == 0).all() and goal.isfinite().all()
@@ -206,7 +226,7 @@ class Constant(torch.nn.Module):
 
 def test_a_supervised_trainer_takes_the_batches() -> None:
     """Of all constants, the one closest to velocities is their mean, and that is nearly zero."""
-    guide = LMIGuide(LocalMutualInformation(reduction="none"))
+    guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     network = Constant(1 + guide.channels(1))
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -297,7 +317,7 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     parser = ConfigParser()
     parser.read_config(resources.bundle_root("t1_lmi_translation") / "configs" / "train.yaml")
     transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-    result = transforms({"image": str(image), "label": str(parcellation), "mask": str(parcellation)})
+    result = transforms({"image": str(image)} | dict.fromkeys(("label", "mask", "depth"), str(parcellation)))
 
     labels, raw = in_ras(parcellation), in_ras(image)
     values, mask = result["image"][0].numpy(), result["mask"][0].numpy() > 0
@@ -312,6 +332,8 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
 
     assert spread(values) < 0.08 < 0.15 < spread(raw)
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
+    depth = result["depth"].numpy()
+    assert (depth[0][white_matter] > 0).all() and (depth[0][~mask] < 0).all() and (depth[1] <= depth[0]).all()
     border = result["mask"][0].numpy() == 2
     assert 1000 < border.sum() and np.isin(labels[border], parser["ventricles"] + parser["white_matter"]).all()
 

@@ -11,21 +11,16 @@ import pytest
 import torch
 from hypothesis import given
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
-from numpy.typing import NDArray
+from monai.transforms import Compose, LoadImaged, Orientationd, Spacing
 from scipy import ndimage
 from synthetic_images import distance_to
 
-from midiff_monai.labels import FREESURFER_IDS, freesurfer_from_muse
+from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms import (
     DARKEST,
-    BrainMaskd,
-    ClassIndexFromMUSEd,
-    FlattenTissued,
-    MarkBorderd,
+    ResampleForegroundd,
     RestoreImaged,
     RestoreSegmentationd,
-    SmoothBeforeDownsamplingd,
     StretchIntensityd,
     fill_holes,
     foreground_range,
@@ -110,66 +105,75 @@ def test_stretch_keeps_the_geometry() -> None:
     torch.testing.assert_close(result.affine, AFFINE)
 
 
-# --- SmoothBeforeDownsamplingd ---
+# --- StretchIntensityd with a window, as for CT ---
+
+
+def test_a_window_keeps_noisy_fluid_within_the_head_and_drops_the_air_around_it() -> None:
+    """Fluid of 5 Hounsfield units under noise of 10 falls below the window here and there, and stays."""
+    noise = 10 * torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    inside = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 9)[None]
+    head = torch.where(inside, 5 + noise, -1000.0)
+    result = StretchIntensityd("image", window=(-10, 90))({"image": head})["image"]
+    deep = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 7)[None]
+    assert (head[deep] < -10).any() and (result[deep] >= DARKEST).all()
+    assert not result[~inside].any()
+    bright = head[inside] > -9.9
+    torch.testing.assert_close(result[inside][bright], ((head[inside][bright] + 10) / 100).clamp(0, 1))
+
+
+# --- ResampleForegroundd ---
+
+
+def resampled(volume: torch.Tensor, spacing: tuple[float, float, float], pixdim: float = 2.0) -> Data:
+    image = MetaTensor(volume, affine=torch.diag(torch.tensor([*spacing, 1.0])))
+    return ResampleForegroundd("image", pixdim=(pixdim,) * 3)({"image": image})
+
+
+def test_a_flat_brain_stays_flat_up_to_its_surface() -> None:
+    """Plain interpolation would darken its outer voxels, in every contrast alike."""
+    inside = torch.from_numpy(distance_to(19.5, (40, 40, 40)) < 15.3)[None]
+    result = resampled(70.0 * inside, (0.9, 0.9, 1.5))["image"]
+    np.testing.assert_allclose(result[result > 0], 70, rtol=1e-4)
+    volumes = [float((image > 0).sum()) * voxel for image, voxel in ((inside, 0.9 * 0.9 * 1.5), (result, 8.0))]
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.03)
 
 
 def test_smoothing_is_as_wide_as_the_coming_spacing_demands() -> None:
-    """The second moments of the response to an impulse; an axis that is to be refined stays as it is."""
-    impulse = torch.zeros(1, 25, 25, 7)
-    impulse[0, 12, 12, 3] = 1
-    image = MetaTensor(impulse, affine=torch.diag(torch.tensor([-0.5, 0.8, 3.0, 1.0])))
-    response = SmoothBeforeDownsamplingd("image", pixdim=(2.0, 2.0, 2.0))({"image": image})["image"]
-    torch.testing.assert_close(response.affine, image.affine)
-    weights, offsets = response[0].numpy(), np.indices((25, 25, 7)) - np.array([12, 12, 3]).reshape(3, 1, 1, 1)
-    assert weights.sum() == pytest.approx(1, abs=1e-4)
-    deviations = np.sqrt((weights * offsets**2).sum(axis=(1, 2, 3)))
-    np.testing.assert_allclose(deviations, [(4 - 1) / 2, (2.5 - 1) / 2, 0], rtol=0.05)
+    """The second moments of the response to an impulse in a full foreground; an axis to be refined is not smoothed."""
+    volume = torch.ones(1, 41, 41, 9)
+    volume[0, 20, 20, 4] = 1001
+    image = MetaTensor(volume, affine=torch.diag(torch.tensor([0.5, 0.8, 3.0, 1.0])))
+    fine = ResampleForegroundd("image", pixdim=(2.0, 2.0, 2.0))
+    fine.spacing = Spacing((0.5, 0.8, 3.0))  # the smoothing alone
+    response = fine({"image": image})["image"][0].numpy() - 1
+    weights, offsets = response / 1000, np.indices((41, 41, 9)) - np.array([20, 20, 4]).reshape(3, 1, 1, 1)
+    assert weights.sum() == pytest.approx(1, abs=1e-3)
+    deviations = np.sqrt((weights * offsets**2).sum(axis=(1, 2, 3)).clip(0))
+    np.testing.assert_allclose(deviations, [(4 - 1) / 2, (2.5 - 1) / 2, 0], rtol=0.05, atol=1e-3)
 
 
-# --- FlattenTissued ---
+def test_what_is_linear_in_the_world_stays_so() -> None:
+    """Without zeros it is Spacingd after a blur, which leaves a linear volume as it is, away from the edge."""
+    world = torch.from_numpy(np.indices((30, 28, 20))).float()
+    volume = 10 + (world * torch.tensor([1.2, 1.0, 1.5]).reshape(3, 1, 1, 1)).sum(0)[None]
+    result = resampled(volume, (1.2, 1.0, 1.5))["image"]
+    grid = torch.from_numpy(np.indices(result.shape[1:])).float()
+    inner = (slice(3, -3),) * 3
+    torch.testing.assert_close(
+        result[0][inner].as_subclass(torch.Tensor), (10 + 2 * grid.sum(0))[inner], atol=0.01, rtol=0
+    )
 
 
-def flattened(truth: NDArray[Any], labels: NDArray[Any], bias: NDArray[Any] | float, **kwargs: Any) -> NDArray[Any]:
-    data: Data = {"image": torch.from_numpy(truth * bias).float()[None], "label": torch.from_numpy(labels)[None]}
-    transform = FlattenTissued("image", "label", labels=[2, 41], value=0.7, **kwargs)
-    return transform(data)["image"][0].numpy()
+def test_the_foreground_is_handed_on_with_its_holes_filled() -> None:
+    volume = brain_in_air(0)
+    volume[0, 12, 12, 12] = 0
+    data = resampled(volume, (2.0, 2.0, 2.0))
+    assert data["image_foreground"].dtype == torch.bool
+    np.testing.assert_array_equal(data["image_foreground"][0], ndimage.binary_fill_holes(volume[0].numpy() != 0))
+    assert data["image_foreground"][0, 12, 12, 12] and data["image"][0, 12, 12, 12] == 0
 
 
-@pytest.mark.parametrize("unit", [1.0, 1e4])
-def test_flattening_recovers_a_phantom_under_a_bias_field(unit: float) -> None:
-    """White matter on both sides with rods of fluid in between; the bias sweeps by a sixth along every axis."""
-    side = 40
-    x, y, z = np.indices((side, side, side))
-    fluid = (x % 10 < 3) & (y % 10 < 3)
-    labels = np.where(fluid, 4, np.where(x < side / 2, 2, 41))
-    truth = np.where(fluid, 0.3, 1.0) * unit
-    bias = np.exp(0.08 * sum(np.cos(np.pi * axis / (side - 1)) for axis in (x, y, z)))
-
-    result = flattened(truth, labels, bias, sigma=4)
-    assert np.ptp(bias) > 0.45
-    np.testing.assert_allclose(result[~fluid], 0.7, rtol=0.02)
-    np.testing.assert_allclose(result[fluid], 0.7 * 0.3, rtol=0.02)
-
-
-def test_tissue_in_one_corner_sets_the_scale_of_the_whole_volume() -> None:
-    labels = np.zeros((30, 30, 30), dtype=np.int16)
-    labels[:6, :6, :6] = 2
-    truth = np.where(labels == 2, 350.0, np.linspace(0, 300, 30))
-    result = flattened(truth, labels, 1.0, sigma=2)
-    np.testing.assert_allclose(result, truth * 0.7 / 350, atol=1e-5)
-
-
-def test_partial_volume_does_not_bias_the_tissue_and_what_is_brighter_is_clipped() -> None:
-    labels = np.zeros((20, 20, 20), dtype=np.int16)
-    labels[4:16, 4:16, 4:16] = 2
-    core = ndimage.binary_erosion(labels)
-    truth = np.where(core, 100.0, np.where(labels, 60.0, 400.0))
-    result = flattened(truth, labels, 1.0, sigma=3)
-    np.testing.assert_allclose(result[core], 0.7, rtol=1e-4)
-    assert result.max() == 1
-
-
-# --- fill_holes, MarkBorderd ---
+# --- fill_holes ---
 
 
 @given(seed=seeds, level=st.floats(-1, 1), shape=st.lists(st.integers(1, 9), min_size=2, max_size=3))
@@ -178,85 +182,20 @@ def test_holes_are_those_that_scipy_fills(seed: int, level: float, shape: list[i
     np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
 
 
-@given(seed=seeds)
-def test_border_is_where_either_tissue_has_the_other_for_a_neighbour(seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, 9, (6, 5, 4))
-    data: Data = {"mask": torch.ones(1, 6, 5, 4), "label": torch.from_numpy(labels)[None]}
-    mask = MarkBorderd("mask", "label", first=[1, 2], second=[3], value=2.0)(data)["mask"][0]
-    assert mask.dtype == torch.float32
-    for position in np.ndindex(labels.shape):
-        around = labels[tuple(slice(max(index - 1, 0), index + 2) for index in position)]
-        other = {1: [3], 2: [3], 3: [1, 2]}.get(int(labels[position]), [])
-        assert mask[position] == (2.0 if np.isin(around, other).any() else 1.0)
-
-
-# --- BrainMaskd, ClassIndexFromMUSEd ---
-
-
-def brain_mask(labels: NDArray[Any], **kwargs: Any) -> NDArray[np.bool_]:
-    mask = BrainMaskd("mask", **kwargs)({"mask": torch.from_numpy(labels)[None]})["mask"]
-    assert mask.dtype == torch.float32 and set(mask.unique().tolist()) <= {0.0, 1.0}
-    return mask[0].numpy() > 0
-
-
-def test_mask_fills_sulci_and_ventricles_and_leaves_the_outside() -> None:
-    distance = distance_to(17.5, (36, 36, 36))
-    brain = distance < 14
-    labels = np.where(brain & (distance > 5), 101, 0)  # a hollow: unlabelled fluid
-    labels[16:20, 16:, 10:26] = 0  # a sulcus, 4 voxels wide, open to the outside
-    mask = brain_mask(labels)
-    assert mask[distance < 11].all()
-    assert not mask[distance > 14].any()
-
-
-@pytest.mark.parametrize("width, filled", [(8, True), (10, False)])
-def test_mask_closes_gaps_of_up_to_twice_the_closing(width: int, filled: bool) -> None:
-    labels = np.ones((40, 24, 24), dtype=np.int16)
-    labels[14 : 14 + width] = 0
-    labels[:, :, 20:] = 0  # the gap is open there, lest it be a hole
-    gap = brain_mask(labels, closing=4)[14 : 14 + width, 12, 10]
-    assert gap.all() if filled else not gap.any()
-
-
-@given(seed=seeds, density=st.floats(0.0, 0.6), closing=st.integers(1, 4))
-def test_mask_covers_its_labels_up_to_the_border_and_stays_within_their_box(
-    seed: int, density: float, closing: int
-) -> None:
-    labels = (np.random.default_rng(seed).random((9, 10, 8)) < density).astype(np.int16)
-    mask = brain_mask(labels, closing=closing)
-    assert mask.shape == labels.shape and mask[labels > 0].all()
-    for box in ndimage.find_objects(labels):  # one, or none if there are no labels
-        mask[box] = False
-    assert not mask.any()
-
-
-def test_classes_are_the_structures_of_the_parcellation() -> None:
-    muse = np.zeros((6, 5, 4), dtype=np.int16)
-    muse[0], muse[1], muse[2], muse[3, 0], muse[4] = 60, 59, 101, 11, 100
-    muse[2, 2], muse[4, 2] = 95, 95  # the corpus callosum, which has no side of its own
-    parcellation = MetaTensor(torch.from_numpy(muse)[None], affine=AFFINE)
-    classes = ClassIndexFromMUSEd("label")({"label": parcellation})["label"]
-    assert isinstance(classes, MetaTensor) and classes.dtype == torch.uint8
-    torch.testing.assert_close(classes.affine, AFFINE)
-    np.testing.assert_array_equal(np.array(FREESURFER_IDS)[np.asarray(classes[0])], freesurfer_from_muse(muse))
-    # background, left and right thalamus, left cortex, fourth ventricle: lines of the published table
-    assert classes[0, [5, 0, 1, 2, 3], [0, 0, 0, 0, 0], 0].tolist() == [0, 7, 25, 2, 12]
-
-
 # --- RestoreImaged, RestoreSegmentationd ---
 
 
 @pytest.fixture
 def conformed(tmp_path: Path) -> tuple[Data, nib.Nifti1Image]:
-    """A file whose voxels are linear in the world, mm to the right plus twice mm up; and it in RAS at 2 mm."""
+    """A file whose voxels are linear in the world, 200 plus mm to the right plus twice mm up; and it in RAS at 2 mm."""
     affine = nib.affines.from_matvec(np.array([[0, 0, 3], [-1.5, 0, 0], [0, -1, 0]]), [-20, 14, 11])
     world = nib.affines.apply_affine(affine, np.moveaxis(np.indices((20, 24, 14)), 0, -1))
-    image = nib.Nifti1Image((world[..., 0] + 2 * world[..., 2]).astype(np.float32), affine)
+    image = nib.Nifti1Image((200 + world[..., 0] + 2 * world[..., 2]).astype(np.float32), affine)
     nib.save(image, tmp_path / "image.nii.gz")
     transforms = [
         LoadImaged("image", image_only=True, ensure_channel_first=True),
         Orientationd("image", axcodes="RAS", labels=None),
-        Spacingd("image", pixdim=(2, 2, 2)),
+        ResampleForegroundd("image", pixdim=(2, 2, 2)),
     ]
     return Compose(transforms)({"image": str(tmp_path / "image.nii.gz")}), image  # type: ignore[return-value]
 
@@ -265,7 +204,7 @@ def test_images_return_to_the_grid_of_their_file(conformed: tuple[Data, nib.Nift
     data, image = conformed
     grid = data["image"].affine.clone()
     restored = RestoreImaged(["mean", "twice"], "image")({**data, "mean": data["image"], "twice": 2 * data["image"]})
-    interior = (slice(2, -2),) * 3
+    interior = (slice(4, -4),) * 3
     for key, factor in ("mean", 1), ("twice", 2):
         np.testing.assert_allclose(restored[key].affine, image.affine)
         assert restored[key].shape == (1, *image.shape)
@@ -277,10 +216,10 @@ def test_segmentations_return_as_freesurfer_ids(conformed: tuple[Data, nib.Nifti
     data, image = conformed
     probabilities = torch.zeros(len(FREESURFER_IDS), *data["image"].shape[1:])
     left, right = FREESURFER_IDS.index(3), FREESURFER_IDS.index(42)
-    probabilities[right] = torch.sigmoid(data["image"][0].as_tensor() / 100)
+    probabilities[right] = torch.sigmoid((data["image"][0].as_tensor() - 200) / 100)
     probabilities[left] = 1 - probabilities[right]
     segmentation = RestoreSegmentationd("pred", "image")({**data, "pred": probabilities})["pred"]
-    expected, interior = np.where(image.get_fdata() > 0, 42, 3), (slice(2, -2),) * 3
-    certain = np.abs(image.get_fdata()[interior]) > 0.5
+    expected, interior = np.where(image.get_fdata() > 200, 42, 3), (slice(4, -4),) * 3
+    certain = np.abs(image.get_fdata()[interior] - 200) > 0.5
     np.testing.assert_allclose(segmentation.affine, image.affine)
     np.testing.assert_array_equal(segmentation[0].numpy()[interior][certain], expected[interior][certain])

@@ -1,0 +1,112 @@
+"""Conditional means against tables of means, and against what must hold of them."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from midiff_monai.conditional_mean import ConditionalMean, quantiles
+
+seeds = st.integers(0, 2**31)
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def means(source: torch.Tensor, image: torch.Tensor, **settings: int) -> torch.Tensor:
+    layer = ConditionalMean(**settings)
+    return layer(layer.prepare(source), image)
+
+
+@given(seed=seeds, filled=st.integers(0, 30), number=st.integers(2, 9))
+def test_quantiles_are_those_of_numpy(seed: int, filled: int, number: int) -> None:
+    values = torch.zeros(1, 30)
+    values[0, :filled] = 0.1 + rand(filled, seed=seed)
+    shuffled = values[:, torch.randperm(30, generator=torch.Generator().manual_seed(seed))]
+    expected = np.quantile(values[0, : max(filled, 1)], np.linspace(0, 1, number), method="nearest")
+    found = quantiles(shuffled, number)[0].numpy()
+    # two implementations may round the middle between two places either way
+    step = np.diff(np.sort(values[0, :filled]), append=0).clip(0).max(initial=0)
+    assert found[0] == expected[0] and found[-1] == expected[-1]
+    np.testing.assert_allclose(found, expected, atol=step + 1e-6)
+
+
+def test_of_a_few_grey_values_the_global_mean_is_a_table() -> None:
+    """As many grey values as bins, equally frequent: each bin holds one of them."""
+    levels = torch.tensor([0.2, 0.4, 0.7, 1.0])
+    source = levels.repeat(16).reshape(1, 1, 8, 8)
+    image = rand(1, 1, 8, 8)
+    found = means(source, image, bins=4)[:, :1]
+    for level in levels:
+        torch.testing.assert_close(found[source == level], image[source == level].mean().expand(16))
+
+
+@given(seed=seeds, height=st.integers(1, 20), width=st.integers(1, 20))
+def test_a_function_of_the_source_is_its_own_mean(seed: int, height: int, width: int) -> None:
+    """Linear, so that the interpolation between bins is exact; with a bin a grey value, globally so."""
+    source = 0.1 + 0.9 * rand(2, 1, height, width, seed=seed)
+    found = means(source, torch.full_like(source, 0.3))
+    torch.testing.assert_close(found, torch.full((2, 2, height, width), 0.3), atol=1e-4, rtol=0)
+
+
+def test_dark_and_bright_turned_around_come_back() -> None:
+    """Whatever the contrast: a coarse estimate of an image, given an inverted source, has the detail of the source."""
+    image = 0.1 + 0.8 * rand(1, 1, 64, 48)
+    coarse = torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+    found = means(1 - image, coarse)[0]
+    for channel in found:
+        assert np.corrcoef(channel.flatten(), image.flatten())[0, 1] > 0.9
+    assert np.corrcoef(coarse.flatten(), image.flatten())[0, 1] < 0.5
+
+
+def test_neighbourhoods_tell_apart_what_the_whole_image_does_not() -> None:
+    """The same grey value means 0.2 on the left and 0.8 on the right."""
+    source = 0.1 + 0.9 * rand(1, 1, 32, 96)
+    image = torch.full_like(source, 0.2)
+    image[..., 48:] = 0.8
+    whole, local = means(source, image)[0]
+    torch.testing.assert_close(whole.mean(), torch.tensor(0.5), atol=0.05, rtol=0)
+    assert local[:, :24].max() < 0.3 and local[:, -24:].min() > 0.7
+
+
+@given(seed=seeds)
+def test_means_lie_within_the_image_and_the_background_is_left_out(seed: int) -> None:
+    source, image = rand(2, 1, 24, 16, seed=seed), 2 * rand(2, 1, 24, 16, seed=seed + 1) - 1
+    source[source < 0.3] = 0
+    found = means(source, image)
+    assert not found[(source == 0).expand_as(found)].any()
+    assert found.min() >= image[source > 0].min() - 1e-5 and found.max() <= image[source > 0].max() + 1e-5
+    other = torch.where(source == 0, torch.full_like(image, 5.0), image)
+    torch.testing.assert_close(means(source, other), found)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_images_of_a_batch_do_not_mix(batch: int) -> None:
+    source, image = rand(batch, 1, 16, 16), rand(batch, 1, 16, 16, seed=1)
+    alone = [means(source[i : i + 1], image[i : i + 1]) for i in range(batch)]
+    torch.testing.assert_close(means(source, image), torch.cat(alone))
+
+
+def test_slices_of_one_volume_are_one_image_without_borders() -> None:
+    """The mean over the whole volume is that of the same pixels side by side; neighbourhoods end with their slice."""
+    source, image = rand(3, 1, 16, 24), rand(3, 1, 16, 24, seed=1)
+    layer = ConditionalMean()
+    together = layer(layer.prepare(source, together=True), image, together=True)
+    side_by_side = [volume.permute(1, 2, 0, 3).reshape(1, 1, 16, 72) for volume in (source, image)]
+    expected = means(*side_by_side)[:, :1].reshape(1, 16, 3, 24).permute(2, 0, 1, 3)
+    torch.testing.assert_close(together[:, :1], expected)
+    image[1:] = 0
+    again = layer(layer.prepare(source, together=True), image, together=True)
+    assert again[1:, 0].max() > 0.1 and again[1:, 1].max() < 0.1 < again[0, 1].min()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_empty_and_flat_sources_are_defined(value: float) -> None:
+    source, image = torch.full((1, 1, 16, 16), value), rand(1, 1, 16, 16)
+    expected = value * image.mean()
+    torch.testing.assert_close(means(source, image)[:, 0].mean(), expected)
+    assert means(source, image).isfinite().all()
