@@ -20,7 +20,7 @@ from midiff_monai.report import ExitCode, environment, sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
 if TYPE_CHECKING:
-    from midiff_monai.batch import Executor
+    from midiff_monai.batch import Executor, Task
     from midiff_monai.inputs import Job
 
 EPILOG = """exit codes: 0 all done, 1 volumes of a batch failed, 2 nothing done (arguments, an input, an output or a
@@ -184,15 +184,9 @@ def _bids(arguments: argparse.Namespace) -> int:
 def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from midiff_monai.batch import BatchReportError, Task, in_turn, run_batch, stop_on_signal
-    from midiff_monai.pipeline import Settings, check_settings
+    from midiff_monai.batch import BatchReportError, run_batch, stop_on_signal
 
-    settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
-    check_settings(settings, not arguments.no_translate)
-    if arguments.workers < 0:
-        raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
-    task = Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
-    execute = _executor(arguments) if arguments.workers or arguments.scheduler else in_turn
+    task, execute = _task(arguments), _executor(arguments)
     unreported: set[str] = set()
     with stop_on_signal() as stop:
         bar = partial(tqdm, total=len(jobs), unit="volume", disable=None)
@@ -207,10 +201,25 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
 
 
-def _executor(arguments: argparse.Namespace) -> Executor:
-    from midiff_monai.cluster import DaskExecutor
+def _task(arguments: argparse.Namespace) -> Task:
+    from midiff_monai.batch import Task
+    from midiff_monai.pipeline import Settings, check_settings
 
-    return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
+    settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
+    check_settings(settings, not arguments.no_translate)
+    return Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    if arguments.workers < 0:
+        raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
+    if arguments.workers or arguments.scheduler:
+        from midiff_monai.cluster import DaskExecutor
+
+        return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
+    from midiff_monai.batch import in_turn
+
+    return in_turn
 
 
 def _summarize(folder: Path) -> None:
