@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from bids_validator import VALIDATOR, validated
 
 from midiff_monai import segment
 from midiff_monai.phantom import make_phantom
@@ -49,7 +51,7 @@ def statuses(output: Path) -> list[str]:
 
 
 def wait_for_a_result(output: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(output.glob("*_report.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -118,6 +120,64 @@ def test_ctrl_c_lets_worker_processes_finish_too(
     assert_all_done(tmp_path / "out", one_by_one)
 
 
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The workers that a batch has started."""
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    pids = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs the /proc of Linux")
+def test_a_worker_that_is_killed_costs_no_volume(
+    scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="needs the extra [cluster]")
+    process = midiff("batch", scans, "--no-translate", "--workers", "2", "-o", tmp_path / "out")
+    wait_for_a_result(tmp_path / "out")
+    os.kill(children(process)[0], signal.SIGKILL)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    assert_all_done(tmp_path / "out", one_by_one)
+
+
+def test_odd_paths_and_old_formats_are_taken(scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path) -> None:
+    image = image_of(scans / "sub-0_T1w.nii.gz")
+    folder = tmp_path / "Größe 1"
+    folder.mkdir()
+    (folder / "link.nii.gz").symlink_to(scans / "sub-0_T1w.nii.gz")
+    voxels = np.asarray(image.dataobj)[::-1].astype(np.float32)  # ANALYZE is stored from right to left
+    nib.AnalyzeImage(voxels, np.diag([-2, 2, 3, 1])).to_filename(folder / "old.hdr")
+    odd = tmp_path / os.fsdecode(b"caf\xe9.nii.gz")
+    odd.symlink_to(folder / ".." / "Größe 1" / "link.nii.gz")
+    output = folder / ".." / "out ü"
+    process = midiff("batch", folder, odd, "--no-translate", "-o", output)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    expected = one_by_one["sub-0_T1w_dseg.nii.gz"]
+    for path in (output / "link_dseg.nii.gz", output / os.fsdecode(b"caf\xe9_dseg.nii.gz")):
+        np.testing.assert_array_equal(np.asarray(image_of(path).dataobj), expected)
+    assert (output / "old_dseg.nii.gz").is_file() and (output / "index.html").is_file()
+
+
+def test_a_folder_of_dicom_is_answered_in_dicom(
+    scans: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """Two patients in one folder, whose series have one name, and a file that is broken."""
+    image = image_of(scans / "sub-0_T1w.nii.gz")
+    voxels = np.round(image.get_fdata() / image.get_fdata().max() * 1000).astype(np.int16)
+    for patient in "ab":
+        for file in write_dicom(tmp_path / patient, voxels, image.affine, PatientID=patient):
+            file.rename(tmp_path / f"{patient}{file.name}")
+    number = b"\x20\x00\x11\x00IS\x02\x00"  # of the series, which is 4
+    intact = next(tmp_path.glob("a*0")).read_bytes()
+    (tmp_path / "broken").write_bytes(intact.replace(number + b"4 ", number + b"x "))
+    process = midiff("batch", tmp_path, "--no-translate", "-o", tmp_path / "out")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    assert sorted(statuses(tmp_path / "out")) == ["done", "done", "failed"] and "broken" in printed
+    assert len(list((tmp_path / "out").glob("*_dseg.dcm"))) == 2
+
+
 def test_two_batches_on_one_folder_leave_every_file_whole(
     scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -153,7 +213,10 @@ def test_a_bids_app_runs_by_participant_and_by_group(scans: Path, tmp_path: Path
     assert names == {f"sub-1_desc-midiff_{end}" for end in ends}
     process = midiff("bids", raw, output, "group")
     process.communicate(timeout=60)
-    assert process.returncode == 0 and len(pd.read_csv(output / "volumes.csv")) == 2
+    assert process.returncode == 0
+    assert pd.read_csv(output / "volumes.csv")["participant_id"].tolist() == ["sub-0", "sub-1"]
+    if VALIDATOR:
+        assert validated(output) == []
 
 
 @pytest.mark.parametrize(
