@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from midiff_monai.baselines import match_histogram
 from midiff_monai.bundles import open_bundle
-from midiff_monai.diffusion import LMIGuidedInferer
+from midiff_monai.diffusion import LMIGuidedInferer, middle
 from midiff_monai.inputs import Job
 from midiff_monai.paths import output_paths
 from midiff_monai.phantom import make_phantom
@@ -87,13 +87,8 @@ class StartFromSource(LMIGuidedInferer):
 
     def sample(self, input_noise: torch.Tensor, *args: Any, source: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
         """As `LMIGuidedInferer.sample`, with the middle slice of `source` (B, slices, H, W) as the start."""
-        kwargs |= {"start_image": 2 * T1_WHITE * middle_slice(source) - 1, "noise_level": self.noise_level}
+        kwargs |= {"start_image": 2 * T1_WHITE * middle(source) - 1, "noise_level": self.noise_level}
         return super().sample(input_noise, *args, source=source, **kwargs)
-
-
-def middle_slice(source: torch.Tensor) -> torch.Tensor:
-    """The slice itself (B, 1, H, W) of a slice with its neighbours (B, slices, H, W)."""
-    return source[:, source.shape[1] // 2][:, None]
 
 
 def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 PRIOR = 2e-3
 """Share of a neighbourhood at which its own mean of a bin counts as much as that of the whole image."""
 
+RIM = 3
+"""Pixels from the surface of a skull-stripped brain within which a translation is not to be trusted."""
+
 
 class ConditionalMean(nn.Module):
     """Conditional mean of images given their sources, over whole images and over neighbourhoods.
@@ -65,6 +68,28 @@ class ConditionalMean(nn.Module):
         local = (self._window(weighted) + PRIOR * means) / (self._window(weights) + PRIOR)
         spread = F.interpolate(local, size=image.shape[2:], mode="bilinear", align_corners=False)
         return torch.stack([(weights * means).sum(1), (weights * spread).sum(1)], dim=1)
+
+    def pull(self, weights: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Move the slices of a volume towards their conditional mean, as far as it explains them.
+
+        The correlation ratio η² = Var E[X|S] / Var X tells how much of a volume is a function of its source's grey
+        values. Where it is nearly all, as with T2w, what a network adds to that function is mostly error; where it is
+        half, as with PD, it is anatomy. The step is η⁴. Mean and ratio are those of what lies deeper than `RIM`, for
+        at the surface of a skull-stripped brain a network takes cut cortex for fluid.
+
+        Args:
+            weights: what `prepare` made of the slices of the source together.
+            image: (B, 1, H, W).
+        """
+        there = weights.sum(1, keepdim=True) > 0
+        # beyond the edge of the image, where the scan ends and not the brain, counts as deep
+        deep = F.max_pool2d((~there).to(image), 2 * RIM + 1, stride=1, padding=RIM) == 0
+        counted = weights * (deep if deep.any() else there)
+        means = (counted * image).sum((0, 2, 3), keepdim=True) / counted.sum((0, 2, 3), keepdim=True).clamp(min=1e-6)
+        expected = (weights * means).sum(1, keepdim=True)
+        inner = counted.sum(1, keepdim=True) > 0
+        explained = expected[inner].var(correction=0) / image[inner].var(correction=0).clamp(min=1e-6)
+        return torch.where(there, torch.lerp(image, expected, explained.clamp(max=1) ** 2), image)
 
     def _window(self, maps: torch.Tensor) -> torch.Tensor:
         """Mean of (B, C, H, W) in a window around the centre of each cell."""

@@ -75,12 +75,12 @@ class LMIGuide(nn.Module):
 
         `together` says that the middle slices make up one volume: it has one contrast, which they tell together.
         """
-        middle = source[:, source.shape[1] // 2 :][:, :1]
-        compared = standardize_locally(middle, self.standardize) if self.standardize else middle
+        image = middle(source)
+        compared = standardize_locally(image, self.standardize) if self.standardize else image
         statistics = self.lmi.prepare(compared)
         self_maps = self.lmi(statistics, compared)
         maps = torch.cat([source, self_maps], dim=1) if self.include_source else self_maps
-        levels = self.conditional_mean.prepare(middle, together) if self.conditional_mean else None
+        levels = self.conditional_mean.prepare(image, together) if self.conditional_mean else None
         return PreparedSource(maps, statistics, levels, together)
 
     def forward(
@@ -230,6 +230,11 @@ class LMIGuidedInferer(DiffusionInferer):
         return alphas.sqrt().reshape(-1, 1, 1, 1)
 
 
+def middle(slices: torch.Tensor) -> torch.Tensor:
+    """The slice itself (B, 1, H, W) of a slice with its neighbours (B, slices, H, W)."""
+    return slices[:, slices.shape[1] // 2][:, None]
+
+
 def start_below(scheduler: Scheduler, noise_level: int) -> Scheduler:
     """A copy of the scheduler without the timesteps above a level."""
     shortened = copy.copy(scheduler)
@@ -249,6 +254,8 @@ class SlicewiseTranslation(SlicewiseInferer):
         seed: the same seed gives the same voxels, whatever the batch size.
         shared_noise: 1 starts every slice from the same noise, so that neighbours come out alike; 0 gives each slice
             noise of its own; in between, the variance is split.
+        mirror: average every sample with the one of the slices mirrored along their first axis, left and right.
+        conditional_mean: pulls every sample towards a function of the source's grey values; None leaves it as it is.
         slicing: arguments of `SlicewiseInferer`.
     """
 
@@ -259,11 +266,13 @@ class SlicewiseTranslation(SlicewiseInferer):
         samples: int = 1,
         seed: int = 0,
         shared_noise: float = 1.0,
+        mirror: bool = False,
+        conditional_mean: ConditionalMean | None = None,
         **slicing: Any,
     ) -> None:
         super().__init__(**slicing)
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
-        self.shared_noise = shared_noise
+        self.shared_noise, self.mirror, self.conditional_mean = shared_noise, mirror, conditional_mean
 
     def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
         """The mean of the samples, and their standard deviation as a second channel if there are several."""
@@ -273,12 +282,18 @@ class SlicewiseTranslation(SlicewiseInferer):
         return torch.cat([draws.mean(dim=0), draws.std(dim=0)], dim=1)
 
     def _draw(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int) -> torch.Tensor:
-        scheduler = self.inferer.scheduler
-        scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
-        image = self.inferer.sample(noise, network, scheduler, **settings)  # type: ignore[arg-type]
+        image = self._sample(noise, network, slices)
+        if self.mirror:
+            image = (image + self._sample(noise.flip(2), network, slices.flip(2)).flip(2)) / 2
+        if self.conditional_mean:
+            image = self.conditional_mean.pull(self.conditional_mean.prepare(middle(slices), True), image)
         return ((image + 1) / 2).clamp(DARKEST, 1)  # 0 is left to where there is nothing
+
+    def _sample(self, noise: torch.Tensor, network: Network, slices: torch.Tensor) -> torch.Tensor:
+        self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
+        settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
+        return self.inferer.sample(noise, network, **settings)  # type: ignore[arg-type]
 
     def _noise(self, slices: torch.Tensor, position: int, index: int) -> torch.Tensor:
         shape = (1, *slices.shape[2:])

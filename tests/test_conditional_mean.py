@@ -104,6 +104,58 @@ def test_slices_of_one_volume_are_one_image_without_borders() -> None:
     assert again[1:, 0].max() > 0.1 and again[1:, 1].max() < 0.1 < again[0, 1].min()
 
 
+# --- the pull ---
+
+
+def pulled(source: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    layer = ConditionalMean()
+    return layer.pull(layer.prepare(source, together=True), image)
+
+
+def test_what_the_source_explains_altogether_stays_as_it_is() -> None:
+    source = 0.1 + 0.9 * rand(2, 1, 32, 32)
+    torch.testing.assert_close(pulled(source, 1.1 - source), 1.1 - source, atol=0.02, rtol=0)
+
+
+def test_what_has_nothing_to_do_with_the_source_stays_as_it_is() -> None:
+    source, image = 0.1 + 0.9 * rand(4, 1, 48, 48), rand(4, 1, 48, 48, seed=1)
+    torch.testing.assert_close(pulled(source, image), image, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+def test_the_step_is_the_square_of_the_correlation_ratio(share: float) -> None:
+    """A function of the source plus independent noise of the complementary variance."""
+    generator = torch.Generator().manual_seed(3)
+    source = 0.1 + 0.9 * torch.rand(4, 1, 64, 64, generator=generator)
+    signal = (source - source.mean()) / source.std()
+    noise = torch.randn(source.shape, generator=generator)
+    found = pulled(source, share**0.5 * signal + (1 - share) ** 0.5 * noise)
+    kept = float((found * noise).mean()) / (1 - share) ** 0.5
+    assert kept == pytest.approx(1 - share**2, abs=0.03)
+
+
+def test_the_surface_is_not_asked_and_is_mended() -> None:
+    """A brain whose translation is right inside and dark in the outer two pixels."""
+    source = torch.zeros(3, 1, 40, 40)
+    source[..., 4:36, 4:36] = 0.1 + 0.9 * rand(3, 1, 32, 32)
+    image, right = 1.1 - source, 1.1 - source
+    image = torch.where(torch.nn.functional.max_pool2d((source == 0).float(), 5, 1, 2) > 0, 0.0, image)
+    found, there = pulled(source, image), source > 0
+    torch.testing.assert_close(found[there], right[there], atol=0.06, rtol=0)
+    assert not found[~there].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 1, 5, 3)])
+def test_slices_too_thin_to_be_deep_are_defined(shape: tuple[int, int, int, int]) -> None:
+    source = torch.zeros(shape)
+    assert torch.equal(pulled(source, rand(*shape)), rand(*shape))
+    source[0, 0, 1:3, 1:3] = torch.tensor([[0.2, 0.4], [0.6, 0.8]])
+    assert pulled(source, rand(*shape)).isfinite().all()
+
+
+# --- what is odd ---
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_empty_and_flat_sources_are_defined(value: float) -> None:
     source, image = torch.full((1, 1, 16, 16), value), rand(1, 1, 16, 16)

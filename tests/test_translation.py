@@ -94,6 +94,31 @@ def test_several_samples_give_their_mean_and_standard_deviation() -> None:
     assert result[:, 1].max() > 0.01
 
 
+def test_a_mirrored_volume_gives_the_mirrored_result() -> None:
+    """Whatever the network: the spy's answer depends on the noise, which does not mirror, and on nothing else."""
+    source = volume(8, 8, 6)
+    inferer = translation(mirror=True)
+    plain, noise = inferer(source, Spy()), seeded_noise((1, 8, 8), 0, 0, 0)
+    symmetric = torch.equal(noise, noise.flip(1))
+    mirrored = translation(mirror=True)
+    mirrored._noise = lambda slices, position, index: noise.flip(1)  # type: ignore[method-assign]
+    assert not symmetric
+    torch.testing.assert_close(mirrored(source.flip(2), Spy()).flip(2), plain)
+
+
+def test_every_sample_is_pulled_towards_its_conditional_mean() -> None:
+    source, means = volume(16, 16, 6), ConditionalMean()
+    inferer = translation(conditional_mean=means, context=0)
+    slices, noise = source[0, 0, ..., 1:-1].movedim(-1, 0)[:, None], seeded_noise((1, 16, 16), 0, 0, 0)
+    stripes = 0.2 * torch.sin(9 * torch.arange(16.0))
+    network = Oracle(inferer.inferer.scheduler, lambda x: 0.7 * (1 - 2 * x[:, 1:2]) + stripes)
+    image = inferer.inferer.sample(noise.expand(4, 1, 16, 16), network, source=slices, together=True, verbose=False)
+    pulled = means.pull(means.prepare(slices, together=True), image)
+    assert not torch.allclose(pulled, image, atol=0.01)
+    expected = ((pulled + 1) / 2).clamp(DARKEST, 1) * (slices > 0)
+    torch.testing.assert_close(inferer(source, network)[0, 0, ..., 1:-1], expected[:, 0].movedim(0, -1))
+
+
 def test_empty_slices_and_surroundings_get_the_background() -> None:
     source = volume(8, 9, 7)
     source[..., 3] = 0
