@@ -71,6 +71,18 @@ STRUCTURES: tuple[Structure, ...] = (
 FREESURFER_IDS: tuple[int, ...] = tuple(structure.id for structure in STRUCTURES)
 """Class index → FreeSurfer id."""
 
+
+def _other_side(name: str) -> str:
+    sides = {"Left": "Right", "Right": "Left"}
+    side, dash, rest = name.partition("-")
+    return sides.get(side, side) + dash + rest
+
+
+_NAMES = [structure.name for structure in STRUCTURES]
+
+MIRRORED: tuple[int, ...] = tuple(_NAMES.index(_other_side(name)) for name in _NAMES)
+"""Class index → class index of the same structure on the other side, or of itself if it has none."""
+
 _CORTEX = (3, 42)
 _DEEP_GREY_MATTER = (10, 11, 12, 13, 17, 18, 26, 49, 50, 51, 52, 53, 54, 58)
 _LATERAL_VENTRICLES = (4, 5, 43, 44)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -21,14 +23,23 @@ class BrainSegmentation(SlicewiseInferer):
     as where the cerebellum was cut off, answers background all the same; there its second choice is taken.
 
     Args:
+        mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`: the logits are
+            averaged with those of the slices mirrored along their first axis, left and right. None does not mirror.
         depth: voxels nearer than this to the surroundings, which are zero, may still be background: remnants of the
             skull, or fluid around the brain.
         slicing: arguments of `SlicewiseInferer`.
     """
 
-    def __init__(self, depth: int = 3, **slicing: int | list[float]) -> None:
+    def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: int | list[float]) -> None:
         super().__init__(**slicing)  # type: ignore[arg-type]
-        self.depth = depth
+        self.mirrored, self.depth = mirrored, depth
+
+    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes, H, W), whatever side is left."""
+        logits = network(slices)
+        if self.mirrored is None:
+            return logits
+        return (logits + network(slices.flip(2)).flip(2)[:, list(self.mirrored)]) / 2
 
     def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
         logits = super()._infer(volume, network)

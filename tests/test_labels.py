@@ -12,6 +12,7 @@ from nibabel.affines import apply_affine
 from midiff_monai.labels import (
     FREESURFER_IDS,
     GROUPS,
+    MIRRORED,
     MUSE_MIDLINE,
     MUSE_TO_FREESURFER,
     STRUCTURES,
@@ -166,3 +167,11 @@ def test_volumes_are_voxel_counts_in_millilitres() -> None:
 def test_volumes_refuse_ids_outside_the_table() -> None:
     with pytest.raises(ValueError, match=r"\[6, 77\]"):
         structure_volumes(np.array([[[0, 6, 77]]]), voxel_volume_ml=1)
+
+
+def test_mirrored_classes_are_those_of_the_published_table() -> None:
+    """Written out: FreeSurfer ids of the left and the right."""
+    right = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53, 18: 54, 26: 58, 28: 60}
+    expected = right | {value: key for key, value in right.items()}
+    for structure, other in zip(FREESURFER_IDS, MIRRORED, strict=True):
+        assert FREESURFER_IDS[other] == expected.get(structure, structure)

@@ -56,6 +56,19 @@ def test_a_slice_lost_in_a_stripped_brain_is_brain_but_for_its_rim() -> None:
     assert (found[~there] == BACKGROUND).all()
 
 
+def test_left_and_right_are_treated_alike() -> None:
+    """A network that knows but one side: a mirrored volume gets the mirrored segmentation, sides exchanged."""
+
+    def lopsided(slices: torch.Tensor) -> torch.Tensor:
+        across = torch.arange(slices.shape[2], dtype=torch.float32).reshape(1, -1, 1)
+        return torch.stack([slices[:, 0] - 0.4, slices[:, 0] * across, 0.3 * across - slices[:, 0]], dim=1)
+
+    inferer = BrainSegmentation(mirrored=[0, 2, 1], multiple=4, background=[20.0, 0.0, 0.0])
+    volume = torch.rand(1, 1, 8, 8, 5) + 0.1
+    plain, mirrored = inferer(volume, lopsided), inferer(volume.flip(2), lopsided)
+    torch.testing.assert_close(mirrored.flip(2)[:, [0, 2, 1]], plain)
+
+
 @pytest.mark.parametrize("surroundings", [0.1, 0.4])
 def test_a_whole_head_keeps_its_background(surroundings: float) -> None:
     head = torch.where(ball(8) > 0, ball(8), surroundings)
