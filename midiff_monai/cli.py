@@ -123,11 +123,17 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "float32", "bfloat16"],
+        help="of the networks (default: auto, bfloat16 where the device has units for it)",
+    )
     command.add_argument("--trust-weights", action="store_true", help="use weights that are not those of the bundle")
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
 
-SETTINGS = ("modality", "steps", "samples", "seed", "device", "trust_weights")
+SETTINGS = ("modality", "steps", "samples", "seed", "device", "precision", "trust_weights")
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from midiff_monai.volumes import read_volume
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
+PRECISIONS = {"auto": None, "float32": False, "bfloat16": True}
+"""What the networks compute in, and whether a bundle has to mix precisions for it (its `amp`)."""
+
 Progress = Callable[[Iterable[Job]], Iterable[Job]]
 
 
@@ -38,6 +41,7 @@ class Settings:
         samples: number of samples to average.
         seed: of the noise.
         device: "cpu", "cuda", "cuda:1" …
+        precision: one of `PRECISIONS`; "auto" is the bundle's own choice.
         trust_weights: use weights that are not the ones that the bundle's metadata names.
     """
 
@@ -46,6 +50,7 @@ class Settings:
     samples: int | None = None
     seed: int | None = None
     device: str | None = None
+    precision: str = "auto"
     trust_weights: bool = False
 
 
@@ -148,6 +153,8 @@ def check_settings(settings: Settings, translating: bool) -> None:
         raise InputError(
             settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out"
         )
+    if settings.precision not in PRECISIONS:
+        raise InputError("--precision", f"is {settings.precision}", f"Choose one of {', '.join(PRECISIONS)}")
     for name, most in (("steps", 1000), ("samples", 1000)):
         value = getattr(settings, name)
         if value is not None and not 1 <= value <= most:
@@ -164,7 +171,8 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     """Open the bundles that a run needs."""
     models = Models()
     device = f"$torch.device('{settings.device}')" if settings.device else None
-    common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device}
+    amp = PRECISIONS[settings.precision]
+    common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
     if translating:
         chosen: dict[str, Any] = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
         models.translation = open_bundle(TRANSLATION, settings.modality, **common, **chosen)

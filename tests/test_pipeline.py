@@ -16,8 +16,9 @@ import torch
 from midiff_monai import segment, translate
 from midiff_monai.bundles import read_metadata
 from midiff_monai.errors import InputError, MidiffError, OutputError
+from midiff_monai.networks import has_fast_bfloat16
 from midiff_monai.phantom import make_phantom
-from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
+from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Settings, load_models
 from midiff_monai.resources import bundle_root
 
 
@@ -69,6 +70,25 @@ def test_the_same_seed_gives_the_same_voxels(thin_phantom: Path, tmp_path: Path)
     assert not np.array_equal(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("precision, mixed", [("float32", False), ("bfloat16", True)])
+def test_precision_is_that_of_both_networks(precision: str, mixed: bool) -> None:
+    models = load_models(Settings(precision=precision), translating=True, segmenting=True)
+    for bundle in (models.translation, models.segmentation):
+        assert bundle is not None and bundle.setting("network").enabled is mixed
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no units for bfloat16")
+def test_single_and_mixed_precision_agree(thin_phantom: Path, tmp_path: Path) -> None:
+    images: list[np.ndarray] = []
+    for precision in ("float32", "bfloat16"):
+        result = translate([thin_phantom], tmp_path / precision, precision=precision, device="cpu")[0]
+        assert json.loads(result.paths.report.read_text())["settings"]["precision"] == precision
+        images.append(result.synthetic)
+    brain = images[0] > 0
+    assert np.corrcoef(images[0][brain], images[1][brain])[0, 1] >= 0.999
+    assert not np.array_equal(*images), "or one of them ran in the other's precision"
+
+
 def test_existing_results_are_kept_unless_told(thin_phantom: Path, tmp_path: Path) -> None:
     translate([thin_phantom], tmp_path, steps=1)
     with pytest.raises(OutputError, match="exists already"):
@@ -76,7 +96,16 @@ def test_existing_results_are_kept_unless_told(thin_phantom: Path, tmp_path: Pat
     translate([thin_phantom], tmp_path, steps=1, overwrite=True)
 
 
-@pytest.mark.parametrize("setting", [{"modality": "XYZ"}, {"steps": 0}, {"samples": 0}, {"device": "abacus"}])
+SETTINGS_OUT_OF_RANGE: list[dict[str, str | int]] = [
+    {"modality": "XYZ"},
+    {"steps": 0},
+    {"samples": 0},
+    {"device": "abacus"},
+    {"precision": "float8"},
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS_OUT_OF_RANGE)
 def test_settings_out_of_range_are_refused_before_anything_is_written(
     thin_phantom: Path, tmp_path: Path, setting: dict[str, str | int]
 ) -> None:
