@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from monai.inferers import DiffusionInferer
@@ -16,18 +17,17 @@ from midiff_monai.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
 
 MEAN = 0.3
 DEVIATION = 0.5
-both_predictions = pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+every_prediction = pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
 
 
 def best_prediction(scheduler: DDIMScheduler, noisy: torch.Tensor, timestep: int, deviation: float) -> torch.Tensor:
-    """What the best network predicts of data that follow N(MEAN, deviation²): the posterior mean, as v or as noise."""
+    """What the best network predicts of data that follow N(MEAN, deviation²): the posterior mean."""
     alpha = scheduler.alphas_cumprod[timestep].double()
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     gain = signal * deviation**2 / (alpha * deviation**2 + 1 - alpha)
     clean = MEAN + gain * (noisy - signal * MEAN)
-    if scheduler.prediction_type == "v_prediction":
-        return (signal * noisy - clean) / noise
-    return (noisy - signal * clean) / noise
+    predictions = {"v_prediction": (signal * noisy - clean) / noise, "epsilon": (noisy - signal * clean) / noise}
+    return (predictions | {"sample": clean})[scheduler.prediction_type]
 
 
 def sampled(scheduler: DDIMScheduler, steps: int, deviation: float) -> tuple[float, float]:
@@ -69,7 +69,7 @@ def test_all_steps_are_those_of_ddim() -> None:
     assert torch.equal(scheduler.timesteps, ddim.timesteps)
 
 
-@both_predictions
+@every_prediction
 @pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta"])
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
 def test_few_steps_find_the_mean_better_than_ddim(prediction_type: str, schedule: str, steps: int) -> None:
@@ -80,7 +80,7 @@ def test_few_steps_find_the_mean_better_than_ddim(prediction_type: str, schedule
     assert abs(mean - MEAN) < abs(stock_mean - MEAN)
 
 
-@both_predictions
+@every_prediction
 @pytest.mark.parametrize("steps", [5, 10, 20])
 @pytest.mark.parametrize("deviation", [0.01, 0.02])
 def test_few_steps_leave_no_noise_and_ddim_does(prediction_type: str, steps: int, deviation: float) -> None:
@@ -89,7 +89,7 @@ def test_few_steps_leave_no_noise_and_ddim_does(prediction_type: str, steps: int
     assert sampled(DDIMScheduler(**settings), steps, deviation)[1] > deviation
 
 
-@both_predictions
+@every_prediction
 def test_spread_approaches_the_truth_from_below(prediction_type: str) -> None:
     """A solver of first order: few steps narrow the distribution, ten times the steps leave a tenth of the error."""
     scheduler = TrailingDDIMScheduler(clip_sample=False, prediction_type=prediction_type)
@@ -116,7 +116,7 @@ def walk(scheduler: DDIMScheduler, image: torch.Tensor) -> torch.Tensor:
     return image
 
 
-@both_predictions
+@every_prediction
 @pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta", "cosine"])
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_second_order_comes_nearer_to_the_distribution_than_ddim(
@@ -129,7 +129,7 @@ def test_second_order_comes_nearer_to_the_distribution_than_ddim(
     assert 0 < DEVIATION - spread < {5: 0.97, 10: 0.75, 20: 0.35}[steps] * (DEVIATION - first_order)
 
 
-@both_predictions
+@every_prediction
 def test_twice_the_steps_leave_a_quarter_of_the_error(prediction_type: str) -> None:
     """Against the exact solution, before the last step: the spread at ᾱ is √(ᾱ DEVIATION² + 1 − ᾱ)."""
     errors = []
@@ -145,17 +145,16 @@ def test_twice_the_steps_leave_a_quarter_of_the_error(prediction_type: str) -> N
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.2)
 
 
-@both_predictions
+@every_prediction
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_or_two_steps_are_those_of_ddim(prediction_type: str, steps: int) -> None:
     settings: dict[str, Any] = {"prediction_type": prediction_type}
     assert sampled(DPMSolverScheduler(**settings), steps, 0.2) == sampled(TrailingDDIMScheduler(**settings), steps, 0.2)
 
 
-@both_predictions
+@every_prediction
 @pytest.mark.parametrize("steps", [4, 5, 10, 20])
 def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> None:
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     reference = diffusers.DPMSolverMultistepScheduler(
         beta_start=1e-4,
         beta_end=0.02,
