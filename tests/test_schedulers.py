@@ -155,7 +155,7 @@ def test_one_or_two_steps_are_those_of_ddim(prediction_type: str, steps: int) ->
 @every_prediction
 @pytest.mark.parametrize("steps", [4, 5, 10, 20])
 def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> None:
-    reference = diffusers.DPMSolverMultistepScheduler(
+    reference: Any = diffusers.DPMSolverMultistepScheduler(
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
