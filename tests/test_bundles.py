@@ -69,6 +69,29 @@ def test_training_and_inference_have_the_same_network_and_guide(name: str) -> No
 
 
 @pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("files", [["train"], ["train", "multi_gpu_train"]])
+@pytest.mark.parametrize(
+    "options, resumed",
+    [
+        ({}, True),
+        ({"warm_start": True}, False),
+        ({"warm_start": True, "resume": True}, True),
+        ({"resume": False}, False),
+    ],
+)
+def test_a_warm_start_is_not_undone_by_a_checkpoint(
+    name: str, files: list[str], options: dict[str, bool], resumed: bool, tmp_path: Path
+) -> None:
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root(name) / "configs" / f"{file}.yaml") for file in files])
+    parser.update({"ckpt_dir": str(tmp_path)} | options)
+    assert parser.get_parsed_content("checkpoint_loader::_disabled_"), "nothing to resume"
+    (tmp_path / "checkpoint_last.pt").touch()
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("checkpoint_loader::_disabled_") != resumed
+
+
+@pytest.mark.parametrize("name", BUNDLES)
 def test_has_the_files_of_the_model_zoo(name: str) -> None:
     root = bundle_root(name)
     for file in (
