@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from midiff_monai.bundles import load_weights, open_bundle, read_metadata, save_weights
 from midiff_monai.errors import BundleError
@@ -17,6 +17,11 @@ from midiff_monai.report import sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
 BUNDLES = available_bundles()
+
+# what MONAI's bundle specification asks of metadata.json, and of each tensor in it
+TEXTS = "schema version monai_version pytorch_version numpy_version name task description authors copyright".split()
+TENSOR = {"type": str, "format": str, "modality": str, "num_channels": int, "spatial_shape": list, "dtype": str}
+TENSOR |= {"value_range": list, "is_patch_data": bool, "channel_def": dict}
 
 
 def workflow(name: str, kind: str, **overrides: Any) -> ConfigWorkflow:
@@ -40,15 +45,34 @@ def test_has_every_property_that_monai_asks_for(name: str, kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_metadata_describe_the_network(name: str) -> None:
+@pytest.mark.parametrize("sizes", [{}, {"n": 2, "p": 3}])
+def test_metadata_describe_the_network(name: str, sizes: dict[str, int]) -> None:
+    configs = bundle_root(name) / "configs"
+    options: dict[str, Any] = {"device": "cpu", "config_file": str(configs / "inference.yaml")} | sizes
+    times = {"timesteps": torch.zeros(1)} if "translation" in name else {}
+    verify_net_in_out("network_def", str(configs / "metadata.json"), extra_forward_args=times, **options)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_metadata_have_the_fields_of_the_specification(name: str) -> None:
     metadata = read_metadata(bundle_root(name))
-    bundle = open_bundle(name)
-    inputs = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-    outputs = metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
-    times = (torch.zeros(1),) if "translation" in name else ()
-    with torch.inference_mode():
-        assert bundle.setting("network")(torch.rand(1, inputs, 32, 48), *times).shape == (1, outputs, 32, 48)
+    for field in TEXTS:
+        assert isinstance(metadata[field], str) and metadata[field], field
     assert metadata["version"] in metadata["changelog"]
+    for versions in (metadata["changelog"], metadata["required_packages_version"]):
+        assert all(isinstance(text, str) and text for text in versions.values())
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_tensors_are_described_as_specified(name: str, side: str) -> None:
+    for tensor in read_metadata(bundle_root(name))["network_data_format"][side].values():
+        assert {field: type(tensor.get(field)) for field in TENSOR} == TENSOR
+        assert tensor["type"] in ("image", "series", "tuples", "probabilities")
+        assert tensor["format"] != "segmentation" or tensor["num_channels"] == 1, "one-hot channels are `labels`"
+        assert list(tensor["channel_def"]) == [str(channel) for channel in range(tensor["num_channels"])]
+        assert len(tensor["spatial_shape"]) == len(set(tensor["spatial_shape"])), "one variable makes equal sides"
+        assert tensor["value_range"] == sorted(tensor["value_range"])
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -96,6 +120,9 @@ def test_has_the_files_of_the_model_zoo(name: str) -> None:
     root = bundle_root(name)
     for file in (
         "LICENSE",
+        "configs/metadata.json",
+        "configs/inference.yaml",
+        "models/model.pt",
         "docs/README.md",
         "docs/data_license.txt",
         "configs/evaluate.yaml",

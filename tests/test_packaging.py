@@ -17,10 +17,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from midiff_monai.bundles import read_metadata
+from midiff_monai.resources import available_bundles, bundle_root
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()}
+PACKAGE_IN_METADATA = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}
 PYPI_NAME_OF_CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
@@ -56,6 +60,13 @@ class TestConstraints:
 
     def test_nothing_that_gets_installed_is_left_free(self) -> None:
         assert installed_closure([*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"]]) - pinned_versions().keys() == set()
+
+    @pytest.mark.parametrize("name", available_bundles())
+    def test_bundles_name_the_pinned_versions(self, name: str) -> None:
+        facts = read_metadata(bundle_root(name))
+        named = {package: facts[f"{alias}_version"] for package, alias in PACKAGE_IN_METADATA.items()}
+        for package, version in (named | facts["required_packages_version"]).items():
+            assert version == pinned_versions()[canonicalize_name(package)], package
 
     def test_pins_name_no_build_or_machine(self) -> None:
         assert not [version for version in pinned_versions().values() if "+" in version]
