@@ -11,9 +11,10 @@ from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 
 from midiff_monai.conditional_mean import ConditionalMean
-from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer
 from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
+from midiff_monai.translation import SlicewiseTranslation
 
 MEAN = 0.3
 DEVIATION = 0.5

@@ -9,10 +9,11 @@ import torch
 from denoisers import Oracle, Spy
 
 from midiff_monai.conditional_mean import ConditionalMean
-from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, SlicewiseTranslation, seeded_noise
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer
 from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.schedulers import TrailingDDIMScheduler
 from midiff_monai.transforms import DARKEST
+from midiff_monai.translation import SlicewiseTranslation, seeded_noise
 
 
 def volume(*shape: int) -> torch.Tensor:
