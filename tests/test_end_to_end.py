@@ -75,13 +75,18 @@ def test_bundle_inference_agrees_with_the_command(name: str, postfix: str, tmp_p
     (tmp_path / "data").mkdir()
     source = read_volume(shared_data / "multicontrast" / "301D00252_PD.nii.gz")
     thin = nib.Nifti1Image(np.asarray(source.dataobj)[:, :, 18:26], source.affine)
+    thin.set_sform(source.affine, code=4)
+    thin.header.set_xyzt_units("mm", "sec")
     nib.save(thin, tmp_path / "data" / "X.nii.gz")
     root = bundle_run(name, tmp_path, "inference.yaml", "--dataset_dir", str(tmp_path / "data"))
-    found = nib.load(root / "eval" / f"X_{postfix}.nii.gz")
     result = segment([tmp_path / "data" / "X.nii.gz"], tmp_path / "out", translated="translation" in name)[0]
     expected = result.synthetic if "translation" in name else result.segmentation
+    folders = (root / "eval", tmp_path / "out")
+    found, written = (nib.Nifti1Image.from_filename(folder / f"X_{postfix}.nii.gz") for folder in folders)
     np.testing.assert_allclose(found.affine, source.affine, atol=1e-4)
     np.testing.assert_allclose(np.asarray(found.dataobj), expected, atol=1e-4)
+    for field in ("sform_code", "qform_code", "xyzt_units", "datatype"):
+        assert found.header[field] == written.header[field], field
 
 
 @pytest.mark.parametrize("contrast", ["PD", "T2"])
