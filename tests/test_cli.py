@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,3 +166,24 @@ def test_unknown_commands_are_usage_errors() -> None:
     with pytest.raises(SystemExit) as stop:
         main(["segmnet"])
     assert stop.value.code == 2
+
+
+def test_train_prints_and_runs_the_command_of_the_bundle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["train", "t1_brain_segmentation", "--max_epochs", "2"]) == 3, "the exit code is that of the training"
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    root = resources.bundle_root("t1_brain_segmentation")
+    assert options.pop("--max_epochs") == "2" and options.pop("--bundle_root") == str(root)
+    files = {"--config_file": "train.yaml", "--meta_file": "metadata.json", "--logging_file": "logging.conf"}
+    assert options == {option: str(root / "configs" / name) for option, name in files.items()}
+    assert shlex.split(capsys.readouterr().out) == command
