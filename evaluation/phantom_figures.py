@@ -13,11 +13,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from methods import direct, middle_slice, midiff
+from methods import direct, midiff
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from midiff_monai.bundles import Bundle, open_bundle
+from midiff_monai.diffusion import middle
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
@@ -51,11 +52,11 @@ class Recording:
 def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
     """Translate slices (B, 2·context + 1, H, W) in [0, 1] and keep every step."""
     translation, network = bundle.setting("inferer"), bundle.setting("network")
-    scheduler, taken = translation.inferer.scheduler, Recording(source=middle_slice(slices))
+    scheduler, taken = translation.inferer.scheduler, Recording(source=middle(slices))
 
     def listen(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         taken.noisy.append(inputs[0][:, :1])
-        taken.guide.append(inputs[0][:, -1:])
+        taken.guide.append(inputs[0][:, -3:-2])  # before the two conditional means
 
     def step(output: torch.Tensor, timestep: int, sample: torch.Tensor) -> Any:
         stepped = type(scheduler).step(scheduler, output, timestep, sample)
@@ -74,24 +75,25 @@ def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
 
 def draw_denoising(contrast: str, steps: int = 5) -> Figure:
     """The source, then at each level x_t, the guide, the predicted clean image and its segmentation; on the phantom."""
-    translation, segmentation = open_bundle(TRANSLATION, steps=steps), open_bundle(SEGMENTATION)
+    single: dict[str, Any] = {"inferer::mirror": False}
+    translation, segmentation = open_bundle(TRANSLATION, steps=steps, **single), open_bundle(SEGMENTATION)
     conformed = translation.conform(_volume(make_phantom(contrast).image))
-    slices, middle = _slab(conformed, translation.setting("context"), segmentation.setting("context"))
+    slices, centre = _slab(conformed, translation.setting("context"), segmentation.setting("context"))
     taken = record(translation, slices)
     assert taken.source is not None
     figure = Figure(figsize=(2 * (steps + 1), 8), layout="constrained")
     panels = figure.subplots(4, steps + 1)
-    _show(panels[0, 0], taken.source[middle, 0], f"{contrast} phantom")
+    _show(panels[0, 0], taken.source[centre, 0], f"{contrast} phantom")
     for panel in panels[1:, 0]:
         panel.set_axis_off()
     for column, level in enumerate(taken.levels):
         line = panels[:, column + 1]
         inside = taken.source > 0
         clean = ((taken.clean[column] + 1) / 2).clamp(0, 1) * inside
-        _show(line[0], (taken.noisy[column][middle, 0] + 1) / 2, f"x at t = {level}")
-        _show(line[1], taken.guide[column][middle, 0], "LMI with the source")
-        _show(line[2], clean[middle, 0], "predicted clean image")
-        _show_labels(line[3], _segment(segmentation, clean, conformed.affine)[..., middle], "segmentation")
+        _show(line[0], (taken.noisy[column][centre, 0] + 1) / 2, f"x at t = {level}")
+        _show(line[1], taken.guide[column][centre, 0], "LMI with the source")
+        _show(line[2], clean[centre, 0], "predicted clean image")
+        _show_labels(line[3], _segment(segmentation, clean, conformed.affine)[..., centre], "segmentation")
     return figure
 
 
