@@ -62,10 +62,8 @@ class ConditionalMean(nn.Module):
         Returns:
             (B, 2, H, W): over the whole image, and over neighbourhoods; 0 where the source is 0.
         """
-        weighted = weights * image
-        whole = (0, 2, 3) if together else (2, 3)
-        means = weighted.sum(whole, keepdim=True) / weights.sum(whole, keepdim=True).clamp(min=1e-6)
-        local = (self._window(weighted) + PRIOR * means) / (self._window(weights) + PRIOR)
+        means = bin_means(weights, image, together)
+        local = (self._window(weights * image) + PRIOR * means) / (self._window(weights) + PRIOR)
         spread = F.interpolate(local, size=image.shape[2:], mode="bilinear", align_corners=False)
         return torch.stack([(weights * means).sum(1), (weights * spread).sum(1)], dim=1)
 
@@ -85,8 +83,7 @@ class ConditionalMean(nn.Module):
         # beyond the edge of the image, where the scan ends and not the brain, counts as deep
         deep = F.max_pool2d((~there).to(image), 2 * RIM + 1, stride=1, padding=RIM) == 0
         counted = weights * (deep if deep.any() else there)
-        means = (counted * image).sum((0, 2, 3), keepdim=True) / counted.sum((0, 2, 3), keepdim=True).clamp(min=1e-6)
-        expected = (weights * means).sum(1, keepdim=True)
+        expected = (weights * bin_means(counted, image, together=True)).sum(1, keepdim=True)
         inner = counted.sum(1, keepdim=True) > 0
         explained = expected[inner].var(correction=0) / image[inner].var(correction=0).clamp(min=1e-6)
         return torch.where(there, torch.lerp(image, expected, explained.clamp(max=1) ** 2), image)
@@ -98,6 +95,12 @@ class ConditionalMean(nn.Module):
         kernel = taps.expand(maps.shape[1], 1, 1, 5)
         rows = F.conv2d(cells, kernel, padding=(0, 2), groups=maps.shape[1])
         return F.conv2d(rows, kernel.mT, padding=(2, 0), groups=maps.shape[1])
+
+
+def bin_means(weights: torch.Tensor, image: torch.Tensor, together: bool) -> torch.Tensor:
+    """Mean of an image (B, 1, H, W) in every bin of (B, bins, H, W): (B or 1, bins, 1, 1)."""
+    whole = (0, 2, 3) if together else (2, 3)
+    return (weights * image).sum(whole, keepdim=True) / weights.sum(whole, keepdim=True).clamp(min=1e-6)
 
 
 def quantiles(values: torch.Tensor, number: int) -> torch.Tensor:

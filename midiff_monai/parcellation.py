@@ -83,13 +83,17 @@ class BrainMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key in self.key_iterator(result):
-            # the margin keeps the closing from eating into a brain that touches the edge of the image
-            margin = self.closing + 1
-            padded = np.pad(np.asarray(result[key][0]) > 0, margin)
-            solid = fill_holes(ndimage.binary_closing(padded, iterations=self.closing))
-            inner = solid[margin:-margin, margin:-margin, margin:-margin]
-            result[key] = like(torch.from_numpy(inner.astype(np.float32))[None], result[key])
+            solid = _closed(np.asarray(result[key][0]) > 0, self.closing)
+            result[key] = like(torch.from_numpy(solid.astype(np.float32))[None], result[key])
         return result
+
+
+def _closed(mask: np.ndarray, closing: int) -> np.ndarray:
+    """A mask with its holes filled, and gaps of up to about twice this many voxels."""
+    # the margin keeps the closing from eating into a brain that touches the edge of the image
+    margin = closing + 1
+    solid = fill_holes(ndimage.binary_closing(np.pad(mask, margin), iterations=closing))
+    return solid[margin:-margin, margin:-margin, margin:-margin]
 
 
 class BrainDepthd(MapTransform):
@@ -121,7 +125,7 @@ class BrainDepthd(MapTransform):
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
     """Distance in voxels to the surface of what a mask is once small gaps are closed, positive inside."""
-    solid = fill_holes(ndimage.binary_closing(np.pad(mask, 3), iterations=2))[3:-3, 3:-3, 3:-3]
+    solid = _closed(mask, 2)
     inside, outside = ndimage.distance_transform_edt(solid), ndimage.distance_transform_edt(~solid)
     return (np.minimum(inside, 20) - np.minimum(outside, 20)).astype(np.float32)
 
