@@ -6,6 +6,7 @@ Volumes are called SUBJECT_CONTRAST.nii.gz: where a user would know the contrast
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from midiff_monai.inputs import Job
 from midiff_monai.paths import output_paths
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
-from midiff_monai.report import RunReport
+from midiff_monai.report import RunReport, sha256
 from midiff_monai.results import Result
 from midiff_monai.volumes import read_volume, write_like
 
 Method = Callable[..., Result]
+
+RANDOMISED_CONTRAST = Path(__file__).parent / "rivals" / "randomised_contrast.pt"
 
 FLUID, GREY, WHITE = 24, 3, 2
 """FreeSurfer ids that stand for a whole tissue where a method knows no structures."""
@@ -76,6 +79,18 @@ def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) 
     models = Models(open_bundle(TRANSLATION, steps=steps, **inferer), open_bundle(SEGMENTATION))
     (folder / "sdedit").mkdir()
     return process(Job(matched, output_paths(matched, folder / "sdedit")), Settings(), models)
+
+
+def randomised_contrast(volume: Path, folder: Path) -> Result:
+    """Without any translation: a segmenter trained on images of random contrast, made of the same label maps.
+
+    The network, views and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast.yaml.
+    """
+    bundle = open_bundle(SEGMENTATION)
+    bundle.setting("network_def").load_state_dict(torch.load(RANDOMISED_CONTRAST, weights_only=True))
+    rival = replace(bundle, root=RANDOMISED_CONTRAST.with_suffix(""), weights_sha256=sha256(RANDOMISED_CONTRAST))
+    models = Models(segmentation=rival)
+    return process(Job(volume, output_paths(volume, folder)), Settings(), models)
 
 
 class StartFromSource(LMIGuidedInferer):
@@ -153,7 +168,8 @@ def _matched(volume: Path, folder: Path, invert: bool) -> Path:
 
 
 ON_CONTRASTS: dict[str, Method] = {
-    method.__name__: method for method in (midiff, direct, histogram, inverted_histogram, sdedit, hmrf)
+    method.__name__: method
+    for method in (midiff, direct, histogram, inverted_histogram, randomised_contrast, sdedit, hmrf)
 }
 ON_T1: dict[str, Method] = {perturbed_t1.__name__: perturbed_t1}
 """Methods that are given the real T1w itself."""

@@ -18,6 +18,10 @@ CUTS = (-2.5, 1.0)
 """Depths below the surface of the brain, in voxels, between which skull stripping cuts."""
 
 
+FLOW_STEPS = 4
+"""Steps in which a space widens."""
+
+
 class RandStripd(Randomizable, MapTransform):
     """Set everything outside the brain to zero, at random, as one tool or another would.
 
@@ -60,12 +64,18 @@ class RandWarpSlabd(Randomizable, MapTransform):
         keys: images or label maps of shape (C, X, Y, Z) on one grid.
         modes: "bilinear" or "nearest" for each key.
         size: shape of the slab in voxels.
-        centre_range: range of the slab's centre along each axis, as fractions of the volume.
+        axes: axes of the volume along which the slab's axes lie: (0, 1, 2) cuts RAS volumes into axial slices,
+            (0, 2, 1) into coronal and (1, 2, 0) into sagittal ones.
+        centre_range: range of the slab's centre along each axis of the volume, as fractions of it.
         rotate: standard deviation of the rotation about each axis, in radians; one for all or one per axis.
         scale: standard deviation of the logarithm of the scale along each axis.
         knots: number of displacements along each axis.
         displacement: standard deviation of each displacement along each axis, in voxels.
-        flip_prob: how often the first axis is mirrored.
+        flip_prob: how often the first axis of the volume, left and right in RAS, is mirrored.
+        sides: of each key that holds class indices, the class index on the other side of the brain of each, such as
+            `labels.MIRRORED`: in a mirrored volume they are exchanged.
+        widening_key: fields of `atrophy.WideningFieldd` on the same grid, or None.
+        widening: range of voxels by which each of its spaces widens, below 0 by which it narrows.
     """
 
     def __init__(
@@ -74,37 +84,58 @@ class RandWarpSlabd(Randomizable, MapTransform):
         modes: Sequence[str],
         size: Sequence[int],
         centre_range: Sequence[Sequence[float]],
+        axes: Sequence[int] = (0, 1, 2),
         rotate: float | Sequence[float] = 0.12,
         scale: float = 0.1,
         knots: Sequence[int] = (5, 6, 3),
         displacement: float = 1.2,
         flip_prob: float = 0.0,
+        sides: Mapping[str, Sequence[int]] | None = None,
+        widening_key: str | None = None,
+        widening: Sequence[Sequence[float]] = (),
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes, self.size, self.centre_range = list(modes), tuple(size), np.asarray(centre_range)
+        self.axes = list(axes)
         self.rotate, self.scale, self.knots = rotate, scale, tuple(knots)
-        self.displacement, self.flip_prob = displacement, flip_prob
+        self.displacement, self.flip_prob, self.sides = displacement, flip_prob, sides or {}
+        self.widening_key, self.widening = widening_key, np.asarray(widening)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
-        shape = tuple(result[self.keys[0]].shape[1:])
-        # grid_sample's last axis runs over the volume's axes in reverse order, from -1 to 1
-        grid = (2 * self._positions(shape) / (torch.tensor(shape) - 1.0) - 1).flip(-1)[None]
+        flipped = self.R.random() < self.flip_prob
+        positions = self._positions(result[self.keys[0]].shape[1:], flipped)
+        if self.widening_key is not None:
+            amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
+            velocity = torch.as_tensor(result[self.widening_key]).float().unflatten(0, (-1, 3))
+            velocity = torch.einsum("s,scxyz->cxyz", amounts, velocity)
+            for _ in range(FLOW_STEPS):  # at one go, the border of a narrow space would be sought beyond its other side
+                positions = positions + sample(velocity, positions).movedim(0, -1)
         for key, mode in zip(self.key_iterator(result), self.modes, strict=True):
-            volume = torch.as_tensor(result[key]).as_subclass(torch.Tensor)
-            slab = F.grid_sample(volume[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
-            result[key] = slab[0].to(volume.dtype)
+            result[key] = sample(result[key], positions, mode)
+            if flipped and key in self.sides:
+                result[key] = torch.tensor(self.sides[key], dtype=result[key].dtype)[result[key].long()]
         return result
 
-    def _positions(self, shape: Sequence[int]) -> torch.Tensor:
+    def _positions(self, shape: Sequence[int], flipped: bool) -> torch.Tensor:
         """Where each voxel of the slab comes from: (*size, 3), in voxels of the volume."""
         axes = [torch.arange(n) - (n - 1) / 2 for n in self.size]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
         linear = Rotation.from_euler("xyz", self.R.normal(0, self.rotate, 3)).as_matrix()
         linear = linear * np.exp(self.R.normal(0, self.scale, 3))
-        if self.R.random() < self.flip_prob:
+        if flipped:
             linear[:, 0] *= -1
+        linear = linear[:, self.axes]
         centre = self.R.uniform(self.centre_range[:, 0], self.centre_range[:, 1]) * (np.asarray(shape) - 1)
         coarse = torch.from_numpy(self.R.normal(0, self.displacement, (1, 3, *self.knots))).float()
         smooth = F.interpolate(coarse, size=self.size, mode="trilinear", align_corners=True)[0].movedim(0, -1)
         return offsets @ torch.from_numpy(linear.T).float() + torch.from_numpy(centre).float() + smooth
+
+
+def sample(volume: Any, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """What a volume (C, X, Y, Z) holds at positions (*size, 3) in voxels, 0 beyond it: (C, *size)."""
+    image = torch.as_tensor(volume).as_subclass(torch.Tensor)
+    # grid_sample's last axis runs over the volume's axes in reverse order, from -1 to 1
+    grid = (2 * positions / (torch.tensor(image.shape[1:]) - 1.0) - 1).flip(-1)[None]
+    found = F.grid_sample(image[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
+    return found[0].to(image.dtype)

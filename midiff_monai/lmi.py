@@ -9,13 +9,17 @@ Two estimators of the entropies are offered. "parzen" is the published one: Shan
 histograms. "renyi" needs no histogram: Rényi's entropy of order two, H = −log IP, from the information potential
 IP = mean over i, j in Ω of k(S_i − S_j)² of a Gaussian kernel k (Príncipe, Information Theoretic Learning, 2010),
 the joint potential having the product of both images' kernels under the mean.
+
+Where numba is installed, `lmi_numba.py` takes over what it can of "parzen"; torch does the same, more slowly.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -101,8 +105,8 @@ class LocalMutualInformation(nn.Module):
         """
         fixed = source if isinstance(source, LocalStatistics) else self.prepare(source)
         moving = self.estimator(_extend(target, self.patch_radius + self.search_radius))
-        maps = [self._compare(fixed, shifted) for shifted in self._shifted(moving, fixed)]
-        return torch.cat(maps, dim=1) if self.reduction == "none" else torch.stack(maps).amax(dim=0)
+        maps = (self._compare(fixed, shifted) for shifted in self._shifted(moving, fixed))
+        return torch.cat(list(maps), dim=1) if self.reduction == "none" else functools.reduce(torch.maximum, maps)
 
     def _shifted(self, moving: LocalStatistics, fixed: LocalStatistics) -> Iterator[LocalStatistics]:
         for shift in self.shifts:
@@ -119,9 +123,15 @@ class LocalMutualInformation(nn.Module):
 
 
 class ParzenEntropy(nn.Module):
-    """Shannon entropy, in nats, of the Parzen-window histogram of each patch; features are the bins' weights."""
+    """Shannon entropy, in nats, of the Parzen-window histogram of each patch; features are the bins' weights.
+
+    Attributes:
+        use_numba: whether compiled code may be used, if there is any that serves: for images on a CPU in two
+            dimensions and single precision, as long as no gradient is asked for.
+    """
 
     centres: torch.Tensor
+    use_numba = True
 
     def __init__(self, patch_size: int, spatial_dims: int, bandwidth: float | None, bins: int) -> None:
         super().__init__()
@@ -131,6 +141,9 @@ class ParzenEntropy(nn.Module):
 
     def forward(self, image: torch.Tensor) -> LocalStatistics:
         """Statistics of an image that has been extended by its margins."""
+        if compiled := self._compiled(image):
+            weights = compiled.bin_weights(image, self.centres.to(image), self.bandwidth)
+            return LocalStatistics(weights, compiled.entropy(weights, self.patch_size))
         logits = -((image - self.centres.to(image)) ** 2) / (2 * self.bandwidth**2)
         # no weight underflows to 0, where p log p and its gradient are not finite
         weights = torch.softmax((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-20), dim=1)
@@ -138,6 +151,8 @@ class ParzenEntropy(nn.Module):
 
     def joint_entropy(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Entropy (B, 1, *spatial) of the joint histogram p(a, b) = mean over k in Ω of w_a(S_k) w_b(X_k)."""
+        if compiled := self._compiled(fixed, moving):
+            return compiled.joint_entropy(fixed, moving, self.patch_size)
         return sum(self._entropy(weight * moving) for weight in fixed.split(1, dim=1)).unsqueeze(1)  # type: ignore[union-attr]
 
     def _entropy(self, weights: torch.Tensor) -> torch.Tensor:
@@ -152,6 +167,21 @@ class ParzenEntropy(nn.Module):
             length = maps.shape[axis] - self.patch_size + 1
             maps = sum(maps.narrow(axis, k, length) for k in range(self.patch_size))  # type: ignore[assignment]
         return maps / self.patch_size**self.spatial_dims
+
+    def _compiled(self, *tensors: torch.Tensor) -> ModuleType | None:
+        """The module that computes the same of these tensors, only faster, if there is one."""
+        suitable = all(t.ndim == 4 and t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        return _lmi_numba() if self.use_numba and suitable and not gradient else None
+
+
+@functools.cache
+def _lmi_numba() -> ModuleType | None:
+    try:
+        from midiff_monai import lmi_numba
+    except (ImportError, RuntimeError):  # no numba, or no folder where it may keep what it compiles
+        return None
+    return lmi_numba
 
 
 class RenyiEntropy(nn.Module):

@@ -33,8 +33,8 @@ class PseudoSource(nn.Module):
     grey and white matter are a random permutation of three well separated values. At times two remappings are mixed
     by a smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
     which air stays dark. Where white matter borders on a ventricle, a grey value in between is a mixture of the two,
-    not cortex: there the remapping leads straight from one to the other. The slab is then blurred (more across the
-    slices, which are thick in clinical scans), given a bias field and noise, and stretched as `StretchIntensityd`
+    not cortex: there the remapping leads straight from one to the other. The slab is then blurred (more along one axis,
+    whichever: clinical scans have thick slices), given a bias field and noise, and stretched as `StretchIntensityd`
     stretches a real source.
 
     Args:
@@ -50,7 +50,8 @@ class PseudoSource(nn.Module):
         structures: standard deviation of the shift of the grey values of a structure, such as the putamen, which iron
             darkens in T2w and not in T1w.
         bias: largest logarithm of the bias field.
-        blur: largest standard deviation of the blur along each axis, in voxels.
+        blur: largest standard deviation of the blur along two of the axes, in voxels.
+        thick: the same along the third.
         noise: largest standard deviation of the noise, once the contrast fills [0, 1].
     """
 
@@ -63,14 +64,15 @@ class PseudoSource(nn.Module):
         jitter: float = 0.1,
         structures: float = 0.1,
         bias: float = 0.4,
-        blur: tuple[float, float, float] = (0.7, 0.7, 1.2),
+        blur: float = 0.7,
+        thick: float = 1.2,
         noise: float = 0.07,
     ) -> None:
         super().__init__()
         self.order_weights = torch.tensor(order_weights)
         self.pale_fluid, self.pale_cortex, self.mixing = pale_fluid, pale_cortex, mixing
         self.jitter, self.structures = jitter, structures
-        self.bias, self.blur, self.noise = bias, blur, noise
+        self.bias, self.blur, self.thick, self.noise = bias, blur, thick, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         """Make one pseudo-source a slab.
@@ -94,7 +96,8 @@ class PseudoSource(nn.Module):
         source = torch.where(brain > 0.5, inside, remap(target, outer))
         # what was cut away stays empty, and does not blur into what was not
         filled = target > 0
-        sigmas = [float(torch.rand(()) * limit) for limit in self.blur]
+        sigmas = (self.blur * torch.rand(3)).tolist()
+        sigmas[int(torch.randint(3, ()))] = float(self.thick * torch.rand(()))
         weight = gaussian_blur(filled.to(target), sigmas).clamp(min=1e-3)
         source = gaussian_blur(source * filled, sigmas) / weight
         source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -23,27 +24,25 @@ class BrainSegmentation(SlicewiseInferer):
     as where the cerebellum was cut off, answers background all the same; there its second choice is taken.
 
     Args:
-        mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`: the logits are
-            averaged with those of the slices mirrored along their first axis, left and right. None does not mirror.
+        mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`, to look at the
+            mirrored volume too; None does not.
         depth: voxels nearer than this to the surroundings, which are zero, may still be background: remnants of the
             skull, or fluid around the brain.
         slicing: arguments of `SlicewiseInferer`.
     """
 
-    def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: int | list[float]) -> None:
-        super().__init__(**slicing)  # type: ignore[arg-type]
+    def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: Any) -> None:
+        super().__init__(mirror=mirrored is not None, **slicing)
         self.mirrored, self.depth = mirrored, depth
 
-    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes, H, W), whatever side is left."""
-        logits = network(slices)
-        if self.mirrored is None:
-            return logits
-        return (logits + network(slices.flip(2)).flip(2)[:, list(self.mirrored)]) / 2
+    def unmirror(self, output: torch.Tensor) -> torch.Tensor:
+        """Logits of classes whose side has been exchanged, exchanged back."""
+        return output[list(self.mirrored or ())]
 
-    def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
-        logits = super()._infer(volume, network)
-        there = volume[0].as_subclass(torch.Tensor) != 0
+    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
+        """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z)."""
+        logits = super().infer(volume, network, **options)
+        there = volume[0] != 0
         labelled = (logits.argmax(dim=0) > 0) & there
         if labelled.sum() > STRIPPED_SHARE * there.sum():
             logits[0] = torch.where(deep_inside(there, self.depth), NEVER, logits[0])

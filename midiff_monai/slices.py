@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,13 +32,14 @@ def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
 
 
 class SlicewiseInferer(Inferer):
-    """Send a volume through a 2-D network slice by slice.
+    """Send a volume through a 2-D network slice by slice, and average what it answers from several views.
 
     Only the foreground's bounding box is computed; voxels that are zero in the input get `background`.
 
     Args:
         context: number of neighbouring slices on either side that the network sees as further channels.
-        axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
+        axes: the axes to slice along, one after the other; in RAS 0 gives sagittal, 1 coronal and 2 axial slices.
+        mirror: look at the volume mirrored along its first axis, left and right, too.
         batch_size: slices at a time; it does not change the result.
         multiple: height and width are padded with zeros to multiples of this.
         background: value of every output channel where the input is zero: a number, or one per channel.
@@ -47,23 +48,30 @@ class SlicewiseInferer(Inferer):
     def __init__(
         self,
         context: int = 0,
-        axis: int = 2,
+        axes: Sequence[int] = (2,),
+        mirror: bool = False,
         batch_size: int = 16,
         multiple: int = 16,
         background: float | list[float] = 0.0,
     ) -> None:
-        self.context, self.axis, self.batch_size, self.multiple = context, axis, batch_size, multiple
+        self.context, self.axes, self.mirror = context, tuple(axes), mirror
+        self.batch_size, self.multiple = batch_size, multiple
         self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
-    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
+    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any) -> torch.Tensor:
         """Turn the slices of a volume (N, 2·context + 1, H, W) into the output's channels (N, C, H, W).
 
         Args:
             slices: all slices that are not empty, with their neighbours, in order.
             network: takes any number of slices, in batches of `batch_size`.
             positions: (N,) where the slices lie along the sliced axis of the volume.
+            options: what `infer` was given.
         """
         return network(slices)
+
+    def unmirror(self, output: torch.Tensor) -> torch.Tensor:
+        """Put right the channels (C, X, Y, Z) of what was made of a mirrored volume, once it is mirrored back."""
+        return output
 
     @torch.inference_mode()
     def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
@@ -71,29 +79,38 @@ class SlicewiseInferer(Inferer):
 
         The answer is float32. If all volumes are empty, C is the number of background values.
         """
-        volumes = [self._infer(volume, network) for volume in torch.as_tensor(inputs).unbind(0)]
+        volumes = [self.infer(volume.as_subclass(torch.Tensor), network) for volume in torch.as_tensor(inputs)]
         channels = max(len(volume) for volume in volumes)
         outputs = torch.stack([volume.expand(channels, -1, -1, -1) for volume in volumes])
         if isinstance(inputs, MetaTensor):
             return MetaTensor(outputs, meta=inputs.meta)
         return outputs
 
-    def _infer(self, volume: torch.Tensor, network: Network) -> torch.Tensor:
-        turned = volume.as_subclass(torch.Tensor).movedim(self.axis + 1, -1)
+    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
+        """The channels (C, X, Y, Z) of one volume (1, X, Y, Z): the mean of all views."""
+        total, mirrored = 0.0, volume.flip(1)
+        for axis in self.axes:
+            total = total + self._view(volume, network, axis, options)
+            if self.mirror:
+                total = total + self.unmirror(self._view(mirrored, network, axis, options).flip(1))
+        return total / (len(self.axes) * (1 + self.mirror))  # type: ignore[return-value]
+
+    def _view(self, volume: torch.Tensor, network: Network, axis: int, options: dict[str, Any]) -> torch.Tensor:
+        turned = volume.movedim(axis + 1, -1)
         box = foreground_box(turned[0], self.multiple)
         crop = pad_to_multiple(turned[:, box[0], box[1]], self.multiple)
         slices = stack_slices(crop[None], self.context)
         filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
         if not len(filled):
             return self.background.to(volume.device).expand(-1, *volume.shape[1:]).clone()
-        computed = self.predict(slices[filled], in_batches(network, self.batch_size), filled)
+        computed = self.predict(slices[filled], in_batches(network, self.batch_size), filled, **options)
         output = self.background.to(volume.device).expand(computed.shape[1], *turned.shape[1:]).clone()
-        height, width = (axis.stop - axis.start for axis in box[:2])
+        height, width = (side.stop - side.start for side in box[:2])
         computed = computed[..., :height, :width].permute(1, 2, 3, 0).float()
         # where there was nothing, nothing is made
         there = turned[0, box[0], box[1]][..., filled] != 0
         output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
-        return output.movedim(-1, self.axis + 1)
+        return output.movedim(-1, axis + 1)
 
 
 def in_batches(network: Network, size: int) -> Network:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,21 +26,16 @@ class SlabPrepareBatch(PrepareBatch):
 
     Args:
         context: number of neighbouring slices on either side.
-        mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`: every other batch
-            is mirrored along its first axis, left and right. None does not mirror.
     """
 
-    def __init__(self, context: int, mirrored: Sequence[int] | None = None) -> None:
-        self.context, self.mirrored = context, mirrored
+    def __init__(self, context: int) -> None:
+        self.context = context
 
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.as_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
         labels = torch.as_tensor(batchdata["label"]).to(device, non_blocking=non_blocking)
-        if self.mirrored is not None and torch.rand(()) < 0.5:
-            images = images.flip(2)
-            labels = torch.tensor(self.mirrored, device=labels.device)[labels.flip(2).long()].to(labels.dtype)
         return inner_slices(images, self.context, self.context), inner_slices(labels, 0, self.context)
 
 

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from midiff_monai.conditional_mean import ConditionalMean
-from midiff_monai.diffusion import LMIGuidedInferer, middle
+from midiff_monai.diffusion import LMIGuidedInferer
 from midiff_monai.slices import Network, SlicewiseInferer
 from midiff_monai.transforms import DARKEST
 
 
 class SlicewiseTranslation(SlicewiseInferer):
     """Translate volumes in [0, 1] slice by slice with an `LMIGuidedInferer`; answers volumes in [0, 1].
+
+    Every sample is the mean over the views of `SlicewiseInferer`; 0 where the volume is 0, and nowhere else.
 
     Args:
         inferer: samples the slices.
@@ -22,9 +24,8 @@ class SlicewiseTranslation(SlicewiseInferer):
         seed: the same seed gives the same voxels, whatever the batch size.
         shared_noise: 1 starts every slice from the same noise, so that neighbours come out alike; 0 gives each slice
             noise of its own; in between, the variance is split.
-        mirror: average every sample with the one of the slices mirrored along their first axis, left and right.
         conditional_mean: pulls every sample towards a function of the source's grey values; None leaves it as it is.
-        slicing: arguments of `SlicewiseInferer`.
+        slicing: arguments of `SlicewiseInferer`, but for `background`.
     """
 
     def __init__(
@@ -34,31 +35,32 @@ class SlicewiseTranslation(SlicewiseInferer):
         samples: int = 1,
         seed: int = 0,
         shared_noise: float = 1.0,
-        mirror: bool = False,
         conditional_mean: ConditionalMean | None = None,
         **slicing: Any,
     ) -> None:
         super().__init__(**slicing)
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
-        self.shared_noise, self.mirror, self.conditional_mean = shared_noise, mirror, conditional_mean
+        self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
 
-    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor) -> torch.Tensor:
-        """The mean of the samples, and their standard deviation as a second channel if there are several."""
-        draws = torch.stack([self._draw(slices, network, positions, index) for index in range(self.samples)])
+    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
+        """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several."""
+        samples = torch.stack([self._draw(volume, network, index) for index in range(self.samples)])
         if self.samples == 1:
-            return draws[0]
-        return torch.cat([draws.mean(dim=0), draws.std(dim=0)], dim=1)
+            return samples[0]
+        return torch.cat([samples.mean(dim=0), samples.std(dim=0)])
 
-    def _draw(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int) -> torch.Tensor:
-        noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        image = self._sample(noise, network, slices)
-        if self.mirror:
-            image = (image + self._sample(noise.flip(2), network, slices.flip(2)).flip(2)) / 2
+    def _draw(self, volume: torch.Tensor, network: Network, index: int) -> torch.Tensor:
+        image = super().infer(volume, network, index=index)
         if self.conditional_mean:
-            image = self.conditional_mean.pull(self.conditional_mean.prepare(middle(slices), True), image)
-        return ((image + 1) / 2).clamp(DARKEST, 1)  # 0 is left to where there is nothing
+            source = volume.movedim(-1, 0)
+            levels = self.conditional_mean.prepare(source, together=True)
+            image = self.conditional_mean.pull(levels, image.movedim(-1, 0)).movedim(0, -1)
+        # 0 is left to where there is nothing
+        return torch.where(volume != 0, ((image + 1) / 2).clamp(DARKEST, 1), 0)
 
-    def _sample(self, noise: torch.Tensor, network: Network, slices: torch.Tensor) -> torch.Tensor:
+    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any) -> torch.Tensor:
+        """One sample of every slice, in [-1, 1]; its number is the option `index`."""
+        noise = torch.stack([self._noise(slices, int(position), **options) for position in positions])
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
         return self.inferer.sample(noise, network, **settings)  # type: ignore[arg-type]

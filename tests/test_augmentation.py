@@ -103,6 +103,42 @@ def test_flip_mirrors_the_first_axis_of_the_slab() -> None:
     torch.testing.assert_close(mirrored, plain.flip(1), atol=1e-5, rtol=0)
 
 
+def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
+    image = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(0))
+    label = (image * 3).to(torch.uint8)  # 0, 1 left, 2 right
+    sizes: dict[str, Any] = {"size": (6, 5, 4), "centre_range": MIDDLE, "flip_prob": 0.5, **STILL}
+    warp, flipped = RandWarpSlabd(["image", "label"], ["nearest"] * 2, sides={"label": [0, 2, 1]}, **sizes), 0
+    warp.set_random_state(0)
+    for _ in range(200):
+        result = warp({"image": image, "label": label})
+        mirrored = not torch.equal(result["image"], image)
+        assert torch.equal(result["image"], image.flip(1) if mirrored else image)
+        values = (result["image"] * 3).to(torch.uint8)
+        assert result["label"].dtype == torch.uint8
+        assert torch.equal(result["label"], torch.where(values > 0, 3 - values, 0) if mirrored else values)
+        flipped += mirrored
+    assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1), (1, 2, 0), (2, 0, 1)])
+def test_the_axes_of_a_slab_lie_along_those_of_the_volume(axes: tuple[int, int, int]) -> None:
+    volume = torch.rand(2, 13, 11, 9)
+    centre_range = [[0.5, 0.5], [0.4, 0.4], [0.75, 0.75]]
+    result = slab_of(volume, size=[(5, 7, 3)[axis] for axis in axes], axes=axes, centre_range=centre_range, **STILL)
+    expected = volume[:, 4:9, 1:8, 5:8].permute(0, *(1 + axis for axis in axes))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+@given(seed=seeds)
+def test_axes_and_rotation_are_independent(seed: int) -> None:
+    """Seen along other axes, the same map."""
+    geometry: dict[str, Any] = {"size": (7, 7, 7), "rotate": 0.5, "displacement": 0.0}
+    axial, sagittal = (
+        slab_of(coordinates((23, 24, 25)), seed, axes=axes, **geometry) for axes in [(0, 1, 2), (1, 2, 0)]
+    )
+    torch.testing.assert_close(sagittal, axial.permute(0, 2, 3, 1), atol=1e-4, rtol=0)
+
+
 def test_beyond_the_volume_is_nothing() -> None:
     result = slab_of(torch.ones(1, 5, 5, 5), **STILL)
     assert torch.equal(result, torch.nn.functional.pad(torch.ones(1, 5, 5, 5), (0, 0, 2, 2, 2, 2)))
@@ -142,7 +178,7 @@ def test_rotation_preserves_the_volume_of_a_ball(seed: int) -> None:
     assert float(result.sum()) == pytest.approx(float(ball.sum()), rel=5e-3)
 
 
-def test_rotation_scale_displacement_and_flip_are_spread_as_stated() -> None:
+def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
     shape, size, middle = (15, 15, 15), (3, 4, 5), 7.0
 
     def draws(**kwargs: float) -> list[torch.Tensor]:

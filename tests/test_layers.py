@@ -15,8 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "midiff_monai"
 
 LAYERS = (
-    {"conditional_mean", "errors", "labels", "lmi", "paths", "report", "resources"},
+    {"conditional_mean", "errors", "labels", "lmi", "lmi_numba", "paths", "report", "resources"},
     {
+        "atrophy",
         "augmentation",
         "baselines",
         "dicom",

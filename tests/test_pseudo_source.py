@@ -26,7 +26,7 @@ from midiff_monai.pseudo_source import (
 seeds = st.integers(0, 2**31)
 
 FLUID, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
-PURE = PseudoSource(bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0, structures=0.0)
+PURE = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, structures=0.0)
 """Nothing but the new grey values."""
 
 
@@ -96,7 +96,7 @@ def test_remap_agrees_with_numpy(levels: list[float], values: list[float]) -> No
 def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
     target, brain = three_tissues()
     draws = 600
-    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
     sources = seeded(ordered, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
     means = sources.reshape(draws, 3, -1).mean(dim=2)
     ranks = Counter(tuple(ranks) for ranks in means.argsort(dim=1).argsort(dim=1).tolist())
@@ -108,7 +108,7 @@ def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
 def test_tissues_stay_apart_without_jitter() -> None:
     """The three values are well separated, so once stretched neighbours in grey differ by much of the range."""
     target, brain = three_tissues()
-    pseudo_source = PseudoSource(jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    pseudo_source = PseudoSource(jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
     source = seeded(pseudo_source, 0, target.expand(60, -1, -1, -1, -1), brain.expand(60, -1, -1, -1, -1))
     means = source.reshape(60, 3, -1).mean(dim=2).sort(dim=1).values
     separated = (means.diff(dim=1) > 0.3).all(dim=1)
@@ -127,7 +127,7 @@ def test_a_border_of_fluid_and_white_matter_mixes_the_two(levels: list[float], s
 def test_only_the_border_leaves_cortex_out() -> None:
     """Fluid, what lies between, and white matter: on a border the middle one lies between the others."""
     target, brain = three_tissues()
-    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0)
+    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
     inner = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), brain.expand(20, -1, -1, -1, -1))
     border = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), 2 * brain.expand(20, -1, -1, -1, -1))
     for source, lies_between in ((border, True), (inner, False)):
@@ -151,11 +151,11 @@ def test_a_structure_is_shifted_as_a_whole_and_only_it() -> None:
     target[:, :, 15:] = FLUID
     brain = torch.ones_like(target)
     brain[:, :, 2:6], brain[:, :, 9:13] = 3, 4
-    shifted = PseudoSource(bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0, mixing=0.0, structures=0.2)
+    shifted = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, mixing=0.0, structures=0.2)
     first, second, plain = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
     assert (first - plain).abs().mean() > 0.05 and (second - plain).abs().mean() > 0.05
     assert np.corrcoef(first - plain, second - plain)[0, 1] < 0.5
-    unmixed = PseudoSource(bias=0.0, blur=(0.0, 0.0, 0.0), noise=0.0, mixing=0.0, structures=0.0)
+    unmixed = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, mixing=0.0, structures=0.0)
     still = seeded(unmixed, 0, target, brain)[:, 0, :15]
     torch.testing.assert_close(still, still[:, :1, :1, :1].expand(-1, 15, 8, 8))
 
@@ -199,7 +199,7 @@ def test_field_is_uniform_at_its_knots() -> None:
 def test_each_degradation_changes_the_source() -> None:
     target, brain = stripped_slabs(0)
     sources = [
-        seeded(PseudoSource(bias=bias, blur=(blur, blur, blur), noise=noise), 5, target, brain)
+        seeded(PseudoSource(bias=bias, blur=blur, thick=blur, noise=noise), 5, target, brain)
         for bias, blur, noise in [(0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.3)]
     ]
     for degraded in sources[1:]:

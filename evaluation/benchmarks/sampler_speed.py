@@ -1,0 +1,56 @@
+"""How long does sampling take, beside MONAI's own inferer, and how much of it is the guide?
+
+    python -m benchmarks.sampler_speed
+
+The slices of one small volume, in one batch and with the shipped network, one view. MONAI's inferer is given the
+same channels, made once from pure noise, for it cannot make them anew at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from benchmarks.measure import milliseconds, publish
+from benchmarks.scaling import volume
+from monai.inferers import DiffusionInferer
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+
+from midiff_monai.bundles import open_bundle
+from midiff_monai.pipeline import TRANSLATION
+
+SIDE, SLICES = 96, 8
+STOCK = {"MONAI, DDIM": (DDIMScheduler, 50), "MONAI, DDPM": (DDPMScheduler, 1000)}
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One a sampler."""
+    bundle = open_bundle(TRANSLATION)
+    network, inferer = bundle.setting("network"), bundle.setting("inferer").inferer
+    neighbours = [[max(z - 1, 0), z, min(z + 1, SLICES - 1)] for z in range(SLICES)]
+    source = volume(SIDE, SLICES)[0][..., neighbours].permute(2, 3, 0, 1)
+    noise = torch.randn(SLICES, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        prepared = inferer.guide.prepare(source, together=True)
+        channels = inferer.guide(prepared, noise, 0.0)
+        inferer.scheduler.set_timesteps(bundle.setting("steps"))
+        settings: dict[str, Any] = {"source": source, "together": True, "verbose": False}
+        ours = milliseconds(lambda: inferer.sample(noise, network, **settings))
+        before = milliseconds(lambda: inferer.guide.prepare(source, together=True))
+        each = milliseconds(lambda: inferer.guide(prepared, noise, 1.0, noise))
+        yield row("ours", bundle.setting("steps"), ours) | {"guide once, ms": before, "guide a step, ms": each}
+        for name, (scheduler, steps) in STOCK.items():
+            stock = DiffusionInferer(scheduler(prediction_type="sample"))
+            stock.scheduler.set_timesteps(steps)
+            settings = {"conditioning": channels, "mode": "concat", "verbose": False}
+            yield row(name, steps, milliseconds(lambda: stock.sample(noise, network, **settings), 1))  # noqa: B023
+
+
+def row(name: str, steps: int, total: float) -> dict[str, Any]:
+    """Of a sampler that took `total` milliseconds."""
+    return {"sampler": name, "steps": steps, "slices": SLICES, "total ms": total, "ms a step": total / steps}
+
+
+if __name__ == "__main__":
+    publish("sampler_speed", rows())
