@@ -17,9 +17,8 @@ Data = dict[Hashable, Any]
 CUTS = (-2.5, 1.0)
 """Depths below the surface of the brain, in voxels, between which skull stripping cuts."""
 
-
 FLOW_STEPS = 4
-"""Steps in which a space widens."""
+"""Steps in which a space widens: at one go, the border of a narrow one would be sought beyond its other side."""
 
 
 class RandStripd(Randomizable, MapTransform):
@@ -64,9 +63,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         keys: images or label maps of shape (C, X, Y, Z) on one grid.
         modes: "bilinear" or "nearest" for each key.
         size: shape of the slab in voxels.
-        axes: axes of the volume along which the slab's axes lie: (0, 1, 2) cuts RAS volumes into axial slices,
-            (0, 2, 1) into coronal and (1, 2, 0) into sagittal ones.
-        centre_range: range of the slab's centre along each axis of the volume, as fractions of it.
+        centre_range: range of the slab's centre along each axis, as fractions of the volume.
         rotate: standard deviation of the rotation about each axis, in radians; one for all or one per axis.
         scale: standard deviation of the logarithm of the scale along each axis.
         knots: number of displacements along each axis.
@@ -84,7 +81,6 @@ class RandWarpSlabd(Randomizable, MapTransform):
         modes: Sequence[str],
         size: Sequence[int],
         centre_range: Sequence[Sequence[float]],
-        axes: Sequence[int] = (0, 1, 2),
         rotate: float | Sequence[float] = 0.12,
         scale: float = 0.1,
         knots: Sequence[int] = (5, 6, 3),
@@ -96,7 +92,6 @@ class RandWarpSlabd(Randomizable, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes, self.size, self.centre_range = list(modes), tuple(size), np.asarray(centre_range)
-        self.axes = list(axes)
         self.rotate, self.scale, self.knots = rotate, scale, tuple(knots)
         self.displacement, self.flip_prob, self.sides = displacement, flip_prob, sides or {}
         self.widening_key, self.widening = widening_key, np.asarray(widening)
@@ -106,11 +101,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         flipped = self.R.random() < self.flip_prob
         positions = self._positions(result[self.keys[0]].shape[1:], flipped)
         if self.widening_key is not None:
-            amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
-            velocity = torch.as_tensor(result[self.widening_key]).float().unflatten(0, (-1, 3))
-            velocity = torch.einsum("s,scxyz->cxyz", amounts, velocity)
-            for _ in range(FLOW_STEPS):  # at one go, the border of a narrow space would be sought beyond its other side
-                positions = positions + sample(velocity, positions).movedim(0, -1)
+            positions = self._widen(positions, torch.as_tensor(result[self.widening_key]))
         for key, mode in zip(self.key_iterator(result), self.modes, strict=True):
             result[key] = sample(result[key], positions, mode)
             if flipped and key in self.sides:
@@ -125,11 +116,18 @@ class RandWarpSlabd(Randomizable, MapTransform):
         linear = linear * np.exp(self.R.normal(0, self.scale, 3))
         if flipped:
             linear[:, 0] *= -1
-        linear = linear[:, self.axes]
         centre = self.R.uniform(self.centre_range[:, 0], self.centre_range[:, 1]) * (np.asarray(shape) - 1)
         coarse = torch.from_numpy(self.R.normal(0, self.displacement, (1, 3, *self.knots))).float()
         smooth = F.interpolate(coarse, size=self.size, mode="trilinear", align_corners=True)[0].movedim(0, -1)
         return offsets @ torch.from_numpy(linear.T).float() + torch.from_numpy(centre).float() + smooth
+
+    def _widen(self, positions: torch.Tensor, fields: torch.Tensor) -> torch.Tensor:
+        """Follow the fields (3 · spaces, X, Y, Z) from each position, each by an amount of its own."""
+        amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
+        velocity = torch.einsum("s,scxyz->cxyz", amounts, fields.float().unflatten(0, (-1, 3)))
+        for _ in range(FLOW_STEPS):
+            positions = positions + sample(velocity, positions).movedim(0, -1)
+        return positions
 
 
 def sample(volume: Any, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,14 +32,14 @@ def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
 
 
 class SlicewiseInferer(Inferer):
-    """Send a volume through a 2-D network slice by slice, and average what it answers from several views.
+    """Send a volume through a 2-D network slice by slice.
 
     Only the foreground's bounding box is computed; voxels that are zero in the input get `background`.
 
     Args:
         context: number of neighbouring slices on either side that the network sees as further channels.
-        axes: the axes to slice along, one after the other; in RAS 0 gives sagittal, 1 coronal and 2 axial slices.
-        mirror: look at the volume mirrored along its first axis, left and right, too.
+        axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
+        mirror: average with what comes of the volume mirrored along its first axis, left and right in RAS.
         batch_size: slices at a time; it does not change the result.
         multiple: height and width are padded with zeros to multiples of this.
         background: value of every output channel where the input is zero: a number, or one per channel.
@@ -48,13 +48,13 @@ class SlicewiseInferer(Inferer):
     def __init__(
         self,
         context: int = 0,
-        axes: Sequence[int] = (2,),
+        axis: int = 2,
         mirror: bool = False,
         batch_size: int = 16,
         multiple: int = 16,
         background: float | list[float] = 0.0,
     ) -> None:
-        self.context, self.axes, self.mirror = context, tuple(axes), mirror
+        self.context, self.axis, self.mirror = context, axis, mirror
         self.batch_size, self.multiple = batch_size, multiple
         self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
@@ -87,16 +87,15 @@ class SlicewiseInferer(Inferer):
         return outputs
 
     def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        """The channels (C, X, Y, Z) of one volume (1, X, Y, Z): the mean of all views."""
-        total, mirrored = 0.0, volume.flip(1)
-        for axis in self.axes:
-            total = total + self._view(volume, network, axis, options)
-            if self.mirror:
-                total = total + self.unmirror(self._view(mirrored, network, axis, options).flip(1))
-        return total / (len(self.axes) * (1 + self.mirror))  # type: ignore[return-value]
+        """The channels (C, X, Y, Z) of one volume (1, X, Y, Z)."""
+        output = self._slice_by_slice(volume, network, options)
+        if not self.mirror:
+            return output
+        mirrored = self._slice_by_slice(volume.flip(1), network, options)
+        return (output + self.unmirror(mirrored.flip(1))) / 2
 
-    def _view(self, volume: torch.Tensor, network: Network, axis: int, options: dict[str, Any]) -> torch.Tensor:
-        turned = volume.movedim(axis + 1, -1)
+    def _slice_by_slice(self, volume: torch.Tensor, network: Network, options: dict[str, Any]) -> torch.Tensor:
+        turned = volume.movedim(self.axis + 1, -1)
         box = foreground_box(turned[0], self.multiple)
         crop = pad_to_multiple(turned[:, box[0], box[1]], self.multiple)
         slices = stack_slices(crop[None], self.context)
@@ -110,7 +109,7 @@ class SlicewiseInferer(Inferer):
         # where there was nothing, nothing is made
         there = turned[0, box[0], box[1]][..., filled] != 0
         output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
-        return output.movedim(-1, axis + 1)
+        return output.movedim(-1, self.axis + 1)
 
 
 def in_batches(network: Network, size: int) -> Network:

@@ -15,7 +15,7 @@ from midiff_monai.transforms import DARKEST
 class SlicewiseTranslation(SlicewiseInferer):
     """Translate volumes in [0, 1] slice by slice with an `LMIGuidedInferer`; answers volumes in [0, 1].
 
-    Every sample is the mean over the views of `SlicewiseInferer`; 0 where the volume is 0, and nowhere else.
+    The answer is 0 where the volume is 0, and nowhere else.
 
     Args:
         inferer: samples the slices.
@@ -58,9 +58,11 @@ class SlicewiseTranslation(SlicewiseInferer):
         # 0 is left to where there is nothing
         return torch.where(volume != 0, ((image + 1) / 2).clamp(DARKEST, 1), 0)
 
-    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any) -> torch.Tensor:
-        """One sample of every slice, in [-1, 1]; its number is the option `index`."""
-        noise = torch.stack([self._noise(slices, int(position), **options) for position in positions])
+    def predict(
+        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int = 0, **options: Any
+    ) -> torch.Tensor:
+        """The sample of a number `index` of every slice, in [-1, 1]."""
+        noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
         return self.inferer.sample(noise, network, **settings)  # type: ignore[arg-type]

@@ -120,25 +120,6 @@ def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
     assert 70 < flipped < 130
 
 
-@pytest.mark.parametrize("axes", [(0, 2, 1), (1, 2, 0), (2, 0, 1)])
-def test_the_axes_of_a_slab_lie_along_those_of_the_volume(axes: tuple[int, int, int]) -> None:
-    volume = torch.rand(2, 13, 11, 9)
-    centre_range = [[0.5, 0.5], [0.4, 0.4], [0.75, 0.75]]
-    result = slab_of(volume, size=[(5, 7, 3)[axis] for axis in axes], axes=axes, centre_range=centre_range, **STILL)
-    expected = volume[:, 4:9, 1:8, 5:8].permute(0, *(1 + axis for axis in axes))
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
-
-
-@given(seed=seeds)
-def test_axes_and_rotation_are_independent(seed: int) -> None:
-    """Seen along other axes, the same map."""
-    geometry: dict[str, Any] = {"size": (7, 7, 7), "rotate": 0.5, "displacement": 0.0}
-    axial, sagittal = (
-        slab_of(coordinates((23, 24, 25)), seed, axes=axes, **geometry) for axes in [(0, 1, 2), (1, 2, 0)]
-    )
-    torch.testing.assert_close(sagittal, axial.permute(0, 2, 3, 1), atol=1e-4, rtol=0)
-
-
 def test_beyond_the_volume_is_nothing() -> None:
     result = slab_of(torch.ones(1, 5, 5, 5), **STILL)
     assert torch.equal(result, torch.nn.functional.pad(torch.ones(1, 5, 5, 5), (0, 0, 2, 2, 2, 2)))

@@ -47,4 +47,4 @@ def test_the_rival_is_used_with_its_own_weights_and_says_so(tmp_path: Path) -> N
     write_like(np.asarray(phantom.dataobj)[..., ::4], phantom.slicer[..., ::4], tmp_path / "X_PD.nii.gz", np.float32)
     result = methods.randomised_contrast(tmp_path / "X_PD.nii.gz", tmp_path)
     assert result.report.weights == {"randomised_contrast": sha256(methods.RANDOMISED_CONTRAST)}
-    assert len(np.unique(result.segmentation)) > 10
+    assert result.segmentation is not None and len(np.unique(result.segmentation)) > 10

@@ -61,20 +61,20 @@ def test_stack_slices_equals_a_loop(context: int) -> None:
 def test_restacking_reproduces_the_volumes(axis: int, context: int, batch_size: int) -> None:
     volumes = blob(7, 9, 6, batch=2)
     volumes[0] = volumes[0].roll((1, -1, 1), dims=(1, 2, 3))
-    inferer = SlicewiseInferer(context, [axis], False, batch_size, multiple=4)
+    inferer = SlicewiseInferer(context, axis, False, batch_size, multiple=4)
     assert torch.equal(inferer(volumes, Recorder()), volumes)
 
 
 @given(voxels=sparse_volumes, axis=st.integers(0, 2), context=st.integers(0, 2), multiple=st.integers(1, 5))
 def test_restacking_reproduces_any_volume(voxels: NDArray, axis: int, context: int, multiple: int) -> None:
     volumes = torch.from_numpy(voxels)[None, None].float()
-    assert torch.equal(SlicewiseInferer(context, [axis], False, 2, multiple)(volumes, Recorder()), volumes)
+    assert torch.equal(SlicewiseInferer(context, axis, False, 2, multiple)(volumes, Recorder()), volumes)
 
 
 @all_axes
 def test_network_sees_each_slice_with_its_neighbours(axis: int) -> None:
     volume, network = blob(8, 8, 8), Recorder()
-    SlicewiseInferer(context=1, axes=[axis], batch_size=4, multiple=2)(volume, network)
+    SlicewiseInferer(context=1, axis=axis, batch_size=4, multiple=2)(volume, network)
     slices = volume[0, 0].movedim(axis, 0)[:, 1:-1, 1:-1]  # a stack of slices, the first and the last empty
     for position, seen in enumerate(torch.cat(network.batches)):
         neighbours = [position, position + 1, position + 2]
@@ -91,19 +91,12 @@ class Waves(SlicewiseInferer):
         return output.flip(0)
 
 
-def test_several_axes_are_averaged() -> None:
-    volume, network = blob(6, 7, 5), Recorder()
-    single = [Waves(axes=[axis], multiple=1)(volume, network) for axis in range(3)]
-    assert not torch.allclose(single[0], single[2])
-    torch.testing.assert_close(Waves(axes=[2, 0, 1], multiple=1)(volume, network), sum(single) / 3)
-
-
 @all_axes
 def test_a_mirrored_volume_is_put_right_and_averaged(axis: int) -> None:
     volume, network = blob(6, 7, 5), Recorder()
-    plain, mirrored = (Waves(axes=[axis], multiple=1)(image, network) for image in (volume, volume.flip(2)))
+    plain, mirrored = (Waves(axis=axis, multiple=1)(image, network) for image in (volume, volume.flip(2)))
     expected = (plain + mirrored.flip(2).flip(1)) / 2
-    torch.testing.assert_close(Waves(axes=[axis], mirror=True, multiple=1)(volume, network), expected)
+    torch.testing.assert_close(Waves(axis=axis, mirror=True, multiple=1)(volume, network), expected)
 
 
 def test_batch_size_bounds_the_batches() -> None:
@@ -131,7 +124,7 @@ def test_what_is_not_computed_gets_the_background_of_its_channel(axis: int) -> N
     volume[0, 0, 2:6, 2:6, 2:6] = 1
     volume.movedim(axis + 2, 0)[4] = 0  # an empty slice amid filled ones
     volume[0, 0, 3, 3, 3] = 0  # an empty voxel amid filled ones
-    inferer = SlicewiseInferer(axes=[axis], multiple=4, background=[20.0, -3.0, 0.0])
+    inferer = SlicewiseInferer(axis=axis, multiple=4, background=[20.0, -3.0, 0.0])
     result = inferer(volume, lambda slices: torch.full((len(slices), 3, *slices.shape[2:]), 7.0))
     computed = volume[0, 0] > 0
     for channel, background in zip(result[0], [20.0, -3.0, 0.0], strict=True):
@@ -142,7 +135,7 @@ def test_what_is_not_computed_gets_the_background_of_its_channel(axis: int) -> N
 @pytest.mark.parametrize("shape", [(3, 2, 5), (1, 1, 1), (17, 3, 18)])
 def test_sizes_below_the_multiple_are_padded_with_zeros(axis: int, shape: tuple[int, int, int]) -> None:
     volume, network = torch.rand(1, 1, *shape) + 0.1, Recorder()
-    assert torch.equal(SlicewiseInferer(axes=[axis], multiple=16)(volume, network), volume)
+    assert torch.equal(SlicewiseInferer(axis=axis, multiple=16)(volume, network), volume)
     height, width = volume[0, 0].movedim(axis, -1).shape[:2]
     for batch in network.batches:
         assert all(side % 16 == 0 for side in batch.shape[2:])
@@ -175,7 +168,7 @@ def test_grid_of_a_meta_tensor_is_kept() -> None:
     affines = [torch.diag(torch.tensor(steps)) for steps in ([0.9, 1.2, 3.0, 1.0], [-1.0, 1.0, 2.0, 1.0])]
     affines[0][:3, 3] = torch.tensor([5.0, -70.0, 12.5])
     volumes = [MetaTensor(blob(4, 5, 6, seed=seed)[0], affine=affine) for seed, affine in enumerate(affines)]
-    result = SlicewiseInferer(axes=[1])(list_data_collate(volumes), Recorder())
+    result = SlicewiseInferer(axis=1)(list_data_collate(volumes), Recorder())
     for restacked, volume in zip(decollate_batch(result), volumes, strict=True):
         assert isinstance(restacked, MetaTensor)
         np.testing.assert_array_equal(restacked.affine, volume.affine)

@@ -316,8 +316,9 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     parcellation = image.with_name(image.name.replace("_T1.", "_T1_DLMUSE."))
     parser = ConfigParser()
     parser.read_config(resources.bundle_root("t1_lmi_translation") / "configs" / "train.yaml")
+    parser.update({"images": [str(image)]})
     transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-    result = transforms({"image": str(image)} | dict.fromkeys(("label", "mask", "depth"), str(parcellation)))
+    result = transforms(parser.get_parsed_content("datalist")[0])
 
     labels, raw = in_ras(parcellation), in_ras(image)
     values, mask = result["image"][0].numpy(), result["mask"][0].numpy() > 0
@@ -334,6 +335,7 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
     depth = result["depth"].numpy()
     assert (depth[0][white_matter] > 0).all() and (depth[0][~mask] < 0).all() and (depth[1] <= depth[0]).all()
+    assert 0.9 < result["widening"].float().unflatten(0, (2, 3)).norm(dim=1).max() < 1.4
     border = result["mask"][0].numpy() == 2
     assert 1000 < border.sum() and np.isin(labels[border], parser["ventricles"] + parser["white_matter"]).all()
 

@@ -41,7 +41,7 @@ def test_known_volume_is_recovered(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_known_constant_is_recovered_where_the_source_is(steps: int, axis: int) -> None:
-    source, inferer = volume(7, 8, 6), translation(steps, axes=[axis], context=0)
+    source, inferer = volume(7, 8, 6), translation(steps, axis=axis, context=0)
     result = inferer(source, Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 0.4)))
     torch.testing.assert_close(result, 0.7 * (source > 0), rtol=0, atol=1e-4)
 
@@ -96,7 +96,7 @@ def test_several_samples_give_their_mean_and_standard_deviation() -> None:
 
 
 def test_a_mirrored_volume_gives_the_mirrored_result() -> None:
-    source, inferer = volume(8, 8, 6), translation(axes=[0, 2], mirror=True)
+    source, inferer = volume(8, 8, 6), translation(mirror=True)
     torch.testing.assert_close(inferer(source.flip(2), Spy()).flip(2), inferer(source, Spy()))
 
 
