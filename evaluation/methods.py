@@ -175,5 +175,7 @@ ON_T1: dict[str, Method] = {perturbed_t1.__name__: perturbed_t1}
 """Methods that are given the real T1w itself."""
 
 METHODS = ON_CONTRASTS | ON_T1
-TISSUES_ONLY = {hmrf.__name__}
-"""Methods that tell tissues apart but no structures, and make no image."""
+WITHOUT_STRUCTURES = {hmrf.__name__}
+"""Methods that tell tissues apart but no structures."""
+WITHOUT_IMAGE = {hmrf.__name__, randomised_contrast.__name__}
+"""Methods that make no T1w, not even a poor one."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from methods import METHODS, ON_T1, TISSUES_ONLY, Method, direct, midiff
+from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, direct, midiff
 from scores import score
 from simulate import simulate_pairs
 from summary import write_summary
@@ -103,7 +103,8 @@ def fill(table: Table, todo: list[Job]) -> None:
         truth = reference(job.t1)
         with tempfile.TemporaryDirectory() as folder:
             result = parse_method(job.method)(job.volume, Path(folder))
-        scores = score(result, truth, tissues_only=job.method.partition(":")[0] in TISSUES_ONLY)
+        method = job.method.partition(":")[0]
+        scores = score(result, truth, method not in WITHOUT_STRUCTURES, method not in WITHOUT_IMAGE)
         table.add(job.key | scores | weights_columns(truth.report.weights | result.report.weights))
 
 

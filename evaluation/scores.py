@@ -28,13 +28,14 @@ PEAK_PERCENTILE = 99.5
 """Of the real T1w in the brain: the peak of PSNR and the data range of SSIM."""
 
 
-def score(result: Result, truth: Result, tissues_only: bool = False) -> dict[str, float]:
+def score(result: Result, truth: Result, structures: bool = True, image: bool = True) -> dict[str, float]:
     """Compare a result with that of the real T1w, on one grid.
 
     Args:
         result: of a method.
         truth: of the real T1w, or with the true labels in place of its segmentation.
-        tissues_only: leave out the structures and the image.
+        structures: whether the result knows structures, and not tissues alone.
+        image: whether there is a T1w: the synthetic one, or what was taken for one.
 
     Returns:
         By tissue: "T tissue dice". By structure: "S dice", "S hd95" (mm), "S volume error" (relative, signed) and
@@ -42,16 +43,13 @@ def score(result: Result, truth: Result, tissues_only: bool = False) -> dict[str
     """
     assert result.segmentation is not None and truth.segmentation is not None
     scores = tissue_scores(result.segmentation, truth.segmentation)
-    if tissues_only:
-        return scores
-    image = np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
-    brain = truth.segmentation > 0
-    axis = slice_axis(truth.source.affine)
-    return (
-        structure_scores(result.segmentation, truth.segmentation, truth.source.affine)
-        | scores
-        | image_scores(image, np.asarray(truth.source.dataobj), brain, axis)
-    )
+    if structures:
+        scores |= structure_scores(result.segmentation, truth.segmentation, truth.source.affine)
+    if image:
+        made = np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
+        axis = slice_axis(truth.source.affine)
+        scores |= image_scores(made, np.asarray(truth.source.dataobj), truth.segmentation > 0, axis)
+    return scores
 
 
 def tissue_scores(segmentation: NDArray, truth: NDArray) -> dict[str, float]:

@@ -110,7 +110,9 @@ class TestScores:
 
     def test_a_method_of_tissues_gets_no_score_of_structures_or_images(self) -> None:
         tissues = np.select([brain_labels() == 4, brain_labels() > 0], [24, brain_labels()], 0)
-        measured = scores.score(result(smooth(0), tissues), result(smooth(0), brain_labels()), tissues_only=True)
+        measured = scores.score(
+            result(smooth(0), tissues), result(smooth(0), brain_labels()), structures=False, image=False
+        )
         assert len(measured) == 3
         assert set(measured.values()) == {1.0}
 
