@@ -84,7 +84,7 @@ def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) 
 def randomised_contrast(volume: Path, folder: Path) -> Result:
     """Without any translation: a segmenter trained on images of random contrast, made of the same label maps.
 
-    The network, views and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast.yaml.
+    The network and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast.yaml.
     """
     bundle = open_bundle(SEGMENTATION)
     bundle.setting("network_def").load_state_dict(torch.load(RANDOMISED_CONTRAST, weights_only=True))
