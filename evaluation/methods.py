@@ -6,7 +6,6 @@ Volumes are called SUBJECT_CONTRAST.nii.gz: where a user would know the contrast
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,20 @@ import numpy as np
 import torch
 from monai.transforms import Compose, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
+from trained import RIVALS, open_rival
 
 from midiff_monai.baselines import match_histogram
-from midiff_monai.bundles import open_bundle
+from midiff_monai.bundles import Bundle, open_bundle
 from midiff_monai.diffusion import LMIGuidedInferer, middle
 from midiff_monai.inputs import Job
 from midiff_monai.paths import output_paths
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
-from midiff_monai.report import RunReport, sha256
+from midiff_monai.report import RunReport
 from midiff_monai.results import Result
 from midiff_monai.volumes import read_volume, write_like
 
 Method = Callable[..., Result]
-
-RANDOMISED_CONTRAST = Path(__file__).parent / "rivals" / "randomised_contrast.pt"
 
 FLUID, GREY, WHITE = 24, 3, 2
 """FreeSurfer ids that stand for a whole tissue where a method knows no structures."""
@@ -76,20 +74,62 @@ def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) 
         "inferer::inferer::_target_": "methods.StartFromSource",
         "inferer::inferer::noise_level": noise_level,
     }
-    models = Models(open_bundle(TRANSLATION, steps=steps, **inferer), open_bundle(SEGMENTATION))
     (folder / "sdedit").mkdir()
-    return process(Job(matched, output_paths(matched, folder / "sdedit")), Settings(), models)
+    return _translated(matched, folder / "sdedit", open_bundle(TRANSLATION, steps=steps, **inferer))
+
+
+def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
+    """The method as Wang et al. published it, with our U-Net; see rivals/published.yaml.
+
+    Args:
+        volume: SUBJECT_CONTRAST.nii.gz.
+        folder: for its files.
+        steps: of DDIM.
+        ancestral: 1 samples with DDPM instead, as published, which takes `steps=1000`.
+    """
+    settings: dict[str, Any] = {
+        "inferer::mirror": False,
+        "inferer::conditional_mean": None,
+        "inferer::shared_noise": 0.0,
+        "inferer::inferer::_target_": "trained.UnweightedInferer",
+    }
+    if ancestral:
+        settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"
+        torch.manual_seed(0)  # it draws noise at every step
+    return _translated(volume, folder, open_rival(TRANSLATION, "published", steps=steps, **settings))
+
+
+def one_step(volume: Path, folder: Path) -> Result:
+    """A regression with the very same guide and no diffusion; see rivals/one_step_training.yaml."""
+    return _translated(volume, folder, open_rival(TRANSLATION, "one_step", steps=1))
+
+
+def real_pairs(volume: Path, folder: Path) -> Result:
+    """A ceiling: trained on the other subjects' real pairs, which no user has; see rivals/real_pairs_training.yaml."""
+    return _translated(volume, folder, open_rival(TRANSLATION, "real_pairs", real_pairs_weights(volume)))
+
+
+def real_pairs_weights(volume: Path) -> str:
+    """Name of the weights of `real_pairs` that have not seen the subject of a volume."""
+    return f"real_pairs_{volume.name.rpartition('_')[0]}"
+
+
+def applies(name: str, volume: Path) -> bool:
+    """Whether a method can be used on a volume: `real_pairs` can where weights were trained for its subject."""
+    return name != real_pairs.__name__ or (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
 
 
 def randomised_contrast(volume: Path, folder: Path) -> Result:
     """Without any translation: a segmenter trained on images of random contrast, made of the same label maps.
 
-    The network and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast.yaml.
+    The network and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast_training.yaml.
     """
-    bundle = open_bundle(SEGMENTATION)
-    bundle.setting("network_def").load_state_dict(torch.load(RANDOMISED_CONTRAST, weights_only=True))
-    rival = replace(bundle, root=RANDOMISED_CONTRAST.with_suffix(""), weights_sha256=sha256(RANDOMISED_CONTRAST))
-    models = Models(segmentation=rival)
+    models = Models(segmentation=open_rival(SEGMENTATION, "randomised_contrast"))
+    return process(Job(volume, output_paths(volume, folder)), Settings(), models)
+
+
+def _translated(volume: Path, folder: Path, translation: Bundle) -> Result:
+    models = Models(translation, open_bundle(SEGMENTATION))
     return process(Job(volume, output_paths(volume, folder)), Settings(), models)
 
 
@@ -169,7 +209,18 @@ def _matched(volume: Path, folder: Path, invert: bool) -> Path:
 
 ON_CONTRASTS: dict[str, Method] = {
     method.__name__: method
-    for method in (midiff, direct, histogram, inverted_histogram, randomised_contrast, sdedit, hmrf)
+    for method in (
+        midiff,
+        direct,
+        histogram,
+        inverted_histogram,
+        randomised_contrast,
+        published,
+        one_step,
+        sdedit,
+        hmrf,
+        real_pairs,
+    )
 }
 ON_T1: dict[str, Method] = {perturbed_t1.__name__: perturbed_t1}
 """Methods that are given the real T1w itself."""

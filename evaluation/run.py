@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, direct, midiff
+from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, applies, direct, midiff
 from scores import score
 from simulate import simulate_pairs
 from summary import write_summary
@@ -65,7 +65,7 @@ def jobs(pairs: Path, methods: list[str]) -> list[Job]:
     """The rows of one folder of pairs: a method on the T1w itself has one a subject."""
     found = []
     for subject, contrast, volume, t1 in subjects(pairs):
-        for name in methods:
+        for name in (name for name in methods if applies(name, volume)):
             on_t1 = name.partition(":")[0] in ON_T1
             found.append(
                 Job(pairs.resolve().name, subject, *(("T1", name, t1) if on_t1 else (contrast, name, volume)), t1)

@@ -46,10 +46,14 @@ def score(result: Result, truth: Result, structures: bool = True, image: bool = 
     if structures:
         scores |= structure_scores(result.segmentation, truth.segmentation, truth.source.affine)
     if image:
-        made = np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
         axis = slice_axis(truth.source.affine)
-        scores |= image_scores(made, np.asarray(truth.source.dataobj), truth.segmentation > 0, axis)
+        scores |= image_scores(image_of(result), np.asarray(truth.source.dataobj), truth.segmentation > 0, axis)
     return scores
+
+
+def image_of(result: Result) -> NDArray:
+    """The T1w (X, Y, Z) of a result: the synthetic one, or what was taken for one."""
+    return np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
 
 
 def tissue_scores(segmentation: NDArray, truth: NDArray) -> dict[str, float]:

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from midiff_monai.errors import BundleError
+from midiff_monai.paths import staged
 from midiff_monai.report import sha256
 from midiff_monai.resources import bundle_root, overlay_path
 
@@ -58,12 +59,19 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
 
 
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
-    """Store a bundle's weights in half precision and record their SHA-256, which is returned, in its metadata."""
+    """Store a bundle's weights in half precision and record their SHA-256, which is returned, in its metadata.
+
+    The weights that were there are kept beside them, as model_HASH.pt.
+    """
     path = Path(root) / WEIGHTS
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    torch.save(halves, path)
+    if path.exists():
+        path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
+    with staged(path) as temporary:
+        torch.save(halves, temporary)
     metadata = read_metadata(root) | {"weights_sha256": sha256(path)}
-    _metadata_path(root).write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    with staged(_metadata_path(root)) as temporary:
+        temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return metadata["weights_sha256"]
 
 

@@ -9,8 +9,9 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from midiff_monai.resources import available_bundles, available_overlays, bundle
 if TYPE_CHECKING:
     from midiff_monai.batch import Executor, Task
     from midiff_monai.inputs import Job
+    from midiff_monai.pipeline import Settings
+    from midiff_monai.results import Result
 
 EPILOG = """exit codes: 0 all done, 1 volumes of a batch failed, 2 nothing done (arguments, an input, an output or a
 bundle cannot be used), 130 interrupted. Not a medical device: look at the pictures before you use a number."""
@@ -49,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="midiff", description="Segment brain volumes of modalities no segmenter was made for.", epilog=EPILOG
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('midiff-monai')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     segment = _add(commands, "segment", _segment, "volume in, segmentation on its own grid out")
     _add_volume_options(segment)
@@ -136,28 +140,33 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 SETTINGS = ("modality", "steps", "samples", "seed", "device", "precision", "trust_weights")
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tqdm import tqdm
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from midiff_monai.pipeline import Settings
 
-    chosen = {name: getattr(arguments, name) for name in (*SETTINGS, "overwrite")}
-    return chosen | {"progress": lambda paths: tqdm(paths, unit="volume", disable=None)}
+    return Settings(**{name: getattr(arguments, name) for name in SETTINGS})
 
 
 def _segment(arguments: argparse.Namespace) -> int:
-    from midiff_monai.pipeline import segment
-
-    translated = not arguments.no_translate
-    for result in segment(arguments.inputs, arguments.output, translated=translated, **_options(arguments)):
-        print(result.paths.segmentation)
+    for result in _results(arguments, not arguments.no_translate, segmenting=True):
+        print(result.paths.segmentation, flush=True)
     return ExitCode.OK
 
 
 def _translate(arguments: argparse.Namespace) -> int:
-    from midiff_monai.pipeline import translate
-
-    for result in translate(arguments.inputs, arguments.output, **_options(arguments)):
-        print(result.paths.synthetic)
+    for result in _results(arguments, translating=True, segmenting=False):
+        print(result.paths.synthetic, flush=True)
     return ExitCode.OK
+
+
+def _results(arguments: argparse.Namespace, translating: bool, segmenting: bool) -> Iterator[Result]:
+    """One by one: what has been written need not stay in memory."""
+    from tqdm import tqdm
+
+    from midiff_monai.pipeline import run
+
+    progress = partial(tqdm, unit="volume", disable=None)
+    what = _settings(arguments), translating, segmenting, arguments.overwrite, progress
+    return run(arguments.inputs, arguments.output, *what)
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -209,9 +218,9 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
 
 def _task(arguments: argparse.Namespace) -> Task:
     from midiff_monai.batch import Task
-    from midiff_monai.pipeline import Settings, check_settings
+    from midiff_monai.pipeline import check_settings
 
-    settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
+    settings = _settings(arguments)
     check_settings(settings, not arguments.no_translate)
     return Task(settings, not arguments.no_translate, not arguments.translate_only, arguments.overwrite)
 
@@ -240,12 +249,23 @@ def _summarize(folder: Path) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     root = bundle_root(arguments.bundle)
+    check_training_data(root, arguments.overrides)
     configs = root / "configs"
     files = ["--meta_file", configs / "metadata.json", "--config_file", configs / "train.yaml"]
     files += ["--logging_file", configs / "logging.conf", "--bundle_root", root]
     command = [sys.executable, "-m", "monai.bundle", "run", *map(str, files), *arguments.overrides]
     print(shlex.join(command), flush=True)
     return subprocess.run(command, check=False).returncode
+
+
+def check_training_data(root: Path, overrides: Sequence[str]) -> None:
+    """Raise InputError if the data set of a training command holds no T1w: `--dataset_dir`, or the bundle's own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--dataset_dir", type=Path, default=root / "data")
+    folder = parser.parse_known_args(overrides)[0].dataset_dir
+    if not any(folder.glob("*_T1.nii.gz")):
+        mend = "Name the folder of the T1w and their parcellations with --dataset_dir"
+        raise InputError(folder, "holds no SUBJECT_T1.nii.gz", mend)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -244,7 +244,7 @@ def _draw(rows: Mapping[str, list[NDArray]], cuts: list[Cut], grid: nib.Nifti1Im
             _show(panel, picture, extent, tallest, cut.plane.letters)
     for panel, cut in zip(panels[0], cuts, strict=True):
         panel.set_title(f"{cut.plane.name} {cut.position(grid):+.0f} mm", **SMALL)
-    figure.suptitle(title, **LARGE, y=1 - 0.2 / figure.get_figheight(), va="center")
+    figure.suptitle(title, parse_math=False, **LARGE, y=1 - 0.2 / figure.get_figheight(), va="center")
     figure.text(0.5, 0.15 / figure.get_figheight(), CONVENTION, **SMALL, ha="center", va="center")
     return figure
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.metrics import compute_hausdorff_distance
+from monai.metrics.fid import get_fid_score
 from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import ArrayLike, NDArray
 
@@ -90,6 +91,44 @@ def ssim(image: NDArray, reference: NDArray, data_range: float, mask: NDArray[np
     centres = (slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)),) * image.ndim
     counted = similarity[0, 0] if mask is None else similarity[0, 0][torch.as_tensor(mask[centres])]
     return counted.mean().item()
+
+
+def frechet_distance(features: NDArray, reference: NDArray) -> float:
+    """Return the squared Fréchet distance of the Gaussians that fit two sets of features; 0 if equal, else positive.
+
+    Of the features of an Inception network it is FID (Heusel et al., NeurIPS 2017, equation 6). It is too large for
+    small sets, and more so the smaller they are. With no more images than features, the covariances are singular and
+    most of the distance may be due to that: compare only distances between sets of one size.
+
+    Args:
+        features: (N, D), a row an image.
+        reference: (M, D) of the same network.
+    """
+    # no rotation changes the distance; within what the images span, MONAI's matrix root is smaller and less singular
+    basis, _ = np.linalg.qr(np.concatenate([features, reference], dtype=float).T)
+    return get_fid_score(torch.from_numpy(features @ basis), torch.from_numpy(reference @ basis)).item()
+
+
+def kernel_distance(features: NDArray, reference: NDArray) -> float:
+    """Return the unbiased squared maximum mean discrepancy under the kernel (x·y / D + 1)³.
+
+    Of the features of an Inception network it is KID (Bińkowski et al., ICLR 2018). For independent images its
+    expectation does not depend on the size of the sets: it is 0 where the first three moments of the distributions are
+    equal, else positive. One value may well be negative, and is for a set and itself.
+
+    Args:
+        features: (N, D), a row an image, N at least 2.
+        reference: (M, D) of the same network, M at least 2.
+    """
+
+    def kernel(first: NDArray, second: NDArray) -> NDArray[np.float64]:
+        return (first @ second.T / first.shape[1] + 1.0) ** 3
+
+    def within(images: NDArray) -> float:
+        values = kernel(images, images)  # an image and itself are no pair
+        return (values.sum() - values.trace()) / (len(images) * (len(images) - 1))
+
+    return float(within(features) + within(reference) - 2 * kernel(features, reference).mean())
 
 
 def bootstrap_interval(

@@ -21,12 +21,17 @@ from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
 from midiff_monai.transforms import fill_holes, plain, restore_segmentation
-from midiff_monai.volumes import read_volume
+from midiff_monai.volumes import negative_share, read_volume, tells_sides
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
 PRECISIONS = {"auto": None, "float32": False, "bfloat16": True}
 """What the networks compute in, and whether a bundle has to mix precisions for it (its `amp`)."""
+
+MOST_NEGATIVE = 0.1
+"""A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
+
+SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be stored as nibabel assumes, check it."
 
 Progress = Callable[[Iterable[Job]], Iterable[Job]]
 
@@ -137,7 +142,7 @@ def run(
     roles = [*written_roles(settings, translating, segmenting), "report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
     for job in jobs:
-        read(job)
+        read(job, settings)
     check_writable(output, wanted, overwrite, [file for job in jobs for file in job.files])
     models = load_models(settings, translating, segmenting)
     for job in progress(jobs):
@@ -145,9 +150,10 @@ def run(
 
 
 def check_settings(settings: Settings, translating: bool) -> None:
-    """Raise InputError for a setting out of its range, or for a modality where nothing is translated."""
-    if settings.modality and not translating:
-        raise InputError("--modality", "is of no use to what is not translated", "Leave it out, or --no-translate")
+    """Raise InputError for a setting out of its range, or for one of the translation where nothing is translated."""
+    for name in ("modality", "steps", "samples", "seed"):
+        if getattr(settings, name) is not None and not translating:
+            raise InputError(f"--{name}", "is of no use to what is not translated", "Leave it out, or --no-translate")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
@@ -185,7 +191,9 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     """Process one volume and write what came of it."""
     report = new_report(job, settings, models)
     with report.timed("read"):
-        source = read(job)
+        source = read(job, settings)
+        if not tells_sides(source):
+            report.warnings.append(SIDES_UNKNOWN)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
         foreground = torch.from_numpy(fill_holes(voxels[0].numpy() != 0))
@@ -200,13 +208,19 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     return result
 
 
-def read(job: Job) -> nib.Nifti1Image:
+def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
-    if job.series is None:
-        return read_volume(job.source)
+    source = read_volume(job.source) if job.series is None else _read_series(job)
+    if settings.modality is None and (share := negative_share(source)) > MOST_NEGATIVE:
+        fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
+        raise InputError(job.source, fault, "Add a constant, so that the air is 0, or name the --modality")
+    return source
+
+
+def _read_series(job: Job) -> nib.Nifti1Image:
     from midiff_monai.dicom import read_series  # an extra
 
-    return read_series(job.series)
+    return read_series(job.series)  # type: ignore[arg-type]
 
 
 def new_report(job: Job, settings: Settings, models: Models) -> RunReport:

@@ -69,6 +69,17 @@ def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     return _as_nifti1(data, image)
 
 
+def negative_share(image: nib.Nifti1Image) -> float:
+    """The share of the voxels below 0 among those that are not 0, in [0, 1]."""
+    data = np.asarray(image.dataobj)
+    return float((data < 0).sum() / (data != 0).sum())
+
+
+def tells_sides(image: nib.Nifti1Image) -> bool:
+    """Whether a header places the voxels in space; if not, as in ANALYZE, left and right are a convention."""
+    return bool(image.header["sform_code"] or image.header["qform_code"])
+
+
 def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
     """Write a volume on the grid of another, with its sform, qform and units and an otherwise fresh header.
 
@@ -228,6 +239,8 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
         return nib.Nifti1Image(data, image.affine, header)
     if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
         return _on_grid_of(data, image)
+    if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_base_affine()):
+        return nib.Nifti1Image(data, image.affine, nib.Nifti1Header.from_header(image.header))
     return scanner_nifti(data, image.affine)
 
 

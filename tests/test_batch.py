@@ -17,25 +17,38 @@ from midiff_monai import batch
 from midiff_monai.batch import BatchReportError, Outcome, Task, run_batch, stop_on_signal
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.inputs import Job, find_jobs
-from midiff_monai.pipeline import Models, Settings, new_report
+from midiff_monai.pipeline import Models, Settings, new_report, written_roles
 from midiff_monai.report import RunReport, sha256
 from midiff_monai.study import read_study
 
 
 class FakeBundle:
-    root = Path("t1_brain_segmentation")
     weights_sha256 = configuration_sha256 = "0" * 64
 
-    def setting(self, name: str) -> str:
-        return name
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.root, self._settings = Path(name), settings
+
+    def setting(self, name: str) -> object:
+        return getattr(self._settings, name, name)
+
+
+def load(settings: Settings, translating: bool, segmenting: bool) -> Models:
+    models = Models()
+    if translating:
+        models.translation = FakeBundle("t1_lmi_translation", settings)  # type: ignore[assignment]
+    if segmenting:
+        models.segmentation = FakeBundle("t1_brain_segmentation", settings)  # type: ignore[assignment]
+    return models
 
 
 class FakePipeline:
-    """Writes a segmentation and a report; a volume whose text names an exception raises it."""
+    """Writes all files of a run; a volume whose text names an exception raises it.
+
+    There is a DICOM SEG only of a volume whose text is "dicom".
+    """
 
     def __init__(self) -> None:
         self.processed: list[str] = []
-        self.models = Models(segmentation=FakeBundle())  # type: ignore[arg-type]
 
     def __call__(self, job: Job, settings: Settings, models: Models) -> RunReport:
         source, paths = job.source, job.paths
@@ -50,9 +63,11 @@ class FakePipeline:
         report = new_report(job, settings, models)
         report.warnings.append("Look at the picture.")
         paths.report.parent.mkdir(exist_ok=True)
-        paths.segmentation.write_text("segmentation")
-        report.outputs["segmentation"] = paths.segmentation
-        report.hashes["segmentation"] = sha256(paths.segmentation)
+        roles = set(written_roles(settings, models.translation is not None, models.segmentation is not None))
+        for role in roles - (set() if source.read_text() == "dicom" else {"dicom_seg"}):
+            path = getattr(paths, role)
+            path.write_text(f"{role} by {len(self.processed)}")
+            report.outputs[role], report.hashes[role] = path, sha256(path)
         report.write(paths.report)
         self.report = report
         return report
@@ -61,7 +76,7 @@ class FakePipeline:
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setattr(batch, "_load", lambda settings, translating, segmenting: fake.models)
+    monkeypatch.setattr(batch, "_load", load)
     monkeypatch.setattr(batch, "process", lambda *arguments: type("Result", (), {"report": fake(*arguments)}))
     return fake
 
@@ -167,6 +182,77 @@ def test_files_that_midiff_did_not_make_are_not_replaced(
     assert outcomes[1].status == "failed" and "not as midiff made it" in outcomes[1].error
     assert jobs[1].paths.segmentation.read_text() == "by hand"
     assert run_batch(jobs, replace(task, overwrite=True), tmp_path / "out")[1].status == "done"
+
+
+OTHERS = {
+    "no translation": Task(translating=False),
+    "a translation alone": Task(Settings(seed=1), segmenting=False),
+    "several samples": Task(Settings(samples=2)),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("turned_around", [False, True])
+def test_what_is_written_may_change_and_change_back(
+    turned_around: bool, other: Task, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    """Whatever the runs between did not replace is still known as midiff's."""
+    first, second = (other, Task()) if turned_around else (Task(), other)
+    for number, task in enumerate((first, second, second, first), start=1):
+        expected = "skipped" if number == 3 else "done"
+        assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == [expected]
+        outputs = read_study(tmp_path / "out")[0].report["outputs"]
+        made = {role: Path(path).read_text() for role, path in outputs.items()}
+        roles = written_roles(task.settings, task.translating, task.segmenting)
+        assert made == {role: f"{role} by {min(number, 2) if number < 4 else 3}" for role in roles if role != "dicom_seg"}
+
+
+def test_a_translation_is_done_once_it_was_made_for_a_segmentation(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    run_batch(jobs, Task(), tmp_path / "out")
+    manifest = jobs[0].paths.report.read_bytes()
+    assert statuses(run_batch(jobs, Task(segmenting=False), tmp_path / "out")) == ["skipped"] * 3
+    assert jobs[0].paths.report.read_bytes() == manifest, "the segmentation stays in the tables of the study"
+    assert statuses(run_batch(jobs, Task(translating=False), tmp_path / "out")) == ["done"] * 3
+    assert statuses(run_batch(jobs, Task(segmenting=False), tmp_path / "out")) == ["done"] * 3
+
+
+def test_a_run_that_was_killed_forgets_no_file(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    run_batch(jobs[:1], Task(), tmp_path / "out")
+    pipeline.report.outputs, pipeline.report.hashes = {}, {}
+    pipeline.report.write(jobs[0].paths.report, complete=False)
+    for task in (OTHERS["a translation alone"], Task()):
+        assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == ["done"]
+
+
+def test_a_correction_outlives_runs_that_write_other_files(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    run_batch(jobs[:1], Task(), tmp_path / "out")
+    jobs[0].paths.segmentation.write_text("by hand")
+    assert statuses(run_batch(jobs[:1], OTHERS["a translation alone"], tmp_path / "out")) == ["done"]
+    assert statuses(run_batch(jobs[:1], Task(), tmp_path / "out")) == ["failed"]
+    assert jobs[0].paths.segmentation.read_text() == "by hand"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_not_made_any_more_goes(
+    overwrite: bool, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    """Such as the DICOM SEG of a series in which no structure is found any more."""
+    jobs[0].source.write_text("dicom")
+    run_batch(jobs[:1], TASK, tmp_path / "out")
+    assert jobs[0].paths.dicom_seg.is_file()
+    jobs[0].source.write_text("good")
+    task = replace(TASK, overwrite=overwrite)
+    assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == ["done"]
+    assert not jobs[0].paths.dicom_seg.exists()
+    jobs[0].paths.dicom_seg.write_text("by another tool")
+    jobs[1].paths.dicom_seg.write_text("by another tool")
+    run_batch(jobs[1:2], replace(TASK, overwrite=True), tmp_path / "out")
+    assert jobs[1].paths.dicom_seg.is_file()
+    assert statuses(run_batch(jobs[:2], TASK, tmp_path / "out")) == ["failed"] * 2
 
 
 def test_an_output_that_is_an_input_is_refused(pipeline: FakePipeline, tmp_path: Path) -> None:

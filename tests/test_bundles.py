@@ -168,3 +168,12 @@ def test_weights_of_another_hash_are_used_when_they_are_trusted(tmp_path: Path) 
     torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, path)
     assert load_weights(network, tmp_path / "bundle", trusted=True) == sha256(path)
     assert (network.weight == 1).all()
+
+
+def test_weights_that_are_replaced_are_kept(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    before = path.read_bytes()
+    save_weights({"weight": torch.ones(2, 2)}, tmp_path / "bundle")
+    assert path.with_name(f"model_{hashlib.sha256(before).hexdigest()[:12]}.pt").read_bytes() == before
+    assert torch.load(path, weights_only=True)["weight"].dtype == torch.float16

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import nibabel as nib
@@ -131,7 +132,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz")
 
-    monkeypatch.setattr("midiff_monai.pipeline.segment", full)
+    monkeypatch.setattr("midiff_monai.pipeline.run", full)
     assert main(["segment", "x.nii", "-o", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "No space left on device: 'x_dseg.nii.gz'" in message and message.count("\n") == 1
@@ -168,8 +169,20 @@ def test_unknown_commands_are_usage_errors() -> None:
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("overrides", [[], ["--dataset_dir", "nowhere"], ["--dataset_dir=nowhere", "--max_epochs=2"]])
+def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "t1_brain_segmentation", *overrides]) == 2
+    assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
+
+
+def test_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"midiff {metadata.version('midiff-monai')}\n"
+
+
 def test_train_prints_and_runs_the_command_of_the_bundle(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[list[str]] = []
 
@@ -178,12 +191,15 @@ def test_train_prints_and_runs_the_command_of_the_bundle(
         return subprocess.CompletedProcess(command, 3)
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert main(["train", "t1_brain_segmentation", "--max_epochs", "2"]) == 3, "the exit code is that of the training"
+    (tmp_path / "A_T1.nii.gz").touch()
+    overrides = ["--max_epochs", "2", "--dataset_dir", str(tmp_path)]
+    assert main(["train", "t1_brain_segmentation", *overrides]) == 3, "the exit code is that of the training"
     (command,) = commands
     assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
     options = dict(zip(command[4::2], command[5::2], strict=True))
     root = resources.bundle_root("t1_brain_segmentation")
     assert options.pop("--max_epochs") == "2" and options.pop("--bundle_root") == str(root)
+    assert options.pop("--dataset_dir") == str(tmp_path)
     files = {"--config_file": "train.yaml", "--meta_file": "metadata.json", "--logging_file": "logging.conf"}
     assert options == {option: str(root / "configs" / name) for option, name in files.items()}
     assert shlex.split(capsys.readouterr().out) == command

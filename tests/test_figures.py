@@ -108,6 +108,12 @@ def test_an_empty_segmentation_still_shows_the_input(tmp_path: Path) -> None:
     assert (imread(tmp_path / "qc.png")[..., 0] > 0.5).mean() > 0.2
 
 
+def test_a_title_is_no_formula(tmp_path: Path) -> None:
+    source, segmentation, affine = cube(0)
+    qc_mosaic(source, None, segmentation, affine, tmp_path / "qc.png", "scan$1_$2_x", COLOURS)
+    assert (tmp_path / "qc.png").exists()
+
+
 def test_a_structure_without_colour_is_refused(tmp_path: Path) -> None:
     source, segmentation, affine = cube(0)
     with pytest.raises(KeyError, match="2"):

@@ -25,7 +25,7 @@ def test_good_volumes_come_out_as_alone_and_none_is_kept_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thin = [make_phantom("T1", seed=seed).image.slicer[::2, ::2, 30:34] for seed in range(3)]  # type: ignore[arg-type]
-    monkeypatch.setattr(long_batch, "good", lambda number: thin[number % 3])
+    monkeypatch.setattr(long_batch, "good", lambda number, spacing: thin[number % 3])
     monkeypatch.setattr(long_batch, "EVERY", 4)
     resident: list[float] = []
 
@@ -36,7 +36,7 @@ def test_good_volumes_come_out_as_alone_and_none_is_kept_in_memory(
 
     study, out = tmp_path / "study", tmp_path / "out"
     study.mkdir()
-    long_batch.write_study(VOLUMES, study)
+    long_batch.write_study(VOLUMES, long_batch.SMALL, study)
     outcomes = run_batch(find_jobs([study], out), Task(translating=False), out, progress=watch)
     alone = segment([outcome.input for outcome in outcomes[:3]], tmp_path / "alone", translated=False)
     for number, outcome in enumerate(outcomes):

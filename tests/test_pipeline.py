@@ -148,3 +148,50 @@ def test_a_dicom_series_is_answered_in_dicom_too(
     assert {"Left-Cerebral-White-Matter", "Right-Cerebral-Cortex"} <= labels
     report = json.loads(from_series.paths.report.read_text())
     assert len(report["input"]["sha256"]) == 64 and report["outputs"]["dicom_seg"].endswith("_dseg.dcm")
+
+
+def standardized(thin_phantom: Path, path: Path) -> Path:
+    """The phantom with a mean of 0 within the head, as many pipelines leave it."""
+    image = nib.load(thin_phantom)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    head = voxels > 0
+    nib.save(
+        nib.Nifti1Image(np.where(head, (voxels - voxels[head].mean()) / voxels[head].std(), 0), image.affine), path
+    )
+    return path
+
+
+def test_a_volume_with_a_mean_of_0_is_refused(thin_phantom: Path, tmp_path: Path) -> None:
+    volume = standardized(thin_phantom, tmp_path / "standardized.nii.gz")
+    for translated in (True, False):
+        with pytest.raises(InputError, match="of its voxels below 0"):
+            segment([volume], tmp_path / "out", translated=translated)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_takes_values_below_0(thin_phantom: Path, tmp_path: Path) -> None:
+    image = nib.load(thin_phantom)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    volume = tmp_path / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(np.where(voxels > 0, voxels / voxels.max() * 60, -1000), image.affine), volume)
+    assert translate([volume], tmp_path / "out", modality="CT")[0].synthetic is not None
+    with pytest.raises(InputError, match="--modality"):
+        translate([volume], tmp_path / "out2")
+
+
+@pytest.mark.parametrize("code, warned", [(0, True), (1, False)])
+def test_a_header_that_knows_no_sides_is_told_of(code: int, warned: bool, thin_phantom: Path, tmp_path: Path) -> None:
+    image = nib.load(thin_phantom)
+    image.set_sform(None, 0)
+    image.set_qform(image.affine if code else None, code)
+    nib.save(image, tmp_path / "sides.nii.gz")
+    result = translate([tmp_path / "sides.nii.gz"], tmp_path / "out", steps=1)[0]
+    assert any("left" in warning for warning in result.report.warnings) == warned
+
+
+@pytest.mark.parametrize("setting", [{"modality": "CT"}, {"steps": 3}, {"samples": 2}, {"seed": 0}])
+def test_settings_of_the_translation_are_refused_without_one(
+    setting: dict[str, str | int], thin_phantom: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(setting))}"):
+        segment([thin_phantom], tmp_path, translated=False, **setting)

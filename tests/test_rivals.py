@@ -1,20 +1,30 @@
-"""What trains the segmenter of random contrasts, and that it is used with its own weights."""
+"""That each rival is trained as it says, and used with its own weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import methods
 import numpy as np
+import pytest
 import torch
+import trained
 from label_contrast import RandLabelContrastd
+from monai.bundle import ConfigParser
 
 from midiff_monai.labels import MIRRORED
+from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.phantom import make_phantom
+from midiff_monai.pipeline import TRANSLATION
 from midiff_monai.report import sha256
+from midiff_monai.resources import bundle_root
 from midiff_monai.volumes import write_like
 
 CLASSES = len(MIRRORED)
+
+
+# --- randomised contrast ---
 
 
 def painted(seed: int, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,9 +52,94 @@ def test_grey_values_fill_their_range_and_noise_differs_by_structure() -> None:
     assert deviations.min() < 0.02 and 0.07 < deviations.max() < 0.12
 
 
-def test_the_rival_is_used_with_its_own_weights_and_says_so(tmp_path: Path) -> None:
+# --- variants of the translation ---
+
+
+def training(*overlays: str) -> ConfigParser:
+    parser = ConfigParser()
+    files = [
+        bundle_root(TRANSLATION) / "configs" / "train.yaml",
+        *(trained.RIVALS / f"{name}.yaml" for name in overlays),
+    ]
+    parser.read_config([str(file) for file in files])
+    return parser
+
+
+def batch(parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """What a rival makes of slabs of noise: the slabs, the goal, and what the inferer is given."""
+    torch.manual_seed(0)
+    slabs = torch.rand(8, 1, 32, 32, 12)
+    given = {"image": slabs, "mask": 1 - slabs, "depth": torch.full((8, 2, 32, 32, 12), 9.0)}
+    images, goal, _, options = parser.get_parsed_content("train::prepare_batch")(given)
+    return images, goal, given["mask"], options
+
+
+def test_the_published_method_learns_the_noise_from_the_t1w_itself_at_all_timesteps() -> None:
+    images, goal, _, options = batch(training("published", "published_training"))
+    assert torch.equal(goal, options["noise"]) and options["passes"] == 1
+    torch.testing.assert_close(options["source"], (images + 1) / 2)
+    quarters = torch.histc(options["timesteps"].float(), 4, 0, 1000)
+    assert quarters.min() > 0.15 * quarters.sum()
+
+
+def test_the_published_network_sees_the_noisy_image_and_two_maps_as_they_are() -> None:
+    parser = training("published", "published_training")
+    seen = []
+    inferer = parser.get_parsed_content("inferer")
+    image, noise, source = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    timesteps = torch.tensor([900, 20])
+
+    def network(x: torch.Tensor, **_: Any) -> torch.Tensor:
+        seen.append(x)
+        return x[:, :1]
+
+    inferer(image, network, noise, timesteps, source=source)
+    lmi = LocalMutualInformation(3, 3, "parzen", bins=27, bandwidth=8 / 255)
+    noisy = inferer.scheduler.add_noise(image, noise, timesteps)
+    expected = [noisy, lmi(source, source), lmi(source, (noisy + 1) / 2)]
+    torch.testing.assert_close(seen[0], torch.cat(expected, dim=1))
+
+
+def test_one_step_is_trained_where_it_is_used_and_nowhere_else() -> None:
+    _, _, _, options = batch(training("one_step_training"))
+    assert (options["timesteps"] == 999).all() and options["passes"] == 1
+
+
+def test_real_pairs_are_learnt_from_as_they_are() -> None:
+    _, _, real, options = batch(training("real_pairs_training"))
+    middle = options["source"][:, 1].reshape(8, 10, 32, 32)
+    torch.testing.assert_close(middle, real[:, 0, :, :, 1:-1].permute(0, 3, 1, 2))
+
+
+def test_real_pairs_leave_the_subject_out(tmp_path: Path) -> None:
+    for subject in "ABC":
+        (tmp_path / f"{subject}_T1.nii.gz").touch()
+    parser = training("real_pairs_training")
+    parser.update({"pairs_dir": str(tmp_path), "held_out": "B"})
+    pairs = parser.get_parsed_content("train_datalist")
+    assert {Path(pair["image"]).name for pair in pairs} == {"A_T1.nii.gz", "C_T1.nii.gz"}
+    assert {Path(pair["mask"]).name for pair in pairs} == {
+        f"{s}_{c}.nii.gz" for s in "AC" for c in ("PD", "T2", "FLAIR")
+    }
+
+
+def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "RIVALS", tmp_path)
+    (tmp_path / "real_pairs_A_1.pt").touch()
+    assert methods.applies("real_pairs", Path("A_1_PD.nii.gz")) and not methods.applies(
+        "real_pairs", Path("A_PD.nii.gz")
+    )
+    assert methods.applies("published:steps=5", Path("A_PD.nii.gz"))
+
+
+# --- in use ---
+
+
+@pytest.mark.parametrize("name", ["randomised_contrast", "published", "one_step"])
+def test_a_rival_is_used_with_its_own_weights_and_says_so(name: str, tmp_path: Path) -> None:
     phantom = make_phantom("PD").image
     write_like(np.asarray(phantom.dataobj)[..., ::4], phantom.slicer[..., ::4], tmp_path / "X_PD.nii.gz", np.float32)
-    result = methods.randomised_contrast(tmp_path / "X_PD.nii.gz", tmp_path)
-    assert result.report.weights == {"randomised_contrast": sha256(methods.RANDOMISED_CONTRAST)}
+    result = methods.METHODS[name](tmp_path / "X_PD.nii.gz", tmp_path)
+    assert result.report.weights[name] == sha256(trained.RIVALS / f"{name}.pt")
+    assert TRANSLATION not in result.report.weights
     assert result.segmentation is not None and len(np.unique(result.segmentation)) > 10

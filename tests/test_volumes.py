@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from midiff_monai.volumes import read_volume, write_like
+from midiff_monai.volumes import negative_share, read_volume, tells_sides, write_like
 
 OBLIQUE = nib.affines.from_matvec(
     Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
@@ -193,3 +193,19 @@ def test_real_volume_comes_back_in_its_own_space(
     assert written.GetSize() == expected.GetSize()
     np.testing.assert_array_equal(written.GetDirection(), expected.GetDirection())
     np.testing.assert_array_equal(written.GetOrigin(), expected.GetOrigin())
+
+
+def test_analyze_places_nothing_in_space_and_says_so(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    nib.save(nib.AnalyzeImage(voxels, None), tmp_path / "a.img")
+    expected = nib.load(tmp_path / "a.img")
+    image = read_volume(tmp_path / "a.img")
+    np.testing.assert_allclose(image.affine, expected.affine)
+    np.testing.assert_array_equal(image.get_fdata(), voxels)
+    assert not tells_sides(image)
+    assert tells_sides(read_volume(save(tmp_path / "a.nii", voxels)))
+
+
+def test_share_below_0_is_that_of_what_is_not_0(voxels: NDArray[np.int16]) -> None:
+    data = np.zeros((4, 5, 6), np.float32)
+    data[0], data[1, 0] = 1, -1
+    assert negative_share(nib.Nifti1Image(data, np.eye(4))) == pytest.approx(6 / 36)

@@ -1,8 +1,9 @@
 """Does a long batch with faults in it stay as it began, in memory, time and results?
 
-    python -m benchmarks.long_batch [--volumes 200]
+    python -m benchmarks.long_batch                                       # small volumes
+    python -m benchmarks.long_batch --volumes 50 --spacing 0.94 0.94 3    # of clinical size
 
-Small phantoms of three contrasts go through one batch, every tenth of them spoilt in one of several ways. Every good
+Phantoms of three contrasts go through one batch, every tenth of them spoilt in one of several ways. Every good
 one must come out as it does alone, voxel by voxel, and every spoilt one be told of; else the benchmark fails.
 """
 
@@ -26,25 +27,26 @@ from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import segment
 
 CONTRASTS = ("PD", "T2", "FLAIR")
-SPACING = (3.0, 3.0, 6.0)
+Spacing = tuple[float, float, float]
+SMALL: Spacing = (3.0, 3.0, 6.0)
 EVERY = 10
 """Of so many volumes, the last is spoilt."""
 
 
-def good(number: int) -> nib.Nifti1Image:
+def good(number: int, spacing: Spacing) -> nib.Nifti1Image:
     """Few distinct volumes, so that each is run alone only once."""
-    return phantom(CONTRASTS[number % len(CONTRASTS)])
+    return phantom(CONTRASTS[number % len(CONTRASTS)], spacing)
 
 
 @cache
-def phantom(contrast: str) -> nib.Nifti1Image:
-    """A small one: the template brain in large voxels."""
-    return make_phantom(contrast, spacing=SPACING).image
+def phantom(contrast: str, spacing: Spacing) -> nib.Nifti1Image:
+    """The template brain in voxels of some size, in mm."""
+    return make_phantom(contrast, spacing=spacing).image
 
 
-def write_spoilt(number: int, path: Path) -> None:
+def write_spoilt(number: int, spacing: Spacing, path: Path) -> None:
     """Cut short, of two frames, without contrast, without a number, or no image at all."""
-    image = good(number)
+    image = good(number, spacing)
     voxels = np.asarray(image.dataobj, dtype=np.float32)
     match number // EVERY % 5:
         case 0:
@@ -65,14 +67,14 @@ def is_spoilt(number: int) -> bool:
     return number % EVERY == EVERY - 1
 
 
-def write_study(volumes: int, folder: Path) -> None:
+def write_study(volumes: int, spacing: Spacing, folder: Path) -> None:
     """Fill a folder with volumes whose names sort by their numbers."""
     for number in range(volumes):
         path = folder / f"{number:04d}.nii.gz"
         if is_spoilt(number):
-            write_spoilt(number, path)
+            write_spoilt(number, spacing, path)
         else:
-            nib.save(good(number), path)
+            nib.save(good(number, spacing), path)
 
 
 def check(outcomes: list[Outcome], output: Path, alone: Path) -> None:
@@ -86,22 +88,23 @@ def check(outcomes: list[Outcome], output: Path, alone: Path) -> None:
             np.testing.assert_array_equal(made, expected[number % len(CONTRASTS)])
 
 
-def rows(volumes: int) -> Iterator[dict[str, Any]]:
+def rows(volumes: int, spacing: Spacing) -> Iterator[dict[str, Any]]:
     """Memory and time after each tenth volume."""
     found: list[dict[str, Any]] = []
+    shape = "x".join(map(str, good(0, spacing).shape))
     start = time.perf_counter()
 
     def watch(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         for number, outcome in enumerate(outcomes, start=1):
             if number % EVERY == 0:
                 facts = {"resident MB": status("VmRSS") / 1024, "peak MB": status("VmHWM") / 1024}
-                found.append({"volumes": number, "seconds": time.perf_counter() - start} | facts)
+                found.append({"shape": shape, "volumes": number, "seconds": time.perf_counter() - start} | facts)
             yield outcome
 
     with tempfile.TemporaryDirectory() as folder:
         study, output, alone = (Path(folder) / name for name in ("study", "output", "alone"))
         study.mkdir()
-        write_study(volumes, study)
+        write_study(volumes, spacing, study)
         outcomes = run_batch(find_jobs([study], output), Task(), output, progress=watch)
         check(outcomes, output, alone)
     yield from found
@@ -110,4 +113,7 @@ def rows(volumes: int) -> Iterator[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--volumes", type=int, default=200)
-    publish("long_batch", rows(parser.parse_args().volumes))
+    parser.add_argument("--spacing", type=float, nargs=3, default=SMALL, help="voxel size in mm")
+    arguments = parser.parse_args()
+    table = list(rows(arguments.volumes, tuple(arguments.spacing)))
+    publish(f"long_batch_{table[0]['shape']}", table)

@@ -1,0 +1,59 @@
+"""Rivals with weights of their own: the bundles under other configurations, trained by the overlays in rivals/."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.networks.utils import copy_model_state
+from torch import nn
+
+from midiff_monai.bundles import WEIGHTS, Bundle
+from midiff_monai.diffusion import LMIGuidedInferer
+from midiff_monai.report import sha256
+from midiff_monai.resources import bundle_root
+
+RIVALS = Path(__file__).parent / "rivals"
+
+
+def open_rival(bundle: str, rival: str, weights: str | None = None, **settings: Any) -> Bundle:
+    """Open a bundle's inference configuration with the weights of a rival, and its overlay if it has one.
+
+    Args:
+        bundle: the bundle that the rival is a variant of.
+        rival: its name: the overlay is rivals/RIVAL.yaml.
+        weights: name of the weights, rivals/WEIGHTS.pt, if it is not the rival's.
+        settings: ids of the configuration and the values that replace theirs.
+    """
+    path = RIVALS / f"{weights or rival}.pt"
+    files = [bundle_root(bundle) / "configs" / "inference.yaml", *RIVALS.glob(f"{rival}.yaml")]
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(bundle_root(bundle))} | settings)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return Bundle(RIVALS / rival, parser, sha256(path), sha256(*files))
+
+
+def save_rival(state: Mapping[str, torch.Tensor], weights: str) -> None:
+    """Store weights in half precision as rivals/WEIGHTS.pt; of several processes the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        torch.save({name: value.half() for name, value in state.items()}, RIVALS / f"{weights}.pt")
+
+
+def begin_from_bundle(network: nn.Module, root: str | Path) -> None:
+    """Give a U-Net those of a bundle's weights whose name and shape it has."""
+    shipped = torch.load(Path(root) / WEIGHTS, weights_only=True)
+    unet = {name.rpartition("network.")[2]: value.float() for name, value in shipped.items()}
+    copy_model_state(network, unet)
+
+
+class UnweightedInferer(LMIGuidedInferer):
+    """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
+
+    def _signal(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1, 1, 1, 1, device=x.device)
