@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import glob
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from midiff_monai.dicom import DicomSeries
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+
+RESULTS = (
+    (re.compile(r"(.+)_(?:synthT1w|synthT1w_std|dseg)\.nii\.gz"), r"\1_report.json"),
+    (re.compile(r"(.+_desc-)(?:synthetic|midiff)([0-9A-Za-z]*)_(?:T1w|std|dseg)\.nii\.gz"), r"\1midiff\2_report.json"),
+)
+"""What volumes that midiff made are called, by `paths` and by `bids`, and the report that then lies beside them."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,10 @@ def find_jobs(items: Sequence[str | Path], output: str | Path) -> list[Job]:
         items: each one volume; a folder, whose volumes keep their subfolders in the output, as do the DICOM series of
             those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all subfolders); or a
             table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they are relative, and, if
-            wanted, a column `output` of subfolders.
-        output: folder for the results. Volumes in it are passed over.
+            wanted, a column `output` of subfolders. In folders and among what a pattern matches, volumes that midiff
+            made are passed over, as long as their report lies beside them. So are, with a warning in the log, DICOM
+            series that are no volume of anatomy.
+        output: folder for the results, passed over itself where it lies in a folder that is searched.
 
     Raises:
         InputError: nothing is found, a folder cannot be read, a table lacks the column, a file is no volume by its
@@ -75,7 +87,7 @@ def _expand(item: str | Path, output: Path) -> Iterator[Job]:
     elif path.suffix.lower() in TABLE_SUFFIXES:
         yield from (_job(source, folder) for source, folder in _listed(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
-        yield from (_job(volume, output) for volume in _matching(str(item), output))
+        yield from (_job(volume, output) for volume in _matching(str(item)))
     else:
         yield _job(path, output)
 
@@ -88,15 +100,31 @@ def _jobs_below(folder: Path, output: Path) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, passing_over=output)
-    volumes = _volumes_among(files, output)
+    volumes = _volumes_among(files)
     # where DICOM was converted, the images lie beside what was made of them
     with_volumes = {volume.parent for volume in volumes}
     images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
+    series = _series_among(images) if images else []
     jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
-    jobs += _series_among(images, folder, output) if images else []
+    jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series if not each.unfit]
+    passed_over = [each for each in series if each.unfit]
     if not jobs:
-        raise InputError(folder, "holds no volume and no DICOM image", "Name the folder of the scans")
+        raise _nothing_below(folder, output, passed_over)
+    for each in passed_over:
+        _logger.warning("%s: passed over, for it %s", each.folder / each.name, each.unfit)
     return jobs
+
+
+def _job_of_series(series: DicomSeries, folder: Path) -> Job:
+    return Job(series.folder / series.name, named_outputs(series.name, folder), series)
+
+
+def _nothing_below(folder: Path, output: Path, passed_over: list[DicomSeries]) -> InputError:
+    fault = f"holds no volume and no DICOM image (results of midiff, and what lies in {output}, aside)"
+    if passed_over:
+        reasons = (f"series {series.name} {series.unfit}" for series in passed_over)
+        fault = f"holds no volume of MR or CT: {', '.join(reasons)}"
+    return InputError(folder, fault, "Name the folder of the scans")
 
 
 def _is_dicom(path: Path) -> bool:
@@ -110,33 +138,35 @@ def _is_dicom(path: Path) -> bool:
         return True
 
 
-def _series_among(images: list[Path], folder: Path, output: Path) -> list[Job]:
+def _series_among(images: list[Path]) -> list[DicomSeries]:
     try:
         from midiff_monai.dicom import find_series
     except ImportError:
         fault = "is DICOM; to read it takes another package"
         raise InputError(images[0], fault, "Install it: pip install 'midiff-monai[dicom]'") from None
-    return [
-        Job(series.folder / series.name, named_outputs(series.name, output / series.folder.relative_to(folder)), series)
-        for series in find_series(images)
-    ]
+    return find_series(images)
 
 
-def _matching(pattern: str, output: Path) -> list[Path]:
-    return _volumes_among([Path(match) for match in glob.glob(pattern, recursive=True)], output) or _nothing(pattern)
+def _matching(pattern: str) -> list[Path]:
+    return _volumes_among([Path(match) for match in glob.glob(pattern, recursive=True)]) or _nothing(pattern)
 
 
-def _volumes_among(paths: list[Path], output: Path) -> list[Path]:
+def _volumes_among(paths: list[Path]) -> list[Path]:
     """Those that are volumes by their suffix, sorted; no hidden ones, no results, one of each pair of files."""
-    own = output.resolve()
     volumes = [path for path in paths if path.name.lower().endswith(VOLUME_SUFFIXES) and path.name[0] != "."]
     names = set(volumes)
     halves = {path for path in volumes if path.suffix == ".img" and path.with_suffix(".hdr") in names}
-    return sorted(path for path in names - halves if own not in path.resolve().parents)
+    return sorted(path for path in names - halves if not _is_result(path))
+
+
+def _is_result(volume: Path) -> bool:
+    """Whether midiff made a volume: such a name alone may be a scan's, but not with the report beside it."""
+    matches = ((pattern.fullmatch(volume.name), report) for pattern, report in RESULTS)
+    return any(volume.with_name(match.expand(report)).is_file() for match, report in matches if match)
 
 
 def _nothing(where: str | Path) -> list[Path]:
-    raise InputError(where, "holds no volume", f"Volumes end in {' '.join(VOLUME_SUFFIXES)}")
+    raise InputError(where, "holds no volume (results of midiff aside)", f"Volumes end in {' '.join(VOLUME_SUFFIXES)}")
 
 
 def _listed(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:

@@ -210,6 +210,8 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
 
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
+    if job.series and job.series.modality == "CT" and settings.modality != "CT":
+        raise job.series.error("is of computed tomography", "Name it: --modality CT")
     source = read_volume(job.source) if job.series is None else _read_series(job)
     if settings.modality is None and (share := negative_share(source)) > MOST_NEGATIVE:
         fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"

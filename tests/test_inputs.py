@@ -3,13 +3,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from midiff_monai import bids
 from midiff_monai.errors import InputError
 from midiff_monai.inputs import find_jobs
+from midiff_monai.paths import VOLUME_SUFFIXES, OutputPaths, output_paths
 
 
 def touch(*paths: Path) -> None:
@@ -37,6 +40,49 @@ def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) 
     touch(tmp_path / "in/scan.hdr", tmp_path / "in/scan.img", tmp_path / "in/.1234.scan.nii.gz")
     touch(tmp_path / "in/out/scan_synthT1w.nii.gz")
     assert list(found(tmp_path, tmp_path / "in", output="in/out")) == ["in/scan.hdr"]
+
+
+@pytest.mark.parametrize("output", ["data", "."])
+def test_scans_below_the_folder_for_the_results_are_found(tmp_path: Path, output: str) -> None:
+    touch(tmp_path / "data/raw/a.nii.gz", tmp_path / "data/raw/b/c.nii.gz")
+    sources = ["data/raw/a.nii.gz", "data/raw/b/c.nii.gz"]
+    assert list(found(tmp_path, tmp_path / "data/raw", output=output)) == sources
+    assert list(found(tmp_path, str(tmp_path / "data/raw/**/*.nii.gz"), output=output)) == sources
+
+
+def result_files(paths: OutputPaths) -> list[Path]:
+    return [path for path in asdict(paths).values() if path.name.endswith(VOLUME_SUFFIXES)]
+
+
+def test_results_are_passed_over_wherever_they_lie(tmp_path: Path) -> None:
+    touch(tmp_path / "in/a.nii.gz", tmp_path / "in/b_dseg.nii.gz")
+    for folder in ("in", "in/v1"):
+        paths = output_paths("a.nii.gz", tmp_path / folder)
+        touch(*result_files(paths), paths.report)
+    sources = ["in/a.nii.gz", "in/b_dseg.nii.gz"]
+    assert list(found(tmp_path, tmp_path / "in", output="in/v2")) == sources
+    assert list(found(tmp_path, str(tmp_path / "in/*.nii.gz"), output="in")) == sources
+    assert list(found(tmp_path, str(tmp_path / "in/**/*.nii.gz"), output="in/v1")) == sources
+
+
+@pytest.mark.parametrize("suffixes", [["PDw"], ["PDw", "T2w"]])
+def test_results_of_a_bids_derivative_are_passed_over(tmp_path: Path, suffixes: list[str]) -> None:
+    scans = [tmp_path / "ds/sub-01/anat" / f"sub-01_{suffix}.nii.gz" for suffix in suffixes]
+    touch(*scans)
+    for job in bids.find_jobs(tmp_path / "ds", tmp_path / "ds/derivatives/midiff"):
+        touch(*result_files(job.paths), job.paths.report)
+    assert [job.source for job in find_jobs([tmp_path / "ds"], tmp_path / "out")] == scans
+
+
+def test_the_name_of_a_result_without_a_report_is_that_of_a_scan(tmp_path: Path) -> None:
+    names = ["my_dseg.nii.gz", "my_synthT1w.nii.gz", "sub-01_desc-synthetic_T1w.nii.gz"]
+    touch(*(tmp_path / "in" / name for name in names))
+    assert list(found(tmp_path, tmp_path / "in")) == [f"in/{name}" for name in names]
+
+
+def test_a_result_that_is_named_itself_is_a_scan(tmp_path: Path) -> None:
+    touch(tmp_path / "in/a_synthT1w.nii.gz", tmp_path / "in/a_report.json")
+    assert list(found(tmp_path, tmp_path / "in/a_synthT1w.nii.gz")) == ["in/a_synthT1w.nii.gz"]
 
 
 def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Which series of a folder are volumes of anatomy: a study as a scanner exports it holds others too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from midiff_monai.dicom import DicomSeries, read_series
+from midiff_monai.errors import InputError
+from midiff_monai.inputs import find_jobs
+
+WriteDicom = Callable[..., list[Path]]
+AddSeries = Callable[..., list[Path]]
+AXIAL = nib.affines.from_matvec(np.diag([-0.9, -0.9, 5.0]), [40, 50, -20])
+SAGITTAL = nib.affines.from_matvec(np.array([[0, 0, 5.0], [-0.9, 0, 0], [0, -0.9, 0]]), [40, 50, -20])
+
+
+@pytest.fixture
+def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
+    """Adds a series to a study, all of whose files lie in one folder."""
+    study = generate_uid()
+
+    def add(number: int, description: str, slices: int, affine: np.ndarray = AXIAL, **attributes: Any) -> list[Path]:
+        voxels = np.random.default_rng(number).integers(1, 900, (8, 8, slices))
+        common = {"StudyInstanceUID": study, "SeriesNumber": number, "SeriesDescription": description}
+        files = write_dicom(tmp_path / "new", voxels, affine, **(common | attributes))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        return [Path(shutil.move(file, tmp_path / "in" / f"{generate_uid()}.dcm")) for file in files]
+
+    return add
+
+
+def taken(tmp_path: Path) -> dict[str, DicomSeries]:
+    return {job.series.name: job.series for job in find_jobs([tmp_path / "in"], tmp_path / "out") if job.series}
+
+
+def test_scouts_and_other_modalities_are_passed_over_and_told(
+    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(1, "scout", 1)
+    add(2, "planning", 5, SAGITTAL)
+    add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    add(4, "PD", 20)
+    add(5, "FDG", 20, Modality="PT")
+    add(6, "head", 30, Modality="CT")
+    series = taken(tmp_path)
+    assert {name: each.modality for name, each in series.items()} == {"004_PD": "MR", "006_head": "CT"}
+    for each in series.values():
+        read_series(each)
+    assert caplog.messages == [
+        f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 30)",
+        f"{tmp_path}/in/002_planning: passed over, for it has few slices (5, another series of its study 30)",
+        f"{tmp_path}/in/003_localizer: passed over, for it is a localizer",
+        f"{tmp_path}/in/005_FDG: passed over, for it is of modality 'PT', neither MR nor CT",
+    ]
+
+
+def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(
+    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    uid = generate_uid()
+    for affine in (AXIAL, SAGITTAL):
+        add(1, "survey", 15, affine, SeriesInstanceUID=uid)
+    add(4, "PD", 20)
+    assert list(taken(tmp_path)) == ["004_PD"]
+    assert "001_survey: passed over, for it has slices of several orientations" in caplog.text
+
+
+def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:
+    """As the topogram of a CT may."""
+    files = add(4, "head", 12, Modality="CT")
+    topogram = dcmread(files[0])
+    topogram.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    topogram.save_as(files[0])
+    series = taken(tmp_path)
+    assert list(series) == ["004_head"] and series["004_head"].files == tuple(files[1:])
+
+
+def test_a_damaged_volume_is_not_passed_over(tmp_path: Path, add: AddSeries) -> None:
+    add(4, "PD", 20)[7].unlink()
+    add(5, "T2", 20)
+    with pytest.raises(InputError, match="series 004_PD has slices 5 to 10 mm apart"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
+def test_short_series_of_like_length_are_all_taken(tmp_path: Path, add: AddSeries) -> None:
+    add(4, "PD", 4)
+    add(5, "T2", 5)
+    assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
+
+
+def test_a_scout_without_a_volume_is_left_to_its_reader(
+    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(1, "scout", 1)
+    add(5, "FDG", 20, Modality="PT")
+    with pytest.raises(InputError, match="series 001_scout holds a single slice"):
+        read_series(taken(tmp_path)["001_scout"])
+    assert "005_FDG: passed over" in caplog.text
+
+
+def test_what_is_short_is_judged_in_its_own_study(tmp_path: Path, add: AddSeries) -> None:
+    """A patient of whom only one slice was exported is not lost sight of."""
+    add(4, "PD", 1)
+    add(5, "T2", 20, StudyInstanceUID=generate_uid())
+    with pytest.raises(InputError, match="series 004_PD holds a single slice"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
+def test_a_multiframe_volume_counts_by_its_frames(
+    tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
+) -> None:
+    write_multiframe(add(4, "PD", 20), tmp_path / "image.dcm")
+    shutil.rmtree(tmp_path / "in")
+    add(1, "scout", 3)
+    shutil.move(tmp_path / "image.dcm", tmp_path / "in")
+    (series,) = taken(tmp_path).values()
+    assert len(series.files) == 1 and read_series(series).shape == (8, 8, 20)
+
+
+@pytest.mark.parametrize("affine", [AXIAL, SAGITTAL])
+def test_a_folder_of_one_scout_is_refused_by_its_reader(tmp_path: Path, add: AddSeries, affine: np.ndarray) -> None:
+    add(1, "scout", 1, affine)
+    (series,) = taken(tmp_path).values()
+    with pytest.raises(InputError, match=r"series 001_scout holds a single slice\. Give a series of at least 2"):
+        read_series(series)
+
+
+def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddSeries) -> None:
+    add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    add(5, "FDG", 20, Modality="PT")
+    reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"
+    with pytest.raises(InputError, match=f"in: holds no volume of MR or CT: {reasons}. Name"):
+        taken(tmp_path)
