@@ -41,7 +41,7 @@ class SlicewiseInferer(Inferer):
         axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
         mirror: average with what comes of the volume mirrored along its first axis, left and right in RAS.
         batch_size: slices at a time; it does not change the result.
-        multiple: height and width are padded with zeros to multiples of this.
+        multiple: height and width are padded with zeros to multiples of this, two or more.
         background: value of every output channel where the input is zero: a number, or one per channel.
     """
 
@@ -138,6 +138,9 @@ def _grow(start: int, stop: int, size: int, multiple: int) -> slice:
 
 
 def pad_to_multiple(volume: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends."""
-    height, width = volume.shape[1:3]
-    return F.pad(volume, (0, 0, 0, -width % multiple, 0, -height % multiple))
+    """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends, each to two multiples or more.
+
+    Of a single multiple a network's deepest layer would have one pixel left, which cannot be normalised.
+    """
+    height, width = (max(2, -(-size // multiple)) * multiple - size for size in volume.shape[1:3])
+    return F.pad(volume, (0, 0, 0, width, 0, height))

@@ -195,10 +195,16 @@ def test_foreground_box_is_tight_and_holds_all(voxels: NDArray, multiple: int) -
             assert extent - needed < multiple
 
 
-@pytest.mark.parametrize(("shape", "padded"), [((5, 8, 3), (8, 8, 3)), ((4, 4, 4), (4, 4, 4)), ((1, 9, 2), (4, 12, 2))])
+@pytest.mark.parametrize(("shape", "padded"), [((5, 8, 3), (8, 8, 3)), ((4, 4, 4), (8, 8, 4)), ((1, 9, 2), (8, 12, 2))])
 def test_pad_to_multiple_adds_zeros_at_the_ends(shape: tuple[int, ...], padded: tuple[int, ...]) -> None:
     volume = torch.rand(1, *shape) + 1
     result = pad_to_multiple(volume, 4)
     assert result.shape == (1, *padded)
     assert torch.equal(result[:, : shape[0], : shape[1]], volume)
     assert result.count_nonzero() == volume.numel()
+
+
+def test_the_deepest_layer_of_the_smallest_volume_can_be_normalised() -> None:
+    layers = torch.nn.AvgPool2d(16), torch.nn.InstanceNorm2d(1), torch.nn.Upsample(scale_factor=16)
+    found = SlicewiseInferer(multiple=16)(torch.rand(1, 1, 5, 7, 2) + 0.1, torch.nn.Sequential(*layers))
+    assert found.shape == (1, 1, 5, 7, 2) and found.isfinite().all()
