@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
-NAMES = ["input", "participant_id", "session_id"]
-"""Columns of volumes.csv that are no structures; the last two only where the names are those of BIDS."""
+NAMES = ["input", "participant_id", "session_id", "suffix"]
+"""Columns of volumes.csv that are no structures; but for the first only where the names are those of BIDS."""
 
 
 def join(volumes: Path, subjects: Path) -> pd.DataFrame:

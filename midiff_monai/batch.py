@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -150,8 +151,10 @@ def _note_error(outcome: Outcome, path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with staged(path) as temporary:
-        temporary.write_text(json.dumps(asdict(outcome), indent=2, default=str) + "\n", encoding="ascii")
+        facts = asdict(outcome) | {"ended": ended}
+        temporary.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="ascii")
 
 
 def run_job(job: Job, task: Task) -> Outcome:
@@ -159,9 +162,11 @@ def run_job(job: Job, task: Task) -> Outcome:
     start = time.perf_counter()
     try:
         models = _models(task)
-        manifest = None if task.overwrite else _earlier_manifest(job, task)
-        done = manifest is not None and _is_same(manifest, job, task, models)
-        warnings = manifest["warnings"] if manifest and done else process(job, task.settings, models).report.warnings
+        manifest = _earlier_manifest(job)
+        if not task.overwrite:
+            _check_unchanged(job, task, manifest["outputs_sha256"])
+        done = not task.overwrite and _is_done(manifest, job, task, models)
+        warnings = manifest["warnings"] if done else _process(job, task, models, manifest["outputs_sha256"])
     # one volume must not keep the others from being done, whatever is the matter with it
     except Exception as error:
         return Outcome.of(job, "failed", seconds=time.perf_counter() - start, error=_reason(error))
@@ -169,32 +174,60 @@ def run_job(job: Job, task: Task) -> Outcome:
     return Outcome.of(job, "skipped" if done else "done", seconds=seconds, warnings=" ".join(warnings))
 
 
-def _earlier_manifest(job: Job, task: Task) -> dict[str, Any] | None:
-    """The manifest of an earlier run that wrote all its files; None if there is none.
-
-    Raises:
-        OutputError: a file would be replaced that no earlier run left so, such as a corrected segmentation.
-    """
+def _earlier_manifest(job: Job) -> dict[str, Any]:
+    """The manifest of an earlier run; where there is none that is complete, only the hashes of midiff's files."""
     try:
         manifest = json.loads(job.paths.report.read_text(encoding="utf-8"))
-        if not manifest["complete"]:  # killed while it wrote: some of its files are there
-            return None
+        if manifest["complete"] and "outputs_sha256" in manifest:
+            return manifest
     except FileNotFoundError:
-        manifest = None
+        return {"complete": False, "outputs_sha256": {}}
     except (ValueError, LookupError, TypeError):  # torn, or of another tool
-        return None
-    hashes = manifest["outputs_sha256"] if manifest else {}
-    for role in written_roles(task.settings, task.translating, task.segmenting):
+        pass
+    # killed while it wrote: what lies there is midiff's, though perhaps not all of one run
+    files = {role: path for role, path in asdict(job.paths).items() if role not in ("report", "error")}
+    hashes = {role: sha256(path) for role, path in files.items() if path.is_file()}
+    return {"complete": False, "outputs_sha256": hashes}
+
+
+def _check_unchanged(job: Job, task: Task, hashes: Mapping[str, str]) -> None:
+    """Raise OutputError for a file to replace that no earlier run left so, such as a corrected segmentation."""
+    for role in _roles(task):
         path = getattr(job.paths, role)
         if path.exists() and sha256(path) != hashes.get(role):
             raise OutputError(path, "exists, and is not as midiff made it", "Move it, or use --overwrite")
-    return manifest
 
 
-def _is_same(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:
-    """Whether an earlier run did all that this one would do, and its files are there."""
-    present = all(getattr(job.paths, role).is_file() for role in manifest["outputs"])
-    return present and identity(manifest) == identity(new_report(job, task.settings, models).to_dict())
+def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:
+    """Whether an earlier run did all that this one would do, or more, and its files are there.
+
+    A segmentation by way of a synthetic T1w is more than that synthetic T1w alone.
+    """
+    if not manifest["complete"] or not all(getattr(job.paths, role).is_file() for role in manifest["outputs"]):
+        return False
+    earlier, wanted = identity(manifest), identity(new_report(job, task.settings, models).to_dict())
+    alike = all(earlier[name] == wanted[name] for name in ("settings", "input"))
+    return alike and all(wanted[name].items() <= earlier[name].items() for name in ("weights", "configurations"))
+
+
+def _process(job: Job, task: Task, models: Models, hashes: Mapping[str, str]) -> list[str]:
+    """Process a volume and return the warnings; see to the files of earlier runs that this one did not replace.
+
+    They keep their hashes in the manifest, so that a later run may replace them. One that this run would have
+    written, such as the DICOM SEG of structures that are not found any more, is out of date and goes.
+    """
+    report = process(job, task.settings, models).report
+    kept = {role: digest for role, digest in hashes.items() if role not in report.hashes}
+    if kept:
+        report.hashes |= kept
+        report.write(job.paths.report)
+    for role in kept.keys() & _roles(task):
+        getattr(job.paths, role).unlink(missing_ok=True)
+    return report.warnings
+
+
+def _roles(task: Task) -> list[str]:
+    return written_roles(task.settings, task.translating, task.segmenting)
 
 
 @lru_cache(maxsize=1)

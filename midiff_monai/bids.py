@@ -38,7 +38,8 @@ def find_jobs(
 
     A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
     scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`. Such are looked
-    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others does not replace results.
+    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others does not replace results. A
+    scan that such another one joins later is done again under its new name; `study.read_study` passes over the old one.
 
     Args:
         dataset: folder of a raw data set.
@@ -133,13 +134,28 @@ def check_dataset(dataset: Path) -> None:
         raise InputError(description, "lacks Name or BIDSVersion", "Check it with the BIDS validator")
 
 
+def check_own(dataset: Path, output: Path) -> None:
+    """Raise OutputError for an output folder that is that of the data set or of another tool's derivative."""
+    mend = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
+    if output.resolve() == dataset.resolve():
+        raise OutputError(output, "is the data set itself", mend)
+    description = output / DESCRIPTION
+    if description.exists():
+        try:
+            makers = [maker["Name"] for maker in json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            makers = []
+        if "midiff-monai" not in makers:
+            raise OutputError(description, "was not made by midiff", mend)
+
+
 def write_description(dataset: Path, output: Path) -> None:
     """Write what makes the output folder a derivative of the data set: its description, and what to ignore.
 
     Raises:
         OutputError: the folder is that of the data set or of another derivative, or cannot be written.
     """
-    _check_own(dataset, output)
+    check_own(dataset, output)
     description = {
         "Name": "midiff: synthetic T1w volumes and brain segmentations",
         "BIDSVersion": BIDS_VERSION,
@@ -153,20 +169,6 @@ def write_description(dataset: Path, output: Path) -> None:
     _write_json(description, output / DESCRIPTION)
     with staged(output / ".bidsignore") as temporary:
         temporary.write_text(BIDSIGNORE, encoding="utf-8")
-
-
-def _check_own(dataset: Path, output: Path) -> None:
-    mend = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
-    if output.resolve() == dataset.resolve():
-        raise OutputError(output, "is the data set itself", mend)
-    description = output / DESCRIPTION
-    if description.exists():
-        try:
-            makers = [maker["Name"] for maker in json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]]
-        except (OSError, ValueError, LookupError, TypeError):
-            makers = []
-        if "midiff-monai" not in makers:
-            raise OutputError(description, "was not made by midiff", mend)
 
 
 def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:

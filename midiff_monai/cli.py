@@ -182,6 +182,7 @@ def _bids(arguments: argparse.Namespace) -> int:
     from midiff_monai import bids
 
     if arguments.level == "group":
+        bids.check_own(arguments.dataset, arguments.output)
         _summarize(arguments.output)
         return ExitCode.OK
     if not arguments.skip_bids_validation:
@@ -240,11 +241,13 @@ def _executor(arguments: argparse.Namespace) -> Executor:
 def _summarize(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(folder, "is no folder of results", "Process the participants first")
+    from tqdm import tqdm
+
     from midiff_monai.study import write_volumes_table
     from midiff_monai.study_page import write_study_page
 
     print(write_volumes_table(folder))
-    print(write_study_page(folder))
+    print(write_study_page(folder, partial(tqdm, desc="page", unit="subject", disable=None)))
 
 
 def _train(arguments: argparse.Namespace) -> int:

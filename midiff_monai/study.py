@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,24 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from midiff_monai.errors import InputError
+from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.paths import VOLUME_SUFFIXES, staged
 from midiff_monai.report import sha256
 from midiff_monai.volumes import read_volume
 
-PARTICIPANT = r"^(?P<participant_id>sub-[0-9a-zA-Z]+)(?:_(?P<session_id>ses-[0-9a-zA-Z]+))?"
-"""The beginning of a name in BIDS."""
+SCAN = (
+    r"^(?P<participant_id>sub-[0-9a-zA-Z]+)(?:_(?P<session_id>ses-[0-9a-zA-Z]+))?"
+    r"(?:.*_(?P<suffix>[0-9a-zA-Z]+)\.)?"
+)
+"""What the name of a scan tells in BIDS."""
 
 REPORT_SUFFIX = "_report.json"
 ERROR_SUFFIX = "_error.json"
+IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation")
 BATCH_REPORT = Path("batch_report.csv")
+LAST = "9999"
+"""Later than any time in ISO 8601."""
 
 
 @dataclass
@@ -42,6 +49,7 @@ class Subject:
         error: why it failed, else empty.
         report_path: its manifest, None where there is none.
         report: the manifest, empty where there is none.
+        told: the time of this, in ISO 8601; `LAST` where the last batch tells it, empty where unknown.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Subject:
     error: str = ""
     report_path: Path | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
 
     def output(self, role: str) -> Path | None:
         """The file that was written in a role of `paths.OutputPaths`, None where there is none.
@@ -64,18 +73,27 @@ class Subject:
         path = self.report_path.with_name(Path(recorded).name)
         return path if path.is_file() else None
 
+    def files(self) -> list[Path]:
+        """What `volumes` and `images` read: the files of the input, there or not, and the outputs that are there."""
+        outputs = map(self.output, ("volumes", *IMAGE_ROLES))
+        return [*self._input_files(), *(path for path in outputs if path is not None)]
+
     def volumes(self) -> dict[int, float]:
-        """Millilitres by FreeSurfer id; empty where nothing was segmented."""
+        """Millilitres by FreeSurfer id; empty where nothing was segmented. A damaged table becomes a warning."""
         path = self.output("volumes")
         if path is None:
             return {}
-        table = pd.read_csv(path)
-        return dict(zip(table["id"].tolist(), table["volume_ml"].tolist(), strict=True))
+        try:
+            table = pd.read_csv(path, na_filter=False)
+            return dict(zip(table["id"].astype(int), table["volume_ml"].astype(float), strict=True))
+        except (ValueError, LookupError) as error:
+            self.warnings.append(f"{path.name} cannot be read: {in_one_line(error)}.")
+            return {}
 
     def images(self) -> Images | None:
         """Read the volumes that are still there; what cannot be read becomes a warning. None where there is none."""
         source = self._source()
-        outputs = {role: self._read(role) for role in ("synthetic", "synthetic_std", "segmentation")}
+        outputs = {role: self._read(role) for role in IMAGE_ROLES}
         shown = (source, outputs["synthetic"], outputs["segmentation"])
         found = [image for image in shown if image is not None]
         if not found:
@@ -86,8 +104,7 @@ class Subject:
     def _source(self) -> nib.Nifti1Image | None:
         if not self.report:
             return None
-        parts = self.report["input"].get("files")
-        files = tuple(map(Path, parts or [self.input]))
+        files = self._input_files()
         try:
             if all(file.is_file() for file in files) and sha256(*files) == self.report["input"]["sha256"]:
                 is_volume = self.input.lower().endswith(VOLUME_SUFFIXES)
@@ -97,6 +114,9 @@ class Subject:
         except (InputError, OSError) as error:
             self.warnings.append(f"The input cannot be shown: {error}")
         return None
+
+    def _input_files(self) -> tuple[Path, ...]:
+        return tuple(map(Path, self.report["input"].get("files") or [self.input]))
 
     def _read_series(self, files: tuple[Path, ...]) -> nib.Nifti1Image:
         from midiff_monai.dicom import DicomSeries, read_series  # an extra
@@ -152,67 +172,82 @@ def read_study(folder: Path) -> list[Subject]:
     """Read every manifest and error in a folder and the folders below it, and the batch's own list, if there is one.
 
     Returns:
-        Subjects by name; the batch's entry, where there is one, decides on status, time and error.
+        Subjects by name; the batch's entry, where there is one, decides on status, time and error. Of results beside
+        one another that are of one input, the last.
     """
     found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
     manifests = [path for path in found if path != folder / BATCH_REPORT.with_suffix(".json")]
     subjects = {path.relative_to(folder).as_posix(): _read_manifest(path) for path in manifests}
     for path in folder.rglob(f"[!.]*{ERROR_SUFFIX}"):
         manifest = path.with_name(path.name.removesuffix(ERROR_SUFFIX) + REPORT_SUFFIX)
-        _merge(
-            subjects, json.loads(path.read_text(encoding="utf-8")) | {"report": manifest.relative_to(folder).as_posix()}
-        )
+        with suppress(OSError, ValueError, LookupError, TypeError):  # of another tool
+            row = json.loads(path.read_text(encoding="utf-8"))
+            _merge(subjects, row | {"report": manifest.relative_to(folder).as_posix()}, row.get("ended", ""))
     batch = folder / BATCH_REPORT
     if batch.is_file():
         table = pd.read_csv(batch, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
         for row in table.to_dict("records"):
-            _merge(subjects, row)
-    return sorted(subjects.values(), key=lambda subject: (subject.name, subject.input))
+            _merge(subjects, row, LAST)
+    return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
+
+
+def _last_of_each_input(subjects: dict[str, Subject]) -> list[Subject]:
+    """Leave out what earlier runs made of an input under another name.
+
+    In a folder of results the name of an input stands for one volume, but not always for one name of its results: in
+    BIDS a scan that comes in addition can change it.
+    """
+    last: dict[tuple[Path, str], Subject] = {}
+    for place, subject in sorted(subjects.items(), key=lambda item: item[1].told):
+        last[Path(place).parent, Path(subject.input).name or place] = subject
+    return list(last.values())
 
 
 def write_volumes_table(folder: Path) -> Path:
     """Write `volumes.csv`: the volumes of the structures of every result below a folder, in millilitres.
 
-    One row a segmented volume, in the order of their names; `input`, then `participant_id` and `session_id` where the
-    names are those of BIDS, then one column a structure. What an earlier run
-    made of a volume that has failed since, or was not reached, is left out.
+    One row a segmented volume, in the order of their names; `input`, then `participant_id`, `session_id` and `suffix`
+    where the inputs' names are those of BIDS, then one column a structure. What an earlier run made of a volume that
+    has failed since, was not reached, or was done in another way that does not segment, is left out.
     """
     done = [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
-    segmented = [subject for subject in done if subject.output("volumes")]
-    names = pd.Series([subject.name for subject in segmented], dtype=str)
-    people = names.str.extract(PARTICIPANT).dropna(axis="columns", how="all")
-    inputs = pd.Series([subject.input for subject in segmented], dtype=str, name="input")
+    segmented = [(subject.input, volumes) for subject in done if (volumes := subject.volumes())]
+    inputs = pd.Series([path for path, _ in segmented], dtype=str, name="input")
+    names = pd.Series([Path(path).name for path, _ in segmented], dtype=str)
+    scans = names.str.extract(SCAN).dropna(axis="columns", how="all")
     structures = [structure.name for structure in STRUCTURES[1:]]
-    volumes = pd.DataFrame([_by_name(subject.volumes()) for subject in segmented], columns=structures)
+    volumes = pd.DataFrame([_by_name(volumes) for _, volumes in segmented], columns=structures)
     path = folder / "volumes.csv"
     with staged(path) as temporary:
-        table = pd.concat([inputs, people, volumes], axis="columns")
+        table = pd.concat([inputs, scans, volumes], axis="columns")
         table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
     return path
 
 
-def _by_name(volumes: dict[int, float]) -> dict[str, float]:
-    return {structure.name: volumes[structure.id] for structure in STRUCTURES[1:]}
+def _by_name(volumes: dict[int, float]) -> dict[str, float | None]:
+    return {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
 
 
 def _read_manifest(path: Path) -> Subject:
     name = path.name.removesuffix(REPORT_SUFFIX)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        source, told = report["input"]["path"], report["started"]
         seconds = sum(report["timings_seconds"].values())
         if not report["complete"]:
-            return Subject(
-                name, report["input"]["path"], "failed", error="was interrupted while its files were written"
-            )
-        return Subject(name, report["input"]["path"], "done", seconds, list(report["warnings"]), "", path, report)
+            error = "was interrupted while its files were written"
+            return Subject(name, source, "failed", error=error, told=told)
+        return Subject(name, source, "done", seconds, list(report["warnings"]), "", path, report, told)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return Subject(name, "", "failed", error=f"{path.name} is no run manifest ({error})")
 
 
-def _merge(subjects: dict[str, Subject], row: dict[str, str]) -> None:
+def _merge(subjects: dict[str, Subject], row: dict[str, str], told: str) -> None:
     """Lay one row of the batch's list over the subject whose manifest it names, or make a subject of it."""
+    status, error, warnings = row["status"], row["error"], row["warnings"]
+    seconds = float(row["seconds"]) if row["seconds"] else None
     subject = subjects.setdefault(row["report"], Subject(Path(row["input"]).name, row["input"]))
-    subject.status, subject.error = row["status"], row["error"]
-    subject.seconds = float(row["seconds"]) if row["seconds"] else subject.seconds
-    if row["warnings"] and not subject.report:
-        subject.warnings.append(row["warnings"])
+    subject.status, subject.error, subject.told = status, error, told
+    subject.seconds = subject.seconds if seconds is None else seconds
+    if warnings and not subject.report:
+        subject.warnings.append(warnings)

@@ -13,6 +13,8 @@ from bids_validator import VALIDATOR, validated
 from midiff_monai.bids import check_dataset, find_jobs, participants_without, write_description, write_sidecars
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.labels import write_label_table
+from midiff_monai.report import RunReport
+from midiff_monai.study import read_study
 
 
 @pytest.fixture
@@ -66,6 +68,18 @@ def test_names_do_not_depend_on_the_suffixes_asked_for(dataset: Path) -> None:
     together = names(dataset)
     for suffix in ("PDw", "T2w"):
         assert names(dataset, suffixes=[suffix]).items() <= together.items()
+
+
+def test_a_scan_whose_results_are_called_otherwise_by_now_is_listed_once(dataset: Path, tmp_path: Path) -> None:
+    scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
+    for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
+        for job in find_jobs(dataset, tmp_path / "out", participants=["01"]):
+            job.paths.report.parent.mkdir(parents=True, exist_ok=True)
+            RunReport("segment", job.source, {}, started=started).write(job.paths.report)
+        shutil.copy(scan, scan.with_name("sub-01_T2w.nii.gz"))
+    assert len(list((tmp_path / "out").rglob("*_report.json"))) == 3
+    subjects = read_study(tmp_path / "out")
+    assert [subject.name for subject in subjects] == ["sub-01_desc-midiffPDw", "sub-01_desc-midiffT2w"]
 
 
 def test_two_scans_of_one_name_cannot_be_told_apart(dataset: Path) -> None:

@@ -126,6 +126,19 @@ def test_a_group_without_participants_is_one_line(tmp_path: Path, capsys: pytest
     assert "is no folder of results" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("level", ["participant", "group"])
+def test_the_raw_data_set_is_no_place_for_results(
+    level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    save(tmp_path / "sub-01" / "anat" / "sub-01_PDw.nii.gz", ramp(8, 8, 8))
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.9.0"}))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["bids", str(tmp_path), str(tmp_path / "sub-01" / ".."), level]) == 2
+    assert "is the data set itself" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_full_disk_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

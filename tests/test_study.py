@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -129,6 +130,72 @@ def test_failures_of_batches_that_share_a_folder_are_kept(folder: Path) -> None:
     assert good.status == "done"
 
 
+NO_PATH = '{"input": 1, "status": "failed", "seconds": 1, "warnings": "", "error": ""}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"msg": 1}', NO_PATH])
+def test_an_error_of_another_tool_is_passed_over(folder: Path, text: str) -> None:
+    for name in ("sub-01_PDw", "other"):
+        (folder / f"{name}_error.json").write_text(text)
+    subject = only(folder)
+    assert (subject.status, subject.error) == ("done", "")
+    assert len(pd.read_csv(write_volumes_table(folder))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense\n1\n", "id,volume_ml\n3,much\n", "id,volume_ml\n3,\n", "id,volume_ml\n3\n\0,1,2\n"]
+)
+def test_a_damaged_table_of_one_subject_costs_no_other(folder: Path, text: str) -> None:
+    shutil.copytree(folder, folder / "other")
+    (folder / "sub-01_PDw_volumes.csv").write_text(text)
+    damaged, good = read_study(folder)
+    assert damaged.volumes() == {} and "sub-01_PDw_volumes.csv cannot be read" in damaged.warnings[-1]
+    assert good.volumes() and len(pd.read_csv(write_volumes_table(folder))) == 1
+
+
+EARLY, LATE = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
+
+
+class TestTwoResultsOfOneInput:
+    """In a BIDS data set the name of a result changes when a scan that differs by its suffix alone arrives."""
+
+    @staticmethod
+    def rename(folder: Path, **facts: Any) -> None:
+        """Leave what was made under another name, with other facts in its manifest."""
+        path = folder / "sub-01_PDw_report.json"
+        (folder / "sub-01_desc-midiff_report.json").write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    @pytest.mark.parametrize("started", [EARLY, "2999-01-01T00:00:00+00:00"])
+    def test_the_newest_counts(self, folder: Path, started: str) -> None:
+        self.rename(folder, started=started)
+        assert only(folder).name == ("sub-01_PDw" if started == EARLY else "sub-01_desc-midiff")
+        assert len(pd.read_csv(write_volumes_table(folder))) == 1
+
+    @pytest.mark.parametrize("ended", [EARLY, LATE])
+    def test_a_failure_counts_as_a_result(self, folder: Path, ended: str) -> None:
+        path = folder / "sub-01_PDw_report.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2026-01-15T00:00:00+00:00"}))
+        facts = {"input": "in/sub-01_PDw.nii.gz", "status": "failed", "seconds": 1, "warnings": "", "error": "empty"}
+        (folder / "sub-01_desc-midiffPDw_error.json").write_text(json.dumps(facts | {"ended": ended}))
+        assert only(folder).status == ("done" if ended == EARLY else "failed")
+
+    @pytest.mark.parametrize("status", ["skipped", "failed", "pending"])
+    def test_the_list_of_the_last_batch_says_which_name_is_in_use(self, folder: Path, status: str) -> None:
+        self.rename(folder, started="2999-01-01T00:00:00+00:00")
+        row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
+        (folder / "batch_report.csv").write_text(HEADER + row)
+        assert (only(folder).name, only(folder).status) == ("sub-01_PDw", status)
+
+    def test_what_was_killed_is_as_old_as_its_beginning(self, folder: Path) -> None:
+        self.rename(folder, started=EARLY, complete=False)
+        assert only(folder).status == "done"
+
+    def test_damaged_manifests_tell_of_no_input(self, folder: Path) -> None:
+        for name in "bc":
+            (folder / f"{name}_report.json").write_text("{")
+        assert len(read_study(folder)) == 3
+
+
 def test_what_was_killed_while_it_wrote_is_not_done(folder: Path) -> None:
     path = folder / "sub-01_PDw_report.json"
     path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
@@ -141,20 +208,40 @@ def test_folders_below_count_as_well(folder: Path) -> None:
     assert len(read_study(folder)) == 2
 
 
-def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None:
+def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
+    """Results in folders of their own, of inputs by their names, with these labels or without any."""
     source = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz")
-    (folder / "later").mkdir()
-    for name, labels in {"b": np.where(np.indices(source.shape)[0] < 2, 17, 0).astype(np.int16), "c": None}.items():
-        paths = output_paths(f"{name}.nii", folder / "later")
-        report = RunReport("segment", folder.parent / "in" / "sub-01_PDw.nii.gz", {})
-        Result(source, paths, report, np.zeros(source.shape), None, labels).write()
+    for name, labels in inputs.items():
+        path = folder.parent / "in" / f"{name.replace('sub_', 'sub-').replace('ses_', 'ses-')}.nii.gz"
+        shutil.copy(folder.parent / "in" / "sub-01_PDw.nii.gz", path)
+        (folder / name).mkdir()
+        report = RunReport("segment", path, {})
+        Result(source, output_paths(path, folder / name), report, np.zeros(source.shape), None, labels).write()
+
+
+def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None:
+    shape = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape
+    write_more(folder, b=np.where(np.indices(shape)[0] < 2, 17, 0).astype(np.int16), c=None)
     (folder / "batch_report.json").write_text("{}")
     table = pd.read_csv(write_volumes_table(folder))
-    assert table.columns.tolist() == ["input", "participant_id", *(structure.name for structure in STRUCTURES[1:])]
-    assert table["participant_id"].fillna("").tolist() == ["", "sub-01"]
+    structures = [structure.name for structure in STRUCTURES[1:]]
+    assert table.columns.tolist() == ["input", "participant_id", "suffix", *structures]
+    assert table[["participant_id", "suffix"]].fillna("").values.tolist() == [["", ""], ["sub-01", "PDw"]]
     # 2 x 7 x 8 voxels of 8 microlitres, and all 336 of another structure
     assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])
     assert table["Left-Cerebral-Cortex"].tolist() == pytest.approx([0, 2.688])
+
+
+def test_the_table_tells_the_scans_of_a_person_apart(folder: Path) -> None:
+    labels = np.full(read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape, 3, np.int16)
+    write_more(folder, **dict.fromkeys(("sub_01_ses_a_T2w", "sub_02", "sub_03_ses_b"), labels))
+    table = pd.read_csv(write_volumes_table(folder)).fillna("")
+    assert table[["participant_id", "session_id", "suffix"]].values.tolist() == [
+        ["sub-01", "", "PDw"],
+        ["sub-01", "ses-a", "T2w"],
+        ["sub-02", "", ""],
+        ["sub-03", "ses-b", ""],
+    ]
 
 
 def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:

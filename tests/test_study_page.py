@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,50 +13,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from small_study import WEIGHTS, data_of, subjects_of, write_result
 
-from midiff_monai import results
-from midiff_monai.paths import output_paths
-from midiff_monai.report import RunReport
-from midiff_monai.results import Result
 from midiff_monai.study_page import write_study_page
-from midiff_monai.volumes import read_volume
 
 HOSTILE = "<img src=x onerror=document.title='owned'>&amp;' \"é"
 HOSTILE_TEXT = "</script><script>document.title='owned'</script><!-- <b>bold</b>"
-WEIGHTS = "0123456789abcdef" * 4
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SOFTWARE_WEBGL = ["--no-first-run", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-
-
-def head(size: float) -> tuple[np.ndarray, np.ndarray]:
-    """A source and the structures of an ellipsoid brain, 24 x 28 x 24 voxels; `size` scales the white matter."""
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 24)), indexing="ij")
-    radius = np.hypot(np.hypot(x, y), z)
-    left = x < 0
-    segmentation = np.select(
-        [radius < 0.2, radius < 0.5 * size, radius < 0.8],
-        [np.where(left, 4, 43), np.where(left, 2, 41), np.where(left, 3, 42)],
-        0,
-    )
-    return np.select([radius < 0.2, radius < 0.5 * size, radius < 0.8], [900.0, 500.0, 650.0], 10.0), segmentation
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six subjects, the last of them odd and badly named, one that failed, and a page of them."""
     folder = tmp_path_factory.mktemp("study")
-    names = [f"sub-{number:02d}_PDw" for number in range(1, 6)] + [HOSTILE.replace("/", "")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
-        for number, name in enumerate(names):
-            source, segmentation = head(1 + 0.02 * number if number < 5 else 1.4)
-            path = folder / f"{name}.nii.gz"
-            nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
-            warnings = [HOSTILE_TEXT] if number == 5 else []
-            report = RunReport("segment", path, {"steps": 2}, {"t1_lmi_translation": WEIGHTS}, warnings=warnings)
-            synthetic = 0.8 - source / 1500
-            Result(read_volume(path), output_paths(path, folder), report, synthetic, None, segmentation).write()
+    for number in range(1, 6):
+        write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1))
+    write_result(folder, HOSTILE.replace("/", ""), 1.4, warnings=[HOSTILE_TEXT])
     (folder / "batch_report.csv").write_text(
         "input,status,seconds,warnings,error,report\n"
         "in/torn.nii.gz,failed,0.1,,in/torn.nii.gz: is truncated.,torn_report.json\n"
@@ -66,29 +39,21 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def data_of(page: Path) -> dict[str, Any]:
-    (text,) = re.findall(r'<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.DOTALL)
-    return json.loads(text)
-
-
-def test_a_subject_that_cannot_be_shown_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
-    source, segmentation = head(1)
-    for name in ("good", "odd", "bare"):
-        path = tmp_path / f"{name}.nii.gz"
-        nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
-        paths = output_paths(path, tmp_path)
-        Result(read_volume(path), paths, RunReport("segment", path, {}), source, source, segmentation).write()
+def test_a_subject_that_cannot_be_shown_costs_no_other(tmp_path: Path) -> None:
+    for name in ("good", "odd", "bare", "broken"):
+        write_result(tmp_path, name)
     (tmp_path / "odd_volumes.csv").write_text("nonsense\n1\n")
     for role in (".nii.gz", "_synthT1w.nii.gz", "_dseg.nii.gz"):
         (tmp_path / f"bare{role}").unlink()
-    subjects = {subject["name"]: subject for subject in data_of(write_study_page(tmp_path))["subjects"]}
-    assert "cannot be shown" in subjects["odd"]["warnings"][-1] and not subjects["odd"]["pictures"]
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "broken_dseg.nii.gz")
+    subjects = subjects_of(write_study_page(tmp_path))
+    assert "cannot be shown" in subjects["broken"]["warnings"][-1] and not subjects["broken"]["pictures"]
+    assert "cannot be read" in subjects["odd"]["warnings"][-1] and subjects["odd"]["pictures"]
     assert subjects["good"]["pictures"] and not subjects["bare"]["pictures"]
 
 
 def test_data_tell_of_every_subject(study: Path) -> None:
-    subjects = {subject["name"]: subject for subject in data_of(study / "index.html")["subjects"]}
+    subjects = subjects_of(study / "index.html")
     assert len(subjects) == 7
     odd, failed, usual = subjects[HOSTILE], subjects["torn.nii.gz"], subjects["sub-03_PDw"]
     assert (failed["status"], failed["viewer"], failed["pictures"]) == ("failed", None, {})
