@@ -116,7 +116,7 @@ def real_pairs_weights(volume: Path) -> str:
 
 def applies(name: str, volume: Path) -> bool:
     """Whether a method can be used on a volume: `real_pairs` can where weights were trained for its subject."""
-    return name != real_pairs.__name__ or (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
+    return name.partition(":")[0] != real_pairs.__name__ or (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
 
 
 def randomised_contrast(volume: Path, folder: Path) -> Result:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from trained import RIVALS
 
 from midiff_monai.bundles import read_metadata
 from midiff_monai.paths import staged
 from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
-from midiff_monai.report import environment
+from midiff_monai.report import environment, sha256
 from midiff_monai.resources import bundle_root
 
 HASH_LENGTH = 12
@@ -60,16 +62,18 @@ def weights_columns(weights: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def is_current(row: Mapping[str, object]) -> bool:
-    """Whether the weights that a row names are the installed ones."""
+    """Whether the weights that a row names are the installed ones, those of the rivals included."""
     return all(
-        pd.isna(row.get(_column(bundle))) or row[_column(bundle)] == installed[:HASH_LENGTH]  # type: ignore[call-overload]
-        for bundle, installed in installed_weights((TRANSLATION, SEGMENTATION)).items()
+        pd.isna(row.get(_column(name))) or row[_column(name)] == installed[:HASH_LENGTH]  # type: ignore[call-overload]
+        for name, installed in installed_weights().items()
     )
 
 
-def installed_weights(bundles: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the weights of bundles, as their metadata name it."""
-    return {bundle: read_metadata(bundle_root(bundle))["weights_sha256"] for bundle in bundles}
+@cache
+def installed_weights() -> dict[str, str]:
+    """SHA-256 of all weights by the name of their bundle, as its metadata have it, or rival."""
+    bundles = {name: read_metadata(bundle_root(name))["weights_sha256"] for name in (TRANSLATION, SEGMENTATION)}
+    return bundles | {path.stem: sha256(path) for path in RIVALS.glob("*.pt")}
 
 
 def _column(bundle: str) -> str:

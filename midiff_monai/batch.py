@@ -176,18 +176,20 @@ def run_job(job: Job, task: Task) -> Outcome:
 
 def _earlier_manifest(job: Job) -> dict[str, Any]:
     """The manifest of an earlier run; where there is none that is complete, only the hashes of midiff's files."""
+    hashes: dict[str, str] = {}
     try:
         manifest = json.loads(job.paths.report.read_text(encoding="utf-8"))
         if manifest["complete"] and "outputs_sha256" in manifest:
             return manifest
+        hashes = manifest["outputs_sha256"]
     except FileNotFoundError:
         return {"complete": False, "outputs_sha256": {}}
     except (ValueError, LookupError, TypeError):  # torn, or of another tool
         pass
-    # killed while it wrote: what lies there is midiff's, though perhaps not all of one run
+    # killed while it wrote: what it was to write is midiff's, though perhaps not all of one run
     files = {role: path for role, path in asdict(job.paths).items() if role not in ("report", "error")}
-    hashes = {role: sha256(path) for role, path in files.items() if path.is_file()}
-    return {"complete": False, "outputs_sha256": hashes}
+    found = {role: sha256(path) for role, path in files.items() if path.is_file()}
+    return {"complete": False, "outputs_sha256": found | hashes}
 
 
 def _check_unchanged(job: Job, task: Task, hashes: Mapping[str, str]) -> None:
@@ -213,15 +215,13 @@ def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> 
 def _process(job: Job, task: Task, models: Models, hashes: Mapping[str, str]) -> list[str]:
     """Process a volume and return the warnings; see to the files of earlier runs that this one did not replace.
 
-    They keep their hashes in the manifest, so that a later run may replace them. One that this run would have
-    written, such as the DICOM SEG of structures that are not found any more, is out of date and goes.
+    They keep their hashes in the manifest, so that a later run may replace them. One that goes with what this run has
+    replaced is out of date and goes: the DICOM SEG of structures that are not found any more, the spread of samples.
     """
-    report = process(job, task.settings, models).report
-    kept = {role: digest for role, digest in hashes.items() if role not in report.hashes}
-    if kept:
-        report.hashes |= kept
-        report.write(job.paths.report)
-    for role in kept.keys() & _roles(task):
+    replaced = {*_roles(task), *(["synthetic_std"] if task.translating else [])}
+    kept = {role: digest for role, digest in hashes.items() if role not in replaced}
+    report = process(job, task.settings, models, kept).report
+    for role in replaced & hashes.keys() - report.hashes.keys():
         getattr(job.paths, role).unlink(missing_ok=True)
     return report.warnings
 

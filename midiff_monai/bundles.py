@@ -65,10 +65,10 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     """
     path = Path(root) / WEIGHTS
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    if path.exists():
-        path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     with staged(path) as temporary:
         torch.save(halves, temporary)
+        if path.exists():
+            path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata = read_metadata(root) | {"weights_sha256": sha256(path)}
     with staged(_metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

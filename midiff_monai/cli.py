@@ -172,7 +172,7 @@ def _results(arguments: argparse.Namespace, translating: bool, segmenting: bool)
 def _batch(arguments: argparse.Namespace) -> int:
     from midiff_monai.inputs import find_jobs
 
-    code = _run_batch(find_jobs(arguments.inputs, arguments.output), arguments)
+    code = _run_batch(find_jobs(arguments.inputs, arguments.output, arguments.modality), arguments)
     if code != ExitCode.INTERRUPTED:
         _summarize(arguments.output)
     return code
@@ -252,7 +252,7 @@ def _summarize(folder: Path) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     root = bundle_root(arguments.bundle)
-    check_training_data(root, arguments.overrides)
+    _check_training_data(root, arguments.overrides)
     configs = root / "configs"
     files = ["--meta_file", configs / "metadata.json", "--config_file", configs / "train.yaml"]
     files += ["--logging_file", configs / "logging.conf", "--bundle_root", root]
@@ -261,9 +261,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def check_training_data(root: Path, overrides: Sequence[str]) -> None:
+def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
     """Raise InputError if the data set of a training command holds no T1w: `--dataset_dir`, or the bundle's own."""
-    parser = argparse.ArgumentParser(add_help=False)
+    if {override.partition("=")[0] for override in overrides} & {"--images", "--datalist"}:
+        return
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset_dir", type=Path, default=root / "data")
     folder = parser.parse_known_args(overrides)[0].dataset_dir
     if not any(folder.glob("*_T1.nii.gz")):

@@ -213,7 +213,7 @@ def _read_header(path: Path) -> _Image | None:
         multiframe=str(header.get("SOPInstanceUID")) if frames > 1 else "",
         unfit=_why_unfit(header),
         path=path,
-        study=str(header.get("StudyInstanceUID")),
+        study=str(header.get("StudyInstanceUID") or header.get("SeriesInstanceUID")),
         frames=frames,
         normal=normal,
         distance=distance,

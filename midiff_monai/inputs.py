@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import glob
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Job:
         return self.series.files if self.series else volume_files(self.source)
 
 
-def find_jobs(items: Sequence[str | Path], output: str | Path) -> list[Job]:
+def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | None = None) -> list[Job]:
     """Find the volumes of a run.
 
     Args:
@@ -57,15 +58,16 @@ def find_jobs(items: Sequence[str | Path], output: str | Path) -> list[Job]:
             table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they are relative, and, if
             wanted, a column `output` of subfolders. In folders and among what a pattern matches, volumes that midiff
             made are passed over, as long as their report lies beside them. So are, with a warning in the log, DICOM
-            series that are no volume of anatomy.
+            series that are no volume of anatomy, or of another modality.
         output: folder for the results, passed over itself where it lies in a folder that is searched.
+        modality: "CT" takes the DICOM series of computed tomography and no others, anything else those of MR.
 
     Raises:
         InputError: nothing is found, a folder cannot be read, a table lacks the column, a file is no volume by its
             suffix, or two volumes would write the same files.
     """
     output = Path(output)
-    jobs = [job for item in items for job in _expand(item, output)]
+    jobs = [job for item in items for job in _expand(item, output, "CT" if modality == "CT" else "MR")]
     return without_duplicates(jobs, mend="Rename one, or give a table with a column `output`")
 
 
@@ -79,15 +81,15 @@ def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
     return list(by_report.values())
 
 
-def _expand(item: str | Path, output: Path) -> Iterator[Job]:
+def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
     """The volumes that an argument stands for."""
     path = Path(item)
     if path.is_dir():
-        yield from _jobs_below(path, output)
+        yield from _jobs_below(path, output, modality)
     elif path.suffix.lower() in TABLE_SUFFIXES:
         yield from (_job(source, folder) for source, folder in _listed(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
-        yield from (_job(volume, output) for volume in _matching(str(item)))
+        yield from (_job(volume, output) for volume in _matching(str(item), output))
     else:
         yield _job(path, output)
 
@@ -96,7 +98,7 @@ def _job(source: Path, folder: Path) -> Job:
     return Job(source, output_paths(source, folder))
 
 
-def _jobs_below(folder: Path, output: Path) -> list[Job]:
+def _jobs_below(folder: Path, output: Path, modality: str) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, passing_over=output)
@@ -104,7 +106,7 @@ def _jobs_below(folder: Path, output: Path) -> list[Job]:
     # where DICOM was converted, the images lie beside what was made of them
     with_volumes = {volume.parent for volume in volumes}
     images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
-    series = _series_among(images) if images else []
+    series = [_of_modality(each, modality) for each in _series_among(images)] if images else []
     jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
     jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series if not each.unfit]
     passed_over = [each for each in series if each.unfit]
@@ -115,6 +117,14 @@ def _jobs_below(folder: Path, output: Path) -> list[Job]:
     return jobs
 
 
+def _of_modality(series: DicomSeries, modality: str) -> DicomSeries:
+    """A series, unfit if it tells of another modality; CT needs a preprocessing of its own, which MR cannot have."""
+    if series.unfit or series.modality in ("", modality):
+        return series
+    mend = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
+    return replace(series, unfit=f"is of modality {series.modality!r}{mend}")
+
+
 def _job_of_series(series: DicomSeries, folder: Path) -> Job:
     return Job(series.folder / series.name, named_outputs(series.name, folder), series)
 
@@ -123,7 +133,7 @@ def _nothing_below(folder: Path, output: Path, passed_over: list[DicomSeries]) -
     fault = f"holds no volume and no DICOM image (results of midiff, and what lies in {output}, aside)"
     if passed_over:
         reasons = (f"series {series.name} {series.unfit}" for series in passed_over)
-        fault = f"holds no volume of MR or CT: {', '.join(reasons)}"
+        fault = f"holds no volume to take: {', '.join(reasons)}"
     return InputError(folder, fault, "Name the folder of the scans")
 
 
@@ -147,8 +157,13 @@ def _series_among(images: list[Path]) -> list[DicomSeries]:
     return find_series(images)
 
 
-def _matching(pattern: str) -> list[Path]:
-    return _volumes_among([Path(match) for match in glob.glob(pattern, recursive=True)]) or _nothing(pattern)
+def _matching(pattern: str, output: Path) -> list[Path]:
+    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)).resolve()
+    own = output.resolve()
+    if fixed in own.parents:  # as in a folder that is searched
+        matches = [path for path in matches if own not in path.resolve().parents]
+    return _volumes_among(matches) or _nothing(pattern)
 
 
 def _volumes_among(paths: list[Path]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def run(
     progress: Progress,
 ) -> Iterator[Result]:
     """Process volumes one by one; every input is read and every output checked before the first is computed."""
-    jobs = find_jobs(inputs, output)
+    jobs = find_jobs(inputs, output, settings.modality)
     check_settings(settings, translating)
     roles = [*written_roles(settings, translating, segmenting), "report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
@@ -187,9 +187,13 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     return models
 
 
-def process(job: Job, settings: Settings, models: Models) -> Result:
-    """Process one volume and write what came of it."""
+def process(job: Job, settings: Settings, models: Models, kept: Mapping[str, str] | None = None) -> Result:
+    """Process one volume and write what came of it.
+
+    `kept` are the hashes, by role, of files that an earlier run made and this one leaves: they stay in the manifest.
+    """
     report = new_report(job, settings, models)
+    report.hashes |= kept or {}
     with report.timed("read"):
         source = read(job, settings)
         if not tells_sides(source):
@@ -210,8 +214,6 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
 
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
-    if job.series and job.series.modality == "CT" and settings.modality != "CT":
-        raise job.series.error("is of computed tomography", "Name it: --modality CT")
     source = read_volume(job.source) if job.series is None else _read_series(job)
     if settings.modality is None and (share := negative_share(source)) > MOST_NEGATIVE:
         fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"

@@ -51,7 +51,7 @@ class RunReport:
         timings: seconds by step, filled by `timed`.
         started: when the run began, ISO 8601 in UTC.
         files: the files that the input is made of, if it is not one itself.
-        hashes: SHA-256 of the outputs, by their role.
+        hashes: SHA-256 of the outputs, by their role, and of those that an earlier run left beside them.
         configurations: SHA-256 of the configurations by the name of the bundle they belong to.
     """
 
@@ -124,7 +124,7 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     idle = ("device", "precision", "trust_weights")
     settings = {name: value for name, value in manifest["settings"].items() if name not in idle}
-    decisive = {name: manifest[name] for name in ("command", "weights", "configurations")}
+    decisive = {name: manifest[name] for name in ("weights", "configurations")}
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
 
 

@@ -156,9 +156,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _kept(path: Path, fingerprint: str) -> Portrait | None:
     try:
         kept = json.loads(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        return Portrait.of(kept["portrait"]) if kept["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, LookupError, TypeError):  # not there, torn, or of another tool
         return None
-    return Portrait.of(kept["portrait"]) if kept["fingerprint"] == fingerprint else None
 
 
 def _draw(subject: Subject, script: Path, fingerprint: str) -> Portrait:
@@ -170,6 +170,8 @@ def _draw(subject: Subject, script: Path, fingerprint: str) -> Portrait:
         return Portrait(Measures(volumes, {}), warnings=warnings)
     portrait = Portrait(_measure(images, volumes), _pictures(images), warnings)
     write_viewer_script(images, script)
+    if warnings and all(_stamp(path) for path in subject.files()):  # what is there may be readable next time
+        return portrait
     with staged(script.with_suffix(".json")) as temporary:
         kept = {"fingerprint": fingerprint, "portrait": asdict(portrait)}
         temporary.write_text(json.dumps(kept) + "\n", encoding="ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ class FakePipeline:
         monkeypatch.setattr(batch, "_load", load)
         monkeypatch.setattr(batch, "process", lambda *arguments: type("Result", (), {"report": self(*arguments)}))
 
-    def __call__(self, job: Job, settings: Settings, models: Models) -> RunReport:
+    def __call__(self, job: Job, settings: Settings, models: Models, kept: Mapping[str, str]) -> RunReport:
         source, paths = job.source, job.paths
         self.processed.append(source.name)
         error = {
@@ -56,6 +57,7 @@ class FakePipeline:
         if error:
             raise error
         report = new_report(job, settings, models)
+        report.hashes |= kept
         report.warnings.append("Look at the picture.")
         paths.report.parent.mkdir(exist_ok=True)
         roles = set(written_roles(settings, models.translation is not None, models.segmentation is not None))

@@ -57,6 +57,7 @@ def test_whatever_was_not_made_in_this_very_way_is_done_again(
     elif change == "configuration":
         monkeypatch.setattr(FakeBundle, "configuration_sha256", "1" * 64)
     elif change == "killed":
+        pipeline.report.hashes = {}
         pipeline.report.write(jobs[1].paths.report, complete=False)
         jobs[1].paths.segmentation.write_text("of the run that was killed")
     elif change == "output":
@@ -130,12 +131,18 @@ def test_a_run_that_was_killed_forgets_no_file(pipeline: FakePipeline, jobs: lis
         assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == ["done"]
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_correction_outlives_runs_that_write_other_files(
-    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+    killed: bool, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
 ) -> None:
     run_batch(jobs[:1], Task(), tmp_path / "out")
     jobs[0].paths.segmentation.write_text("by hand")
     assert statuses(run_batch(jobs[:1], OTHERS["a translation alone"], tmp_path / "out")) == ["done"]
+    if killed:
+        written = set(pipeline.report.outputs)
+        pipeline.report.hashes = {role: h for role, h in pipeline.report.hashes.items() if role not in written}
+        pipeline.report.write(jobs[0].paths.report, complete=False)
+        assert statuses(run_batch(jobs[:1], OTHERS["a translation alone"], tmp_path / "out")) == ["done"]
     assert statuses(run_batch(jobs[:1], Task(), tmp_path / "out")) == ["failed"]
     assert jobs[0].paths.segmentation.read_text() == "by hand"
 

@@ -38,12 +38,22 @@ def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
     return add
 
 
-def taken(tmp_path: Path) -> dict[str, DicomSeries]:
-    return {job.series.name: job.series for job in find_jobs([tmp_path / "in"], tmp_path / "out") if job.series}
+def taken(tmp_path: Path, modality: str | None = None) -> dict[str, DicomSeries]:
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
+    return {job.series.name: job.series for job in jobs if job.series}
 
 
+MR = "004_PD", "MR", "006_head: passed over, for it is of modality 'CT'; that takes --modality CT"
+CT = "006_head", "CT", "004_PD: passed over, for it is of modality 'MR' and not 'CT'"
+
+
+@pytest.mark.parametrize("modality, expected", [(None, MR), ("CT", CT)])
 def test_scouts_and_other_modalities_are_passed_over_and_told(
-    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
+    modality: str | None,
+    expected: tuple[str, str, str],
+    tmp_path: Path,
+    add: AddSeries,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     add(1, "scout", 1)
     add(2, "planning", 5, SAGITTAL)
@@ -51,16 +61,18 @@ def test_scouts_and_other_modalities_are_passed_over_and_told(
     add(4, "PD", 20)
     add(5, "FDG", 20, Modality="PT")
     add(6, "head", 30, Modality="CT")
-    series = taken(tmp_path)
-    assert {name: each.modality for name, each in series.items()} == {"004_PD": "MR", "006_head": "CT"}
-    for each in series.values():
-        read_series(each)
-    assert caplog.messages == [
-        f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 30)",
-        f"{tmp_path}/in/002_planning: passed over, for it has few slices (5, another series of its study 30)",
-        f"{tmp_path}/in/003_localizer: passed over, for it is a localizer",
-        f"{tmp_path}/in/005_FDG: passed over, for it is of modality 'PT', neither MR nor CT",
-    ]
+    (series,) = taken(tmp_path, modality).values()
+    read_series(series)
+    assert (series.name, series.modality) == expected[:2]
+    assert sorted(caplog.messages) == sorted(
+        [
+            f"{tmp_path}/in/{expected[2]}",
+            f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 30)",
+            f"{tmp_path}/in/002_planning: passed over, for it has few slices (5, another series of its study 30)",
+            f"{tmp_path}/in/003_localizer: passed over, for it is a localizer",
+            f"{tmp_path}/in/005_FDG: passed over, for it is of modality 'PT', neither MR nor CT",
+        ]
+    )
 
 
 def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(
@@ -80,7 +92,7 @@ def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: 
     topogram = dcmread(files[0])
     topogram.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     topogram.save_as(files[0])
-    series = taken(tmp_path)
+    series = taken(tmp_path, "CT")
     assert list(series) == ["004_head"] and series["004_head"].files == tuple(files[1:])
 
 
@@ -138,5 +150,5 @@ def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddS
     add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     add(5, "FDG", 20, Modality="PT")
     reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"
-    with pytest.raises(InputError, match=f"in: holds no volume of MR or CT: {reasons}. Name"):
+    with pytest.raises(InputError, match=f"in: holds no volume to take: {reasons}. Name"):
         taken(tmp_path)

@@ -178,7 +178,7 @@ class TestProgram:
 
         def fake_direct(volume: Path, folder: Path) -> Result:
             names.append(volume.name)
-            report = RunReport("segment", volume, {}, installed_weights([SEGMENTATION]))
+            report = RunReport("segment", volume, {}, {SEGMENTATION: installed_weights()[SEGMENTATION]})
             return Result(nib.load(volume), output_paths(volume, folder), report)  # type: ignore[arg-type]
 
         monkeypatch.setitem(run.METHODS, "direct", fake_direct)
@@ -204,7 +204,7 @@ class TestProgram:
         rows = pd.read_csv(tmp_path / "distribution.csv")
         assert list(rows["features"].str.partition(" ")[0]) == [SEGMENTATION] * 2 + ["inception-tiny"] * 2
         assert (rows[["dataset", "method"]] == ["pairs", "direct"]).all(axis=None)
-        assert set(rows["t1_brain_segmentation_sha256"]) == {installed_weights([SEGMENTATION])[SEGMENTATION][:12]}
+        assert set(rows["t1_brain_segmentation_sha256"]) == {installed_weights()[SEGMENTATION][:12]}
         assert rows["slices"].nunique() == 1 and rows["slices"][0] > 40
         same = rows["contrast"] == "FLAIR"  # in truth the T1w
         np.testing.assert_allclose(rows["fid"][same], 0, atol=1e-6)

@@ -188,7 +188,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setitem(run.METHODS, "midiff", fake_midiff)
     monkeypatch.setattr(run, "direct", fake_direct)
-    monkeypatch.setattr(table, "installed_weights", lambda bundles: WEIGHTS)
+    monkeypatch.setattr(table, "installed_weights", lambda: WEIGHTS)
     run.reference.cache_clear()
     return names
 
@@ -218,7 +218,7 @@ class TestRun:
     ) -> None:
         todo = run.jobs(pairs, ["midiff"])[:1]
         run.fill(new_table(tmp_path), todo)
-        monkeypatch.setattr(table, "installed_weights", lambda bundles: WEIGHTS | {bundle: "c" * 64})
+        monkeypatch.setattr(table, "installed_weights", lambda: WEIGHTS | {bundle: "c" * 64})
         run.fill(new_table(tmp_path), todo)
         assert len(calls) == 2
         assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 1
@@ -227,7 +227,7 @@ class TestRun:
         self, calls: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         row = table.weights_columns({"t1_brain_segmentation": WEIGHTS["t1_brain_segmentation"]})
-        monkeypatch.setattr(table, "installed_weights", lambda bundles: WEIGHTS | {"t1_lmi_translation": "c" * 64})
+        monkeypatch.setattr(table, "installed_weights", lambda: WEIGHTS | {"t1_lmi_translation": "c" * 64})
         assert table.is_current(row)
 
     def test_true_labels_take_the_place_of_the_segmentation(self, pairs: Path, calls: list[str]) -> None:

@@ -182,3 +182,12 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
         find_jobs([str(tmp_path / "*.nii")], tmp_path / "out")
     with pytest.raises(InputError, match="results too"):
         find_jobs([tmp_path / "in"], tmp_path / "in")
+
+
+def test_a_pattern_passes_over_the_output_folder_below_it(tmp_path: Path) -> None:
+    """What a person has put there, such as a corrected segmentation, is no scan."""
+    for name in ("study/a.nii.gz", "study/out/a_dseg_corrected.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (job,) = find_jobs([str(tmp_path / "study" / "**" / "*.nii.gz")], tmp_path / "study" / "out")
+    assert job.source == tmp_path / "study" / "a.nii.gz"

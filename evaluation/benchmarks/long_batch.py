@@ -112,7 +112,7 @@ def rows(volumes: int, spacing: Spacing) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--volumes", type=int, default=200)
+    parser.add_argument("--volumes", type=int, default=200, help=f"{EVERY} or more")
     parser.add_argument("--spacing", type=float, nargs=3, default=SMALL, help="voxel size in mm")
     arguments = parser.parse_args()
     table = list(rows(arguments.volumes, tuple(arguments.spacing)))
