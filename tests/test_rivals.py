@@ -132,6 +132,29 @@ def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monk
     assert methods.applies("published:steps=5", Path("A_PD.nii.gz"))
 
 
+@pytest.mark.parametrize(
+    "overlays, weights",
+    [
+        (["published", "published_training"], "published"),
+        (["one_step_training"], "one_step"),
+        (["real_pairs_training"], "real_pairs_B"),
+    ],
+)
+def test_weights_are_stored_under_the_name_that_they_are_looked_for(
+    overlays: list[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = training(*overlays)
+    monkeypatch.setattr(trained, "RIVALS", tmp_path)
+    trainer = {"_target_": "types.SimpleNamespace", "run": "$lambda: None"}
+    network = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
+    ema = {"_target_": "types.SimpleNamespace", "ema_model": network}
+    parser.update({"train::trainer": trainer, "ema": ema, "held_out": "B", "dist": "none"})
+    parser["run"] = parser["run"][:2]  # without the end of the processes
+    parser.get_parsed_content("run")
+    (stored,) = tmp_path.iterdir()
+    assert stored.name == f"{weights}.pt"
+
+
 # --- in use ---
 
 
