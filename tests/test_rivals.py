@@ -13,6 +13,7 @@ import trained
 from label_contrast import RandLabelContrastd
 from monai.bundle import ConfigParser
 
+from midiff_monai.bundles import open_bundle
 from midiff_monai.labels import MIRRORED
 from midiff_monai.lmi import LocalMutualInformation
 from midiff_monai.phantom import make_phantom
@@ -98,6 +99,17 @@ def test_the_published_network_sees_the_noisy_image_and_two_maps_as_they_are() -
     noisy = inferer.scheduler.add_noise(image, noise, timesteps)
     expected = [noisy, lmi(source, source), lmi(source, (noisy + 1) / 2)]
     torch.testing.assert_close(seen[0], torch.cat(expected, dim=1))
+
+
+def test_the_published_network_begins_with_the_layers_that_fit() -> None:
+    unet = training("published", "published_training").get_parsed_content("network_def").network
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    trained.begin_from_bundle(unet, bundle_root(TRANSLATION))
+    shipped = open_bundle(TRANSLATION).setting("network_def").network.network.state_dict()
+    for name, value in unet.state_dict().items():
+        fits = value.shape == shipped[name].shape
+        assert torch.equal(value, shipped[name] if fits else before[name]), name
+        assert fits or name.split(".")[0] in ("conv_in", "out"), name
 
 
 def test_one_step_is_trained_where_it_is_used_and_nowhere_else() -> None:
