@@ -24,7 +24,11 @@ DOTS_PER_INCH = 100
 
 
 def draw_methods(rows: pd.DataFrame) -> Figure:
-    """Mean and 95 % interval by method: a row a dataset and contrast, a column a measure of `MEASURES`."""
+    """Mean and 95 % interval by method: a row a dataset and contrast, a column a measure of `MEASURES`.
+
+    The methods on the T1w itself have nothing beside them to be compared with, and are left to the table.
+    """
+    rows = rows[rows["contrast"] != "T1"]
     summary = summarise(rows).set_index(["dataset", "contrast", "measure"]).sort_index()
     groups = list(dict.fromkeys(zip(rows["dataset"], rows["contrast"], strict=True)))
     figure = Figure(figsize=(14, 2.2 * len(groups)), layout="constrained")
