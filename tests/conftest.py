@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from fake_pipeline import FakePipeline
+
+    from midiff_monai.inputs import Job
 
 # Read by torch, ITK and matplotlib when they are first imported, hence before any test module imports them.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
@@ -97,3 +102,19 @@ def write_multiframe() -> Callable[[list[Path], Path], None]:
         converted.save_as(path)
 
     return write
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    """A stand-in for the models of a batch."""
+    from fake_pipeline import FakePipeline  # heavy, and only batches need it
+
+    return FakePipeline(monkeypatch)
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    """Three volumes for it."""
+    from fake_pipeline import write_jobs
+
+    return write_jobs(tmp_path)

@@ -12,24 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_pipeline import FakePipeline, statuses, write_jobs
+from fake_pipeline import FakePipeline, statuses
 
 from midiff_monai import batch
 from midiff_monai.batch import BatchReportError, Task, run_batch, stop_on_signal
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.study import read_study
-
-
-@pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    return FakePipeline(monkeypatch)
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> list[Job]:
-    return write_jobs(tmp_path)
-
 
 TASK = Task(translating=False)
 

@@ -6,23 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_pipeline import FakeBundle, FakePipeline, statuses, write_jobs
+from fake_pipeline import FakeBundle, FakePipeline, statuses
 
 from midiff_monai.batch import Task, run_batch
 from midiff_monai.inputs import Job
 from midiff_monai.pipeline import Settings, written_roles
 from midiff_monai.study import read_study
-
-
-@pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    return FakePipeline(monkeypatch)
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> list[Job]:
-    return write_jobs(tmp_path)
-
 
 TASK = Task(translating=False)
 
