@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt, label
 from torch.nn import functional as F
 
 from midiff_monai.slices import Network, SlicewiseInferer
@@ -13,15 +15,20 @@ from midiff_monai.slices import Network, SlicewiseInferer
 STRIPPED_SHARE = 0.6
 """A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
 
+BRIDGE = 3
+"""Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""
+
 NEVER = -100.0
 """Logit of a class that is ruled out."""
 
 
 class BrainSegmentation(SlicewiseInferer):
-    """Logits of brain structures, background first; no hole is left in a skull-stripped brain.
+    """Logits of brain structures, background first; a head has one brain, and a skull-stripped one no hole.
 
-    Deep inside what skull stripping has left there is nothing but brain. A 2-D network that loses its way in a slice,
-    as where the cerebellum was cut off, answers background all the same; there its second choice is taken.
+    A 2-D network does not know where in the head a slice is, and finds brain in the neck and the face: of a whole head
+    the largest piece alone is kept. Deep inside what skull stripping has left there is nothing but brain. A network
+    that loses its way in a slice, as where the cerebellum was cut off, answers background all the same; there its
+    second choice is taken.
 
     Args:
         mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`, to look at the
@@ -46,7 +53,23 @@ class BrainSegmentation(SlicewiseInferer):
         labelled = (logits.argmax(dim=0) > 0) & there
         if labelled.sum() > STRIPPED_SHARE * there.sum():
             logits[0] = torch.where(deep_inside(there, self.depth), NEVER, logits[0])
+        else:
+            logits[1:] = torch.where(largest_piece(labelled), logits[1:], NEVER)
         return logits
+
+
+def largest_piece(mask: torch.Tensor, bridge: int = BRIDGE) -> torch.Tensor:
+    """The largest piece of a mask (X, Y, Z), cut off from what thin bridges alone join it to.
+
+    Voxels deeper than `bridge` are what pieces are made of; the largest takes along all of the mask that is near it.
+    """
+    depth = torch.from_numpy(distance_transform_edt(mask.cpu().numpy()))
+    pieces, _ = label(depth > bridge)
+    sizes = np.bincount(pieces.ravel())[1:]
+    if not sizes.size:
+        return mask
+    away = torch.from_numpy(distance_transform_edt(pieces != 1 + sizes.argmax()))
+    return mask & (away <= bridge + 2).to(mask.device)
 
 
 def deep_inside(mask: torch.Tensor, depth: int) -> torch.Tensor:

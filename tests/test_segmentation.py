@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from midiff_monai.segmentation import BrainSegmentation, deep_inside
+from midiff_monai.segmentation import BRIDGE, BrainSegmentation, deep_inside, largest_piece
 
 BACKGROUND, WHITE = 0, 1
 
@@ -35,9 +35,10 @@ class Lost:
         return logits
 
 
-def ball(radius: float, side: int = 20) -> torch.Tensor:
-    """A volume (1, 1, side, side, side), 0.8 in a ball and 0 around it."""
+def ball(radius: float, side: int = 20, centre: float = 0.0) -> torch.Tensor:
+    """A volume (1, 1, side, side, side), 0.8 in a ball and 0 around it; `centre` is its height above the middle."""
     places = torch.cartesian_prod(*[torch.arange(side)] * 3).reshape(side, side, side, 3) - (side - 1) / 2
+    places[..., 2] -= centre
     return 0.8 * (places.square().sum(-1) < radius**2).float()[None, None]
 
 
@@ -73,3 +74,39 @@ def test_left_and_right_are_treated_alike() -> None:
 def test_a_whole_head_keeps_its_background(surroundings: float) -> None:
     head = torch.where(ball(8) > 0, ball(8), surroundings)
     assert torch.equal(classes(head, Lost()), (ball(8)[0, 0] > 0).long() * WHITE)
+
+
+def brain_on_neck(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (40, 40, 40) of a large ball and of a small one below, with a square rod of this width between the two."""
+    brain, neck = ball(11, 40, centre=7)[0, 0] > 0, ball(6, 40, centre=-13)[0, 0] > 0
+    rod = torch.zeros_like(brain)
+    across = slice(20 - width // 2, 20 - width // 2 + width)
+    rod[across, across, 8:20] = True
+    return brain, brain | neck | rod
+
+
+@pytest.mark.parametrize("width", [0, 1, 2 * BRIDGE])
+def test_the_neck_is_cut_off_whatever_thin_bridge_joins_it_to_the_brain(width: int) -> None:
+    brain, mask = brain_on_neck(width)
+    kept = largest_piece(mask)
+    assert kept[brain].all()
+    assert not kept[..., :10].any()
+
+
+def test_what_is_broadly_joined_to_the_brain_stays() -> None:
+    _, mask = brain_on_neck(2 * BRIDGE + 3)
+    assert torch.equal(largest_piece(mask), mask)
+
+
+@given(seed=st.integers(0, 2**31), density=st.floats(0, 1))
+def test_nothing_is_added_and_what_has_no_thick_piece_is_left_alone(seed: int, density: float) -> None:
+    mask = torch.from_numpy(np.random.default_rng(seed).random((9, 10, 11)) < density)
+    kept = largest_piece(mask)
+    assert not (kept & ~mask).any()
+    assert kept.any() == mask.any()
+
+
+def test_of_a_whole_head_the_brain_alone_is_labelled() -> None:
+    brain, mask = brain_on_neck(0)
+    found = classes(torch.where(mask, 0.8, 0.1)[None, None], Lost())
+    assert torch.equal(found > 0, brain)
