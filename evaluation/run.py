@@ -113,9 +113,10 @@ def main() -> None:
     arguments = parse_arguments()
     table = Table(arguments.out / "scores.csv", key=("dataset", "subject", "contrast", "method"))
     with tempfile.TemporaryDirectory() as folder:
-        simulated = Path(folder) / "simulated"
+        simulated, heads = Path(folder) / "simulated", Path(folder) / "simulated-heads"
         simulate_pairs(arguments.label_maps, arguments.simulated, simulated)
-        todo = [job for pairs in (*arguments.pairs, simulated) for job in jobs(pairs, arguments.methods)]
+        simulate_pairs(arguments.label_maps, arguments.simulated_heads, heads, heads=True)
+        todo = [job for pairs in (*arguments.pairs, simulated, heads) for job in jobs(pairs, arguments.methods)]
         fill(table, todo)
     print(write_summary(table.rows(), arguments.out))
 
@@ -127,6 +128,7 @@ def parse_arguments() -> argparse.Namespace:
         "--pairs", type=Path, nargs="+", default=[], help="folders of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …"
     )
     parser.add_argument("--simulated", type=int, default=0, metavar="N", help="pairs from the first N label maps")
+    parser.add_argument("--simulated-heads", type=int, default=0, metavar="N", help="the same, whole heads")
     parser.add_argument("--label-maps", type=Path, help="folder of the label maps")
     parser.add_argument(
         "--methods",
@@ -136,8 +138,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for scores.csv, summary.csv and summary.md")
     arguments = parser.parse_args()
-    if bool(arguments.simulated) != bool(arguments.label_maps) or not (arguments.pairs or arguments.simulated):
-        parser.error("give --pairs, or --simulated together with --label-maps, or all three")
+    simulated = arguments.simulated + arguments.simulated_heads
+    if bool(simulated) != bool(arguments.label_maps) or not (arguments.pairs or simulated):
+        parser.error("give --pairs, or --simulated or --simulated-heads together with --label-maps")
     try:
         for name in arguments.methods:
             parse_method(name)

@@ -44,7 +44,7 @@ class Task:
     overwrite: bool = False
 
 
-Status = Literal["done", "skipped", "failed", "pending"]
+Status = Literal["done", "skipped", "failed", "pending", "passed over"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ class Outcome:
 
     Attributes:
         input: the volume.
-        status: "done", "skipped" (done by an earlier run in the same way), "failed", or "pending" (never begun).
+        status: "done", "skipped" (done by an earlier run in the same way), "failed", "pending" (never begun), or
+            "passed over" (a DICOM series that is no volume of anatomy, or of another modality).
         seconds: wall-clock time.
         warnings: sentences for the reader of the result.
-        error: why it failed, in one line.
-        report: its run manifest, there once it is done. In the batch's reports, relative to their folder.
+        error: why it failed or was passed over, in one line.
+        report: its run manifest, there once it is done; empty for what is passed over. In the batch's reports,
+            relative to their folder.
     """
 
     input: Path
@@ -112,7 +114,7 @@ def run_batch(
         progress: wraps the iteration over the outcomes, for example `tqdm`.
 
     Returns:
-        One outcome a job, in the order of the jobs.
+        One outcome a job, in the order of the jobs, those passed over last.
 
     Raises:
         BundleError: a bundle is not intact; nothing is processed.
@@ -121,6 +123,8 @@ def run_batch(
         BatchReportError: the reports of the batch cannot be written; all volumes that can be done are done.
     """
     models = _models(task)
+    passed_over = [Outcome(job.source, "passed over", error=job.unfit) for job in jobs if job.unfit]
+    jobs = [job for job in jobs if not job.unfit]
     _check_outputs(jobs, output)
     by_report = {str(job.paths.report): job for job in jobs}
     outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
@@ -129,12 +133,13 @@ def run_batch(
         # a full disk is told of at the end; meanwhile room may be made
         with suppress(OSError):
             _note_error(outcome, by_report[outcome.report].paths.error)
-            write_reports(list(outcomes.values()), task, models, output)
+            write_reports([*outcomes.values(), *passed_over], task, models, output)
+    all_outcomes = [*outcomes.values(), *passed_over]
     try:
-        write_reports(list(outcomes.values()), task, models, output)
+        write_reports(all_outcomes, task, models, output)
     except OSError as error:
-        raise BatchReportError(output, in_one_line(error), list(outcomes.values())) from error
-    return list(outcomes.values())
+        raise BatchReportError(output, in_one_line(error), all_outcomes) from error
+    return all_outcomes
 
 
 def _check_outputs(jobs: Sequence[Job], output: Path) -> None:
@@ -258,7 +263,7 @@ def write_reports(outcomes: list[Outcome], task: Task, models: Models, output: P
 
 
 def _row(outcome: Outcome, output: Path) -> dict[str, str | float]:
-    report = Path(os.path.relpath(outcome.report, output)).as_posix()
+    report = outcome.report and Path(os.path.relpath(outcome.report, output)).as_posix()
     return asdict(outcome) | {"input": str(outcome.input), "report": report}
 
 

@@ -205,7 +205,7 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     task, execute = _task(arguments), _executor(arguments)
     unreported: set[str] = set()
     with stop_on_signal() as stop:
-        bar = partial(tqdm, total=len(jobs), unit="volume", disable=None)
+        bar = partial(tqdm, total=sum(not job.unfit for job in jobs), unit="volume", disable=None)
         try:
             outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
         except BatchReportError as error:

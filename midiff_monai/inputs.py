@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,6 @@ RESULTS = (
     (re.compile(r"(.+_desc-)(?:synthetic|midiff)([0-9A-Za-z]*)_(?:T1w|std|dseg)\.nii\.gz"), r"\1midiff\2_report.json"),
 )
 """What volumes that midiff made are called, by `paths` and by `bids`, and the report that then lies beside them."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,11 @@ class Job:
         """All files that make up the volume."""
         return self.series.files if self.series else volume_files(self.source)
 
+    @property
+    def unfit(self) -> str:
+        """Why it is to be passed over, as a clause, else empty."""
+        return self.series.unfit if self.series else ""
+
 
 def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | None = None) -> list[Job]:
     """Find the volumes of a run.
@@ -57,10 +59,13 @@ def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | N
             those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all subfolders); or a
             table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they are relative, and, if
             wanted, a column `output` of subfolders. In folders and among what a pattern matches, volumes that midiff
-            made are passed over, as long as their report lies beside them. So are, with a warning in the log, DICOM
-            series that are no volume of anatomy, or of another modality.
+            made are left out, as long as their report lies beside them.
         output: folder for the results, passed over itself where it lies in a folder that is searched.
         modality: "CT" takes the DICOM series of computed tomography and no others, anything else those of MR.
+
+    Returns:
+        The volumes, and among those of folders the DICOM series that are to be passed over, `Job.unfit` telling why:
+        they are no volume of anatomy, or of another modality.
 
     Raises:
         InputError: nothing is found, a folder cannot be read, a table lacks the column, a file is no volume by its
@@ -72,13 +77,17 @@ def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | N
 
 
 def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
-    """Drop what is named twice; raises InputError, with this mend, where two volumes would write the same files."""
+    """Drop what is named twice, and put last what is to be passed over.
+
+    Raises:
+        InputError: two volumes would write the same files; tells this mend.
+    """
     by_report: dict[Path, Job] = {}
-    for job in jobs:
+    for job in (job for job in jobs if not job.unfit):
         first = by_report.setdefault(job.paths.report.resolve(), job)
         if [file.resolve() for file in first.files] != [file.resolve() for file in job.files]:
             raise InputError(job.source, f"would write the same files as {first.source}", mend)
-    return list(by_report.values())
+    return [*by_report.values(), *(job for job in jobs if job.unfit)]
 
 
 def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
@@ -108,12 +117,9 @@ def _jobs_below(folder: Path, output: Path, modality: str) -> list[Job]:
     images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
     series = [_of_modality(each, modality) for each in _series_among(images)] if images else []
     jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
-    jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series if not each.unfit]
-    passed_over = [each for each in series if each.unfit]
-    if not jobs:
-        raise _nothing_below(folder, output, passed_over)
-    for each in passed_over:
-        _logger.warning("%s: passed over, for it %s", each.folder / each.name, each.unfit)
+    jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series]
+    if all(job.unfit for job in jobs):
+        raise _nothing_below(folder, output, series)
     return jobs
 
 

@@ -105,6 +105,7 @@ def make_phantom(
     fractions = average_over_voxels(fractions, spacing)[:, ::-1]  # stored from right to left: LAS
     tissues = fractions.argmax(axis=0).astype(np.uint8)
     image = acquire(fractions, contrast, noise=noise, bias=bias, seed=seed)
+    image[tissues == BACKGROUND] = 0
     affine = _las_affine(template_affine, tissues.shape, spacing)
     return Phantom(_nifti(image, affine), _nifti(tissues, affine))
 
@@ -153,23 +154,28 @@ def _overlaps(length: int, size: float) -> csr_array:
 
 
 def acquire(
-    fractions: NDArray[np.float32], contrast: str, *, noise: float, bias: float, seed: int
+    fractions: NDArray[np.float32],
+    contrast: str,
+    *,
+    noise: float,
+    bias: float,
+    seed: int,
+    tissues: Mapping[int, Tissue] = TISSUES,
 ) -> NDArray[np.float32]:
-    """Simulate the magnitude image (X, Y, Z) of the shares (4, X, Y, Z) of background, CSF, grey and white matter.
+    """Simulate the magnitude image (X, Y, Z) of the shares of tissues, the brightest of the brain's near 1000.
 
     Args:
-        fractions: shares of each voxel; where the background's is the largest, the image is 0.
+        fractions: shares (T, X, Y, Z) of each voxel, first that of the background, which gives no signal.
         contrast, noise, bias, seed: as `make_phantom` takes them.
+        tissues: index of a share → its properties.
     """
     generator = np.random.default_rng(seed)
-    signals = {label: CONTRASTS[contrast].signal(tissue) for label, tissue in TISSUES.items()}
-    scale = 1000 / max(signals.values())
+    signals = {label: CONTRASTS[contrast].signal(tissue) for label, tissue in tissues.items()}
+    scale = 1000 / max(signals[label] for label in TISSUES)
     clean = sum(scale * signal * fractions[label] for label, signal in signals.items())
     field = 1 + bias * _smooth_field(fractions.shape[1:], generator)
     real, imaginary = generator.normal(scale=1000 * noise, size=(2, *field.shape))
-    image = np.hypot(clean * field + real, imaginary).astype(np.float32)
-    image[fractions.argmax(axis=0) == BACKGROUND] = 0
-    return image
+    return np.hypot(clean * field + real, imaginary).astype(np.float32)
 
 
 def _smooth_field(shape: Sequence[int], generator: np.random.Generator) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ MOST_NEGATIVE = 0.1
 SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be stored as nibabel assumes, check it."
 
 Progress = Callable[[Iterable[Job]], Iterable[Job]]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def run(
     progress: Progress,
 ) -> Iterator[Result]:
     """Process volumes one by one; every input is read and every output checked before the first is computed."""
-    jobs = find_jobs(inputs, output, settings.modality)
+    jobs = _fit(find_jobs(inputs, output, settings.modality))
     check_settings(settings, translating)
     roles = [*written_roles(settings, translating, segmenting), "report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
@@ -147,6 +150,14 @@ def run(
     models = load_models(settings, translating, segmenting)
     for job in progress(jobs):
         yield process(job, settings, models)
+
+
+def _fit(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those to be passed over, of which the log tells."""
+    for job in jobs:
+        if job.unfit:
+            _logger.warning("%s: passed over, for it %s", job.source, job.unfit)
+    return [job for job in jobs if not job.unfit]
 
 
 def check_settings(settings: Settings, translating: bool) -> None:

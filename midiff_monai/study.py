@@ -186,7 +186,7 @@ def read_study(folder: Path) -> list[Subject]:
     batch = folder / BATCH_REPORT
     if batch.is_file():
         table = pd.read_csv(batch, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        for row in table.to_dict("records"):
+        for row in table[table["status"] != "passed over"].to_dict("records"):
             _merge(subjects, row, LAST)
     return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
 

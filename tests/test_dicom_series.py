@@ -9,13 +9,18 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from fake_pipeline import FakePipeline
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from midiff_monai.batch import Task, run_batch
 from midiff_monai.dicom import DicomSeries, read_series
 from midiff_monai.errors import InputError
 from midiff_monai.inputs import find_jobs
+from midiff_monai.pipeline import segment
+from midiff_monai.study import read_study
 
 WriteDicom = Callable[..., list[Path]]
 AddSeries = Callable[..., list[Path]]
@@ -40,20 +45,21 @@ def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
 
 def taken(tmp_path: Path, modality: str | None = None) -> dict[str, DicomSeries]:
     jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
-    return {job.series.name: job.series for job in jobs if job.series}
+    return {job.series.name: job.series for job in jobs if job.series and not job.unfit}
 
 
-MR = "004_PD", "MR", "006_head: passed over, for it is of modality 'CT'; that takes --modality CT"
-CT = "006_head", "CT", "004_PD: passed over, for it is of modality 'MR' and not 'CT'"
+def passed_over(tmp_path: Path, modality: str | None = None) -> dict[str, str]:
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
+    return {job.source.relative_to(tmp_path / "in").as_posix(): job.unfit for job in jobs if job.unfit}
+
+
+MR = "004_PD", "MR", ("006_head", "is of modality 'CT'; that takes --modality CT")
+CT = "006_head", "CT", ("004_PD", "is of modality 'MR' and not 'CT'")
 
 
 @pytest.mark.parametrize("modality, expected", [(None, MR), ("CT", CT)])
 def test_scouts_and_other_modalities_are_passed_over_and_told(
-    modality: str | None,
-    expected: tuple[str, str, str],
-    tmp_path: Path,
-    add: AddSeries,
-    caplog: pytest.LogCaptureFixture,
+    modality: str | None, expected: tuple[str, str, tuple[str, str]], tmp_path: Path, add: AddSeries
 ) -> None:
     add(1, "scout", 1)
     add(2, "planning", 5, SAGITTAL)
@@ -64,26 +70,43 @@ def test_scouts_and_other_modalities_are_passed_over_and_told(
     (series,) = taken(tmp_path, modality).values()
     read_series(series)
     assert (series.name, series.modality) == expected[:2]
-    assert sorted(caplog.messages) == sorted(
-        [
-            f"{tmp_path}/in/{expected[2]}",
-            f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 30)",
-            f"{tmp_path}/in/002_planning: passed over, for it has few slices (5, another series of its study 30)",
-            f"{tmp_path}/in/003_localizer: passed over, for it is a localizer",
-            f"{tmp_path}/in/005_FDG: passed over, for it is of modality 'PT', neither MR nor CT",
-        ]
-    )
+    assert passed_over(tmp_path, modality) == dict([expected[2]]) | {
+        "001_scout": "has few slices (1, another series of its study 30)",
+        "002_planning": "has few slices (5, another series of its study 30)",
+        "003_localizer": "is a localizer",
+        "005_FDG": "is of modality 'PT', neither MR nor CT",
+    }
 
 
-def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(
-    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_batch_reports_what_it_passes_over(tmp_path: Path, add: AddSeries, pipeline: FakePipeline) -> None:
+    """It is no failure, and no subject of the study; the stand-in for the models fails, for it cannot read DICOM."""
+    add(1, "scout", 1)
+    add(4, "PD", 20)
+    outcomes = run_batch(find_jobs([tmp_path / "in"], tmp_path / "out"), Task(translating=False), tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
+    assert table["status"].tolist() == [outcome.status for outcome in outcomes] == ["failed", "passed over"]
+    assert table["input"].tolist()[1] == str(tmp_path / "in" / "001_scout")
+    assert table["error"].tolist()[1] == "has few slices (1, another series of its study 20)"
+    assert [subject.name for subject in read_study(tmp_path / "out")] == ["004_PD"]
+
+
+def test_a_run_tells_what_it_passes_over(tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture) -> None:
+    add(1, "scout", 1)
+    add(4, "PD", 20)[7].unlink()
+    with pytest.raises(InputError, match="series 004_PD"):
+        segment([tmp_path / "in"], tmp_path / "out")
+    assert caplog.messages == [
+        f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 19)"
+    ]
+
+
+def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(tmp_path: Path, add: AddSeries) -> None:
     uid = generate_uid()
     for affine in (AXIAL, SAGITTAL):
         add(1, "survey", 15, affine, SeriesInstanceUID=uid)
     add(4, "PD", 20)
     assert list(taken(tmp_path)) == ["004_PD"]
-    assert "001_survey: passed over, for it has slices of several orientations" in caplog.text
+    assert passed_over(tmp_path) == {"001_survey": "has slices of several orientations"}
 
 
 def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:
@@ -109,14 +132,12 @@ def test_short_series_of_like_length_are_all_taken(tmp_path: Path, add: AddSerie
     assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
 
 
-def test_a_scout_without_a_volume_is_left_to_its_reader(
-    tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_scout_without_a_volume_is_left_to_its_reader(tmp_path: Path, add: AddSeries) -> None:
     add(1, "scout", 1)
     add(5, "FDG", 20, Modality="PT")
     with pytest.raises(InputError, match="series 001_scout holds a single slice"):
         read_series(taken(tmp_path)["001_scout"])
-    assert "005_FDG: passed over" in caplog.text
+    assert list(passed_over(tmp_path)) == ["005_FDG"]
 
 
 def test_what_is_short_is_judged_in_its_own_study(tmp_path: Path, add: AddSeries) -> None:

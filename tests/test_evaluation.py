@@ -281,6 +281,7 @@ class TestSimulatedPairs:
         (tmp_path / "maps").mkdir()
         nib.save(stored.as_reoriented(turn), tmp_path / "maps" / "map_01.nii.gz")
         simulate.simulate_pairs(tmp_path / "maps", 1, tmp_path / "simulated")
+        simulate.simulate_pairs(tmp_path / "maps", 1, tmp_path / "heads", heads=True)
         return tmp_path / "simulated"
 
     def test_truth_lies_where_the_map_has_it(self, simulated: Path) -> None:
@@ -297,6 +298,19 @@ class TestSimulatedPairs:
             expected = sequence.signal(TISSUES[1]) / sequence.signal(TISSUES[3])
             assert np.median(image[truth == 4]) / np.median(image[truth == 2]) == pytest.approx(abs(expected), rel=1e-4)
             assert not image[truth == 0].any()
+
+    def test_a_head_has_its_scalp_and_the_same_brain_in_the_same_place(self, simulated: Path) -> None:
+        truth, whole = (nib.load(pairs / "map-01_dseg.nii.gz") for pairs in (simulated, simulated.parent / "heads"))
+        voxels = np.argwhere(np.asarray(whole.dataobj) > 0)
+        places = nib.affines.apply_affine(np.linalg.inv(truth.affine) @ whole.affine, voxels)
+        np.testing.assert_allclose(places, places.round(), atol=1e-4)
+        in_scalp = (5, 5, 5)
+        assert (np.asarray(truth.dataobj)[tuple(places.round().astype(int).T)] == whole.get_fdata()[tuple(voxels.T)]).all()
+        for name, sequence in CONTRASTS.items():
+            image = nib.load(simulated.parent / "heads" / f"map-01_{name}.nii.gz").get_fdata()
+            expected = sequence.signal(simulate.HEAD_TISSUES[simulate.MUSCLE]) / sequence.signal(TISSUES[3])
+            white = np.median(image[np.asarray(whole.dataobj) == 2])
+            assert image[in_scalp] / white == pytest.approx(abs(expected), rel=1e-4)
 
     def test_pairs_are_found(self, simulated: Path) -> None:
         assert [case[:2] for case in run.subjects(simulated)] == [
