@@ -212,7 +212,10 @@ def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> 
     """
     if not manifest["complete"] or not all(getattr(job.paths, role).is_file() for role in manifest["outputs"]):
         return False
-    earlier, wanted = identity(manifest), identity(new_report(job, task.settings, models).to_dict())
+    report = new_report(job, task.settings, models)
+    if manifest["command"] not in (report.command, "segment"):
+        return False
+    earlier, wanted = identity(manifest), identity(report.to_dict())
     alike = all(earlier[name] == wanted[name] for name in ("settings", "input"))
     return alike and all(wanted[name].items() <= earlier[name].items() for name in ("weights", "configurations"))
 

@@ -23,6 +23,7 @@ from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
 from midiff_monai.transforms import fill_holes, plain, restore_segmentation
 from midiff_monai.volumes import negative_share, read_volume, tells_sides
+from midiff_monai.whole_head import translate_head
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
@@ -64,10 +65,17 @@ class Settings:
 
 @dataclass
 class Models:
-    """The bundles of a run, loaded once."""
+    """The bundles of a run, loaded once.
+
+    Attributes:
+        translation: makes a synthetic T1w.
+        segmentation: segments, and tells the translation where in a whole head the brain is.
+        segmenting: whether its segmentation is wanted.
+    """
 
     translation: Bundle | None = None
     segmentation: Bundle | None = None
+    segmenting: bool = True
 
     @property
     def weights(self) -> dict[str, str]:
@@ -186,15 +194,14 @@ def check_settings(settings: Settings, translating: bool) -> None:
 
 def load_models(settings: Settings, translating: bool, segmenting: bool) -> Models:
     """Open the bundles that a run needs."""
-    models = Models()
+    models = Models(segmenting=segmenting)
     device = f"$torch.device('{settings.device}')" if settings.device else None
     amp = PRECISIONS[settings.precision]
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
     if translating:
         chosen: dict[str, Any] = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
         models.translation = open_bundle(TRANSLATION, settings.modality, **common, **chosen)
-    if segmenting:
-        models.segmentation = open_bundle(SEGMENTATION, **common)
+    models.segmentation = open_bundle(SEGMENTATION, **common)
     return models
 
 
@@ -215,8 +222,8 @@ def process(job: Job, settings: Settings, models: Models, kept: Mapping[str, str
     result = Result(source, job.paths, report, series=job.series)
     if models.translation:
         with report.timed("translate"):
-            image = _translate(image, foreground, models.translation, result)
-    if models.segmentation:
+            image = _translate(image, foreground, models, result)
+    if models.segmentation and models.segmenting:
         with report.timed("segment"):
             _segment(image, foreground, models.segmentation, result)
     result.write()
@@ -240,7 +247,7 @@ def _read_series(job: Job) -> nib.Nifti1Image:
 
 def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
     """The manifest of a volume that is about to be processed."""
-    command = "segment" if models.segmentation else "translate"
+    command = "segment" if models.segmenting else "translate"
     return RunReport(
         command,
         job.source,
@@ -251,9 +258,9 @@ def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
     )
 
 
-def _translate(image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result) -> MetaTensor:
-    conformed = bundle.conform(image)
-    samples = bundle.infer(conformed)
+def _translate(image: MetaTensor, foreground: torch.Tensor, models: Models, result: Result) -> MetaTensor:
+    conformed = models.translation.conform(image)  # type: ignore[union-attr]
+    samples = translate_head(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
     grids = plain(conformed[0] != 0), conformed.affine, foreground, image.affine
     restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
     result.synthetic, result.spread = restored[0], restored[1] if len(restored) > 1 else None

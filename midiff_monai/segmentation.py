@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, label
+from scipy.ndimage import binary_closing, distance_transform_edt, label
 from torch.nn import functional as F
 
 from midiff_monai.slices import Network, SlicewiseInferer
+from midiff_monai.transforms import fill_holes
 
 STRIPPED_SHARE = 0.6
 """A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
 
 BRIDGE = 3
 """Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""
+
+SULCI = 3
+"""Voxels of half the width of what is taken for a gap within the brain."""
 
 NEVER = -100.0
 """Logit of a class that is ruled out."""
@@ -51,11 +55,36 @@ class BrainSegmentation(SlicewiseInferer):
         logits = super().infer(volume, network, **options)
         there = volume[0] != 0
         labelled = (logits.argmax(dim=0) > 0) & there
-        if labelled.sum() > STRIPPED_SHARE * there.sum():
+        if is_stripped(labelled, there):
             logits[0] = torch.where(deep_inside(there, self.depth), NEVER, logits[0])
         else:
             logits[1:] = torch.where(largest_piece(labelled), logits[1:], NEVER)
         return logits
+
+
+def is_stripped(labelled: torch.Tensor, there: torch.Tensor) -> bool:
+    """Whether a volume, of which there is so much (X, Y, Z) and so much of that is labelled, is skull-stripped."""
+    return bool(labelled.sum() > STRIPPED_SHARE * there.sum())
+
+
+def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | None:
+    """The brain as a skull-stripping tool would leave it, of the logits (C, X, Y, Z) of a whole head.
+
+    Args:
+        logits: of a `BrainSegmentation`, background first.
+        there: (X, Y, Z), true where the head is.
+
+    Returns:
+        A mask (X, Y, Z): what is labelled, its sulci closed and its holes filled; None of a volume that is
+        skull-stripped already, or in which nothing is labelled.
+    """
+    labelled = (logits.argmax(dim=0) > 0) & there
+    if is_stripped(labelled, there) or not labelled.any():
+        return None
+    # beyond the edge of the volume the brain goes on
+    grown = binary_closing(np.pad(labelled.numpy(), SULCI, mode="edge"), iterations=SULCI)
+    inner = (slice(SULCI, -SULCI),) * 3
+    return torch.from_numpy(fill_holes(grown[inner])) & there
 
 
 def largest_piece(mask: torch.Tensor, bridge: int = BRIDGE) -> torch.Tensor:

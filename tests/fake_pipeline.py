@@ -27,11 +27,10 @@ class FakeBundle:
 
 
 def load(settings: Settings, translating: bool, segmenting: bool) -> Models:
-    models = Models()
+    models = Models(segmenting=segmenting)
     if translating:
         models.translation = FakeBundle("t1_lmi_translation", settings)  # type: ignore[assignment]
-    if segmenting:
-        models.segmentation = FakeBundle("t1_brain_segmentation", settings)  # type: ignore[assignment]
+    models.segmentation = FakeBundle("t1_brain_segmentation", settings)  # type: ignore[assignment]
     return models
 
 
@@ -60,7 +59,7 @@ class FakePipeline:
         report.hashes |= kept
         report.warnings.append("Look at the picture.")
         paths.report.parent.mkdir(exist_ok=True)
-        roles = set(written_roles(settings, models.translation is not None, models.segmentation is not None))
+        roles = set(written_roles(settings, models.translation is not None, models.segmenting))
         for role in roles - (set() if source.read_text() == "dicom" else {"dicom_seg"}):
             path = getattr(paths, role)
             path.write_text(f"{role} by {len(self.processed)}")

@@ -112,6 +112,13 @@ def test_a_translation_is_done_once_it_was_made_for_a_segmentation(
     assert statuses(run_batch(jobs, Task(segmenting=False), tmp_path / "out")) == ["done"] * 3
 
 
+def test_a_translation_alone_is_no_segmentation(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    """Though the same weights made it: the segmenter finds the brain in whole heads."""
+    run_batch(jobs, Task(segmenting=False), tmp_path / "out")
+    assert statuses(run_batch(jobs, Task(segmenting=False), tmp_path / "out")) == ["skipped"] * 3
+    assert statuses(run_batch(jobs, Task(), tmp_path / "out")) == ["done"] * 3
+
+
 def test_a_run_that_was_killed_forgets_no_file(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     run_batch(jobs[:1], Task(), tmp_path / "out")
     pipeline.report.outputs, pipeline.report.hashes = {}, {}

@@ -43,6 +43,7 @@ LAYERS = (
         "volumes",
     },
     {"bundles", "figures", "results", "study_page", "viewer"},
+    {"whole_head"},
     {"bids", "pipeline"},
     {"batch"},
     {"cluster"},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from midiff_monai.segmentation import BRIDGE, BrainSegmentation, deep_inside, largest_piece
+from midiff_monai.segmentation import BRIDGE, BrainSegmentation, brain_in_head, deep_inside, largest_piece
 
 BACKGROUND, WHITE = 0, 1
 
@@ -110,3 +110,33 @@ def test_of_a_whole_head_the_brain_alone_is_labelled() -> None:
     brain, mask = brain_on_neck(0)
     found = classes(torch.where(mask, 0.8, 0.1)[None, None], Lost())
     assert torch.equal(found > 0, brain)
+
+
+def logits_of(labelled: torch.Tensor) -> torch.Tensor:
+    return torch.stack([1.0 - labelled.float(), 2.0 * labelled.float()])
+
+
+def test_the_brain_in_a_head_has_its_sulci_and_holes() -> None:
+    """A slit as wide as a sulcus, and a cavity within."""
+    whole = ball(14, 40)[0, 0] > 0
+    labelled = whole.clone()
+    labelled[19:22, :, 20:] = False
+    labelled[16:24, 16:24, 8:14] = False
+    brain = brain_in_head(logits_of(labelled), torch.ones_like(whole))
+    assert brain is not None
+    assert brain[labelled].all() and not brain[~(ball(16, 40)[0, 0] > 0)].any()
+    assert brain[19:22, 20, 22:30].all() and brain[16:24, 16:24, 8:14].all()
+
+
+def test_a_brain_that_the_scan_cuts_off_reaches_the_edge() -> None:
+    labelled = torch.zeros(30, 30, 12, dtype=torch.bool)
+    labelled[8:22, 8:22] = True
+    brain = brain_in_head(logits_of(labelled), torch.ones_like(labelled))
+    assert brain is not None and torch.equal(brain, labelled)
+
+
+@pytest.mark.parametrize("radius", [0, 14])
+def test_there_is_nothing_to_strip_of_a_stripped_brain_or_of_nothing(radius: float) -> None:
+    labelled = ball(radius, 40)[0, 0] > 0
+    there = labelled if radius else torch.ones_like(labelled)
+    assert brain_in_head(logits_of(labelled), there) is None

@@ -1,0 +1,42 @@
+"""Whole heads: the brain is translated once more, alone."""
+
+from __future__ import annotations
+
+import torch
+from monai.data import MetaTensor
+
+from midiff_monai.bundles import Bundle
+from midiff_monai.geometry import resample_to_grid
+from midiff_monai.segmentation import brain_in_head
+from midiff_monai.transforms import plain
+
+
+def translate_head(
+    image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle | None
+) -> torch.Tensor:
+    """Translate a volume; of a whole head, the brain a second time, alone, as the first translation shows it.
+
+    Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
+    what most of the training was on. What is around it stays as the first translation made it, for the segmenter
+    knows the fluid between brain and skull by its place.
+
+    Args:
+        image: (1, X', Y', Z'), as read.
+        conformed: (1, X, Y, Z), the image as the translation knows it.
+        translation: makes the synthetic T1w.
+        segmentation: finds the brain in it; None translates once.
+
+    Returns:
+        (C, X, Y, Z) in [0, 1]: the mean of the samples and, of several, their standard deviation.
+    """
+    first = translation.infer(conformed)
+    if segmentation is None:
+        return first
+    affine, there = conformed.affine, plain(conformed[0] != 0)
+    logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)))
+    brain = brain_in_head(logits, there)
+    if brain is None:
+        return first
+    mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
+    alone = translation.conform(MetaTensor(plain(image) * mask, affine=image.affine))
+    return torch.where(plain(alone) != 0, translation.infer(alone), first)

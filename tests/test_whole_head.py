@@ -1,0 +1,86 @@
+"""Whole heads: what the translation is shown, and what comes of both looks; with stand-ins for the networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientationd
+
+from midiff_monai.transforms import ResampleForegroundd, StretchIntensityd
+from midiff_monai.whole_head import translate_head
+
+BRAIN = 0.5, 0.99
+"""Grey values that the segmentation labels."""
+
+
+class Stub:
+    """A translation conforms as the bundle does and answers its input; a segmentation labels some grey values of it."""
+
+    def __init__(self, segmenting: bool = False) -> None:
+        self.segmenting, self.seen = segmenting, list[torch.Tensor]()
+        self._conform = Compose(
+            [
+                Orientationd("image", axcodes="RAS", labels=None),
+                ResampleForegroundd("image", (2.0, 2.0, 2.0)),
+                StretchIntensityd("image"),
+            ]
+        )
+
+    def conform(self, volume: MetaTensor) -> MetaTensor:
+        return volume if self.segmenting else self._conform({"image": volume})["image"]
+
+    def infer(self, volume: MetaTensor) -> torch.Tensor:
+        plain = volume.as_tensor()
+        self.seen.append(plain)
+        if not self.segmenting:
+            return torch.cat([plain, plain / 2])
+        labelled = between(plain).float()
+        return torch.cat([1 - labelled, 2 * labelled])
+
+
+def between(image: torch.Tensor) -> torch.Tensor:
+    return (image > BRAIN[0]) & (image < BRAIN[1])
+
+
+def head(axcodes: str = "RAS", stripped: bool = False) -> MetaTensor:
+    """A ball of brain, of two tissues that differ little, in a cube of dim scalp with a very bright rim."""
+    places = np.moveaxis(np.indices((40, 40, 30)), 0, -1) - np.array([19.5, 19.5, 14.5])
+    radii = np.linalg.norm(places * [2, 2, 2], axis=-1)
+    voxels = np.full(radii.shape, 20.0)
+    voxels[:2] = 120
+    if stripped:
+        voxels[:] = 0
+    voxels[radii < 20] = 80
+    voxels[(radii < 20) & (places[..., 0] < 0)] = 90
+    image = MetaTensor(torch.from_numpy(voxels)[None].float(), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    return Orientationd("image", axcodes=axcodes, labels=None)({"image": image})["image"]  # type: ignore[return-value]
+
+
+def translated(image: MetaTensor, segmentation: Stub | None) -> tuple[torch.Tensor, Stub]:
+    translation = Stub()
+    conformed = translation.conform(image)
+    return translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
+def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(axcodes: str) -> None:
+    samples, translation = translated(head(axcodes), Stub(segmenting=True))
+    first, second = (seen[0] for seen in translation.seen)
+    brain = second > 0
+    assert torch.equal(brain, between(first))
+    # 80 and 90 lie a tenth apart beside scalp at 20 and a rim at 120, and fill the range without them
+    assert first[brain].max() - first[brain].min() < 0.15
+    assert second[brain].max() - second[brain].min() > 0.9
+    assert torch.equal(samples[0], torch.where(brain, second, first))
+    assert torch.equal(samples[1], samples[0] / 2)
+
+
+@pytest.mark.parametrize("image, segmentation", [(head(stripped=True), Stub(segmenting=True)), (head(), None)])
+def test_one_look_suffices_for_a_stripped_brain_and_has_to_without_a_segmenter(
+    image: MetaTensor, segmentation: Stub | None
+) -> None:
+    samples, translation = translated(image, segmentation)
+    (seen,) = translation.seen
+    assert torch.equal(samples[:1], seen)
