@@ -220,12 +220,13 @@ def process(job: Job, settings: Settings, models: Models, kept: Mapping[str, str
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
         foreground = torch.from_numpy(fill_holes(voxels[0].numpy() != 0))
     result = Result(source, job.paths, report, series=job.series)
+    logits = None
     if models.translation:
         with report.timed("translate"):
-            image = _translate(image, foreground, models, result)
+            image, logits = _translate(image, foreground, models, result)
     if models.segmentation and models.segmenting:
         with report.timed("segment"):
-            _segment(image, foreground, models.segmentation, result)
+            _segment(image, foreground, models.segmentation, result, logits)
     result.write()
     return result
 
@@ -258,18 +259,23 @@ def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
     )
 
 
-def _translate(image: MetaTensor, foreground: torch.Tensor, models: Models, result: Result) -> MetaTensor:
+def _translate(
+    image: MetaTensor, foreground: torch.Tensor, models: Models, result: Result
+) -> tuple[MetaTensor, torch.Tensor | None]:
+    """The synthetic T1w, and its segmentation as far as it is known already."""
     conformed = models.translation.conform(image)  # type: ignore[union-attr]
-    samples = translate_head(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
+    samples, logits = translate_head(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
     grids = plain(conformed[0] != 0), conformed.affine, foreground, image.affine
     restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
     result.synthetic, result.spread = restored[0], restored[1] if len(restored) > 1 else None
-    return MetaTensor(samples[:1], affine=conformed.affine)
+    return MetaTensor(samples[:1], affine=conformed.affine), logits
 
 
-def _segment(image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result) -> None:
+def _segment(
+    image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result, logits: torch.Tensor | None
+) -> None:
     conformed = bundle.conform(image)
-    probabilities = bundle.infer(conformed).softmax(dim=0)
+    probabilities = (bundle.infer(conformed) if logits is None else logits).softmax(dim=0)
     grids = plain(conformed[0] != 0), conformed.affine, foreground, result.source.affine
     result.segmentation = restore_segmentation(probabilities, *grids).numpy()
     if not result.segmentation.any():

@@ -13,7 +13,7 @@ from midiff_monai.transforms import plain
 
 def translate_head(
     image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle | None
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume; of a whole head, the brain a second time, alone, as the first translation shows it.
 
     Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
@@ -27,16 +27,17 @@ def translate_head(
         segmentation: finds the brain in it; None translates once.
 
     Returns:
-        (C, X, Y, Z) in [0, 1]: the mean of the samples and, of several, their standard deviation.
+        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation; and the logits of the
+        segmentation of just that, where one look was enough, to spare it a second time.
     """
     first = translation.infer(conformed)
     if segmentation is None:
-        return first
+        return first, None
     affine, there = conformed.affine, plain(conformed[0] != 0)
     logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)))
     brain = brain_in_head(logits, there)
     if brain is None:
-        return first
+        return first, logits
     mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
     alone = translation.conform(MetaTensor(plain(image) * mask, affine=image.affine))
-    return torch.where(plain(alone) != 0, translation.infer(alone), first)
+    return torch.where(plain(alone) != 0, translation.infer(alone), first), None

@@ -58,15 +58,16 @@ def head(axcodes: str = "RAS", stripped: bool = False) -> MetaTensor:
     return Orientationd("image", axcodes=axcodes, labels=None)({"image": image})["image"]  # type: ignore[return-value]
 
 
-def translated(image: MetaTensor, segmentation: Stub | None) -> tuple[torch.Tensor, Stub]:
+def translated(image: MetaTensor, segmentation: Stub | None) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
     translation = Stub()
     conformed = translation.conform(image)
-    return translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
+    return *translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
 def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(axcodes: str) -> None:
-    samples, translation = translated(head(axcodes), Stub(segmenting=True))
+    samples, logits, translation = translated(head(axcodes), Stub(segmenting=True))
+    assert logits is None
     first, second = (seen[0] for seen in translation.seen)
     brain = second > 0
     assert torch.equal(brain, between(first))
@@ -81,6 +82,8 @@ def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(axcodes:
 def test_one_look_suffices_for_a_stripped_brain_and_has_to_without_a_segmenter(
     image: MetaTensor, segmentation: Stub | None
 ) -> None:
-    samples, translation = translated(image, segmentation)
+    samples, logits, translation = translated(image, segmentation)
     (seen,) = translation.seen
     assert torch.equal(samples[:1], seen)
+    if segmentation:
+        assert torch.equal(torch.as_tensor(logits), segmentation.infer(MetaTensor(samples[:1])))
