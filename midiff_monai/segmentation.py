@@ -76,10 +76,10 @@ def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | N
 
     Returns:
         A mask (X, Y, Z): what is labelled, its sulci closed and its holes filled; None of a volume that is
-        skull-stripped already, or in which nothing is labelled.
+        skull-stripped already, or in which nothing as thick as a brain is labelled.
     """
     labelled = (logits.argmax(dim=0) > 0) & there
-    if is_stripped(labelled, there) or not labelled.any():
+    if is_stripped(labelled, there) or distance_transform_edt(labelled.numpy()).max() <= BRIDGE:
         return None
     # beyond the edge of the volume the brain goes on
     grown = binary_closing(np.pad(labelled.numpy(), SULCI, mode="edge"), iterations=SULCI)

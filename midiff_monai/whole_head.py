@@ -18,7 +18,8 @@ def translate_head(
 
     Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
     what most of the training was on. What is around it stays as the first translation made it, for the segmenter
-    knows the fluid between brain and skull by its place.
+    knows the fluid between brain and skull by its place. Where grey values have a fixed window, as in CT, the brain has
+    its range already, and one look is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.
@@ -31,7 +32,7 @@ def translate_head(
         segmentation of just that, where one look was enough, to spare it a second time.
     """
     first = translation.infer(conformed)
-    if segmentation is None:
+    if segmentation is None or translation.setting("stretch").window:
         return first, None
     affine, there = conformed.affine, plain(conformed[0] != 0)
     logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)))
@@ -39,5 +40,8 @@ def translate_head(
     if brain is None:
         return first, logits
     mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
-    alone = translation.conform(MetaTensor(plain(image) * mask, affine=image.affine))
-    return torch.where(plain(alone) != 0, translation.infer(alone), first), None
+    alone = MetaTensor(plain(image) * mask, affine=image.affine)
+    if not (alone > 0).any():  # thick slices may pass by what is found in noise
+        return first, logits
+    conformed = translation.conform(alone)
+    return torch.where(plain(conformed) != 0, translation.infer(conformed), first), None

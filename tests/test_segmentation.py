@@ -135,8 +135,8 @@ def test_a_brain_that_the_scan_cuts_off_reaches_the_edge() -> None:
     assert brain is not None and torch.equal(brain, labelled)
 
 
-@pytest.mark.parametrize("radius", [0, 14])
-def test_there_is_nothing_to_strip_of_a_stripped_brain_or_of_nothing(radius: float) -> None:
+@pytest.mark.parametrize("radius, stripped", [(14, True), (0, False), (BRIDGE, False)])
+def test_there_is_nothing_to_strip_of_a_stripped_brain_or_of_specks(radius: float, stripped: bool) -> None:
     labelled = ball(radius, 40)[0, 0] > 0
-    there = labelled if radius else torch.ones_like(labelled)
+    there = labelled if stripped else torch.ones_like(labelled)
     assert brain_in_head(logits_of(labelled), there) is None

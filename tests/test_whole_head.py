@@ -18,15 +18,19 @@ BRAIN = 0.5, 0.99
 class Stub:
     """A translation conforms as the bundle does and answers its input; a segmentation labels some grey values of it."""
 
-    def __init__(self, segmenting: bool = False) -> None:
+    def __init__(self, segmenting: bool = False, window: tuple[float, float] | None = None) -> None:
         self.segmenting, self.seen = segmenting, list[torch.Tensor]()
+        self._stretch = StretchIntensityd("image", window=window)
         self._conform = Compose(
             [
                 Orientationd("image", axcodes="RAS", labels=None),
                 ResampleForegroundd("image", (2.0, 2.0, 2.0)),
-                StretchIntensityd("image"),
+                self._stretch,
             ]
         )
+
+    def setting(self, name: str) -> StretchIntensityd:
+        return {"stretch": self._stretch}[name]
 
     def conform(self, volume: MetaTensor) -> MetaTensor:
         return volume if self.segmenting else self._conform({"image": volume})["image"]
@@ -58,8 +62,10 @@ def head(axcodes: str = "RAS", stripped: bool = False) -> MetaTensor:
     return Orientationd("image", axcodes=axcodes, labels=None)({"image": image})["image"]  # type: ignore[return-value]
 
 
-def translated(image: MetaTensor, segmentation: Stub | None) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
-    translation = Stub()
+def translated(
+    image: MetaTensor, segmentation: Stub | None, window: tuple[float, float] | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
+    translation = Stub(window=window)
     conformed = translation.conform(image)
     return *translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
 
@@ -87,3 +93,23 @@ def test_one_look_suffices_for_a_stripped_brain_and_has_to_without_a_segmenter(
     assert torch.equal(samples[:1], seen)
     if segmentation:
         assert torch.equal(torch.as_tensor(logits), segmentation.infer(MetaTensor(samples[:1])))
+
+
+def test_grey_values_of_a_fixed_window_need_no_second_look() -> None:
+    samples, _, translation = translated(head(), Stub(segmenting=True), window=(0, 100))
+    (seen,) = translation.seen
+    assert torch.equal(samples[:1], seen)
+
+
+def test_a_brain_between_the_slices_is_no_brain() -> None:
+    """Slices of 40 mm, and a ball of 20 mm between two of them, as a segmenter may see it in noise."""
+    image = MetaTensor(torch.full((1, 40, 40, 3), 50.0), affine=torch.diag(torch.tensor([2.0, 2.0, 40.0, 1.0])))
+
+    class BetweenSlices(Stub):
+        def infer(self, volume: MetaTensor) -> torch.Tensor:
+            places = torch.stack(torch.meshgrid(*map(torch.arange, volume.shape[1:]), indexing="ij"))
+            found = ((places - torch.tensor([20, 20, 10]).reshape(3, 1, 1, 1)) ** 2).sum(0, keepdim=True) < 5**2
+            return torch.cat([~found, found]).float()
+
+    samples, _, translation = translated(image, BetweenSlices(segmenting=True))
+    assert len(translation.seen) == 1 and samples.isfinite().all()
