@@ -67,7 +67,7 @@ def edit(path: Path, **attributes: Any) -> None:
 
 
 def series_below(folder: Path) -> list[DicomSeries]:
-    return [job.series for job in find_jobs([folder], folder / "out") if job.series]
+    return [job.series for job in find_jobs([folder], folder / "out") if job.series and not job.unfit]
 
 
 def only(folder: Path) -> DicomSeries:
