@@ -18,6 +18,7 @@ from midiff_monai.errors import BundleError
 from midiff_monai.paths import staged
 from midiff_monai.report import sha256
 from midiff_monai.resources import bundle_root, overlay_path
+from midiff_monai.transforms import plain
 
 WEIGHTS = Path("models") / "model.pt"
 
@@ -111,7 +112,7 @@ class Bundle:
     def infer(self, volume: MetaTensor) -> torch.Tensor:
         """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU."""
         network, inferer = self.setting("network"), self.setting("inferer")
-        return inferer(volume[None].to(self.setting("device")), network)[0].cpu().as_subclass(torch.Tensor)
+        return inferer.infer(plain(volume).to(self.setting("device")), network).cpu()
 
 
 def open_bundle(name: str, overlay: str | None = None, trusted: bool = False, **settings: Any) -> Bundle:

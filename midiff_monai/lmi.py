@@ -28,6 +28,9 @@ from torch.nn import functional as F
 
 TINY = 1e-6
 
+IMAGES_AT_ONCE = 8
+"""Images that are compared at a time: what is made of more of them on the way falls out of a processor's caches."""
+
 
 @dataclass(frozen=True)
 class LocalStatistics:
@@ -40,6 +43,10 @@ class LocalStatistics:
 
     features: torch.Tensor
     entropy: torch.Tensor
+
+    def split(self, size: int) -> Iterator[LocalStatistics]:
+        """The statistics of `size` images at a time."""
+        return map(LocalStatistics, self.features.split(size), self.entropy.split(size))
 
 
 class LocalMutualInformation(nn.Module):
@@ -104,6 +111,10 @@ class LocalMutualInformation(nn.Module):
             (B, 1, *spatial), or (B, number of shifts, *spatial) without reduction.
         """
         fixed = source if isinstance(source, LocalStatistics) else self.prepare(source)
+        pairs = zip(fixed.split(IMAGES_AT_ONCE), target.split(IMAGES_AT_ONCE), strict=True)
+        return torch.cat([self._maps(*pair) for pair in pairs])
+
+    def _maps(self, fixed: LocalStatistics, target: torch.Tensor) -> torch.Tensor:
         moving = self.estimator(_extend(target, self.patch_radius + self.search_radius))
         maps = (self._compare(fixed, shifted) for shifted in self._shifted(moving, fixed))
         return torch.cat(list(maps), dim=1) if self.reduction == "none" else functools.reduce(torch.maximum, maps)

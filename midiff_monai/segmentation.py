@@ -47,18 +47,19 @@ class BrainSegmentation(SlicewiseInferer):
         self.mirrored, self.depth = mirrored, depth
 
     def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        """Logits of classes whose side has been exchanged, exchanged back."""
-        return output[list(self.mirrored or ())]
+        """Logits (n, classes, H, W) of classes whose side has been exchanged, exchanged back."""
+        return output[:, list(self.mirrored or ())]
 
+    @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
         """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z)."""
         logits = super().infer(volume, network, **options)
         there = volume[0] != 0
         labelled = (logits.argmax(dim=0) > 0) & there
         if is_stripped(labelled, there):
-            logits[0] = torch.where(deep_inside(there, self.depth), NEVER, logits[0])
+            logits[0].masked_fill_(deep_inside(there, self.depth), NEVER)
         else:
-            logits[1:] = torch.where(largest_piece(labelled), logits[1:], NEVER)
+            logits[1:].masked_fill_(~largest_piece(labelled), NEVER)
         return logits
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class SlicewiseInferer(Inferer):
         batch_size: slices at a time; it does not change the result.
         multiple: height and width are padded with zeros to multiples of this, two or more.
         background: value of every output channel where the input is zero: a number, or one per channel.
+        shifts: pixels by which the slices are moved along both of their axes, each time anew; what comes of it is moved
+            back and averaged. A network that pools pixels pools others when they are moved.
     """
 
     def __init__(
@@ -53,27 +56,30 @@ class SlicewiseInferer(Inferer):
         batch_size: int = 16,
         multiple: int = 16,
         background: float | list[float] = 0.0,
+        shifts: Sequence[int] = (0,),
     ) -> None:
-        self.context, self.axis, self.mirror = context, axis, mirror
+        self.context, self.axis = context, axis
+        self.looks = list(itertools.product((False, True) if mirror else (False,), shifts))
         self.batch_size, self.multiple = batch_size, multiple
         self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
-    def predict(self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Turn the slices of a volume (N, 2·context + 1, H, W) into the output's channels (N, C, H, W).
+    def predict(
+        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any
+    ) -> Iterable[torch.Tensor]:
+        """Turn the slices of a volume (N, 2·context + 1, H, W) into the output's channels (n, C, H, W), some at a time.
 
         Args:
             slices: all slices that are not empty, with their neighbours, in order.
-            network: takes any number of slices, in batches of `batch_size`.
+            network: takes any number of slices; `batch_size` of them fit into memory.
             positions: (N,) where the slices lie along the sliced axis of the volume.
             options: what `infer` was given.
         """
-        return network(slices)
+        return map(network, slices.split(self.batch_size))
 
     def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        """Put right the channels (C, X, Y, Z) of what was made of a mirrored volume, once it is mirrored back."""
+        """Put right the channels (n, C, H, W) of what was made of mirrored slices, once they are mirrored back."""
         return output
 
-    @torch.inference_mode()
     def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
         """Infer volumes (B, 1, X, Y, Z), zero in the background; answers (B, C, X, Y, Z), a MetaTensor if given one.
 
@@ -86,30 +92,42 @@ class SlicewiseInferer(Inferer):
             return MetaTensor(outputs, meta=inputs.meta)
         return outputs
 
+    @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        """The channels (C, X, Y, Z) of one volume (1, X, Y, Z)."""
-        output = self._slice_by_slice(volume, network, options)
-        if not self.mirror:
-            return output
-        mirrored = self._slice_by_slice(volume.flip(1), network, options)
-        return (output + self.unmirror(mirrored.flip(1))) / 2
-
-    def _slice_by_slice(self, volume: torch.Tensor, network: Network, options: dict[str, Any]) -> torch.Tensor:
+        """The channels (C, X, Y, Z), float32, of one volume (1, X, Y, Z)."""
         turned = volume.movedim(self.axis + 1, -1)
         box = foreground_box(turned[0], self.multiple)
-        crop = pad_to_multiple(turned[:, box[0], box[1]], self.multiple)
+        background = self.background.to(volume.device)
+        if not turned.any():
+            return background.expand(-1, *volume.shape[1:]).clone()
+        output = torch.empty(0)
+        for look in self.looks:
+            for positions, computed in self._slice_by_slice(turned[:, box[0], box[1]], network, *look, options):
+                if not output.numel():
+                    # kept slice by slice in memory: to reorder many channels takes longer than to compute them
+                    output = computed.new_zeros(turned.shape[-1], computed.shape[1], *turned.shape[1:3])
+                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(self.looks))
+        # where there was nothing, nothing is made
+        there = turned[0].movedim(-1, 0)[:, None] != 0
+        torch.where(there, output, background[:, 0], out=output)
+        return output.permute(1, 2, 3, 0).movedim(-1, self.axis + 1)
+
+    def _slice_by_slice(
+        self, boxed: torch.Tensor, network: Network, mirrored: bool, shift: int, options: dict[str, Any]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Where slices lie along Z, in a turned volume's box (1, H, W, Z), and what comes of them, as `predict`."""
+        side = 1 if self.axis else 3  # where the volume's first axis has gone
+        crop = pad_to_multiple(boxed.flip(side) if mirrored else boxed, self.multiple).roll((shift, shift), (1, 2))
         slices = stack_slices(crop[None], self.context)
         filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
-        if not len(filled):
-            return self.background.to(volume.device).expand(-1, *volume.shape[1:]).clone()
-        computed = self.predict(slices[filled], in_batches(network, self.batch_size), filled, **options)
-        output = self.background.to(volume.device).expand(computed.shape[1], *turned.shape[1:]).clone()
-        height, width = (side.stop - side.start for side in box[:2])
-        computed = computed[..., :height, :width].permute(1, 2, 3, 0).float()
-        # where there was nothing, nothing is made
-        there = turned[0, box[0], box[1]][..., filled] != 0
-        output[:, box[0], box[1], filled] = torch.where(there, computed, output[:, box[0], box[1], filled])
-        return output.movedim(-1, self.axis + 1)
+        places = len(slices) - 1 - filled if mirrored and side == 3 else filled
+        begun = 0
+        for computed in self.predict(slices[filled], network, filled, **options):
+            computed = computed.float().roll((-shift, -shift), (2, 3))[..., : boxed.shape[1], : boxed.shape[2]]
+            if mirrored:
+                computed = self.unmirror(computed.flip(2) if side == 1 else computed)
+            yield places[begun : begun + len(computed)], computed
+            begun += len(computed)
 
 
 def in_batches(network: Network, size: int) -> Network:

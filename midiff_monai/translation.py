@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuidedInferer
-from midiff_monai.slices import Network, SlicewiseInferer
+from midiff_monai.slices import Network, SlicewiseInferer, in_batches
 from midiff_monai.transforms import DARKEST
 
 
@@ -42,6 +43,7 @@ class SlicewiseTranslation(SlicewiseInferer):
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
         self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
 
+    @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
         """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several."""
         samples = torch.stack([self._draw(volume, network, index) for index in range(self.samples)])
@@ -60,12 +62,12 @@ class SlicewiseTranslation(SlicewiseInferer):
 
     def predict(
         self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int = 0, **options: Any
-    ) -> torch.Tensor:
-        """The sample of a number `index` of every slice, in [-1, 1]."""
+    ) -> Iterator[torch.Tensor]:
+        """The sample of a number `index` of every slice, in [-1, 1]; all at once, for they make up one volume."""
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
-        return self.inferer.sample(noise, network, **settings)  # type: ignore[arg-type]
+        yield self.inferer.sample(noise, in_batches(network, self.batch_size), **settings)  # type: ignore[arg-type]
 
     def _noise(self, slices: torch.Tensor, position: int, index: int) -> torch.Tensor:
         shape = (1, *slices.shape[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from monai.data import MetaTensor
 from monai.data.utils import decollate_batch, list_data_collate
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 from midiff_monai.slices import SlicewiseInferer, foreground_box, pad_to_multiple, stack_slices
 
@@ -84,11 +86,13 @@ def test_network_sees_each_slice_with_its_neighbours(axis: int) -> None:
 class Waves(SlicewiseInferer):
     """Answers what neither axes nor sides treat alike."""
 
-    def predict(self, slices: torch.Tensor, network: object, positions: torch.Tensor, **options: Any) -> torch.Tensor:
-        return torch.cat([slices.cumsum(2), positions[:, None, None, None] * slices], dim=1)
+    def predict(
+        self, slices: torch.Tensor, network: object, positions: torch.Tensor, **options: Any
+    ) -> Iterator[torch.Tensor]:
+        yield torch.cat([slices.cumsum(2), positions[:, None, None, None] * slices], dim=1)
 
     def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        return output.flip(0)
+        return output.flip(1)
 
 
 @all_axes
@@ -97,6 +101,32 @@ def test_a_mirrored_volume_is_put_right_and_averaged(axis: int) -> None:
     plain, mirrored = (Waves(axis=axis, multiple=1)(image, network) for image in (volume, volume.flip(2)))
     expected = (plain + mirrored.flip(2).flip(1)) / 2
     torch.testing.assert_close(Waves(axis=axis, mirror=True, multiple=1)(volume, network), expected)
+
+
+def pooled(slices: torch.Tensor) -> torch.Tensor:
+    """A network of coarse pixels, each the mean of two by two."""
+    return F.interpolate(F.avg_pool2d(slices, 2), scale_factor=2)
+
+
+@all_axes
+@pytest.mark.parametrize("mirror", [False, True])
+def test_moved_slices_are_put_back_and_averaged(axis: int, mirror: bool) -> None:
+    volume = torch.rand(1, 1, 6, 8, 4) + 0.1
+    expected = torch.zeros_like(volume)
+    across, along = (other + 2 for other in range(3) if other != axis)
+    for shift in (0, 1):
+        moved = volume.roll((shift, shift), (across, along))
+        means = SlicewiseInferer(axis=axis, mirror=mirror, multiple=2)(moved, pooled)
+        expected += means.roll((-shift, -shift), (across, along)) / 2
+    found = SlicewiseInferer(axis=axis, mirror=mirror, shifts=(0, 1), multiple=2)(volume, pooled)
+    torch.testing.assert_close(found, expected)
+
+
+@all_axes
+def test_looks_treat_left_and_right_alike(axis: int) -> None:
+    inferer = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2)
+    volume = torch.rand(1, 1, 6, 8, 4) + 0.1
+    torch.testing.assert_close(inferer(volume.flip(2), pooled).flip(2), inferer(volume, pooled))
 
 
 def test_batch_size_bounds_the_batches() -> None:
@@ -109,8 +139,9 @@ def test_positions_are_those_in_the_volume() -> None:
     class Positions(SlicewiseInferer):
         def predict(
             self, slices: torch.Tensor, network: object, positions: torch.Tensor, **options: Any
-        ) -> torch.Tensor:
-            return positions[:, None, None, None].expand(-1, 1, *slices.shape[2:]).float()
+        ) -> Iterator[torch.Tensor]:
+            for few in positions.split(2):
+                yield few[:, None, None, None].expand(-1, 1, *slices.shape[2:]).float()
 
     volume = torch.zeros(1, 1, 4, 4, 9)
     volume[..., 3] = volume[..., 4] = volume[..., 7] = 1
