@@ -156,7 +156,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _series_among(images: list[Path]) -> list[DicomSeries]:
     try:
-        from midiff_monai.dicom import find_series
+        from midiff_monai.dicom_series import find_series
     except ImportError:
         fault = "is DICOM; to read it takes another package"
         raise InputError(images[0], fault, "Install it: pip install 'midiff-monai[dicom]'") from None

@@ -11,7 +11,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from midiff_monai.dicom import DicomSeries, find_series, read_series
+from midiff_monai.dicom import DicomSeries, read_series
+from midiff_monai.dicom_series import find_series
 from midiff_monai.errors import InputError
 
 MEBIBYTE = 2**20

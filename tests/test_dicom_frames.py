@@ -13,7 +13,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from midiff_monai.dicom import find_series, read_series
+from midiff_monai.dicom import read_series
+from midiff_monai.dicom_series import find_series
 from midiff_monai.errors import InputError
 
 AFFINE = np.array([[-0.9, 0, 0, 40], [0, -0.9, 0, 50], [0, 0, 3, -20], [0, 0, 0, 1]])

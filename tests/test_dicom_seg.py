@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from scipy.spatial.transform import Rotation
 
-from midiff_monai.dicom import DicomSeries, find_series, read_series
+from midiff_monai.dicom import DicomSeries, read_series
 from midiff_monai.dicom_seg import STRUCTURE_CODES, describe_segment, write_dicom_seg
+from midiff_monai.dicom_series import find_series
 from midiff_monai.errors import InputError
 from midiff_monai.labels import FREESURFER_IDS, STRUCTURES
 

@@ -109,6 +109,36 @@ def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(tmp
     assert passed_over(tmp_path) == {"001_survey": "has slices of several orientations"}
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_time_and_diffusion_series_are_passed_over_beside_a_volume(
+    beside: bool, tmp_path: Path, add: AddSeries
+) -> None:
+    uid = generate_uid()
+    for _ in range(3):
+        add(5, "DTI", 20, SeriesInstanceUID=uid)
+    add(6, "BOLD", 4, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])
+    if beside:
+        add(4, "PD", 6)  # few slices beside the 60 images of the other, but those are no volume
+    assert list(taken(tmp_path)) == (["004_PD"] if beside else ["005_DTI", "006_BOLD"])
+    assert passed_over(tmp_path) == (
+        {
+            "005_DTI": "has 3 images at every position, as time and diffusion series have",
+            "006_BOLD": "is a mosaic, as time and diffusion series are",
+        }
+        if beside
+        else {}
+    )
+
+
+def test_a_position_that_is_there_twice_is_a_fault(tmp_path: Path, add: AddSeries) -> None:
+    files = add(4, "PD", 20)
+    shutil.copy(files[7], tmp_path / "in" / "again.dcm")
+    add(5, "T2", 20)
+    assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
+    with pytest.raises(InputError, match="several images at one position"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
 def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:
     """As the topogram of a CT may."""
     files = add(4, "head", 12, Modality="CT")

@@ -168,7 +168,7 @@ def test_series_of_a_folder_without_volumes(write_dicom: Callable[..., list[Path
 def test_without_its_packages_dicom_is_named_as_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "midiff_monai.dicom", None)
+    monkeypatch.setitem(sys.modules, "midiff_monai.dicom_series", None)
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
         find_jobs([tmp_path], tmp_path / "out")

@@ -23,6 +23,7 @@ LAYERS = (
         "dicom",
         "dicom_frames",
         "dicom_seg",
+        "dicom_series",
         "diffusion",
         "geometry",
         "inputs",
