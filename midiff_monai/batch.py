@@ -22,7 +22,7 @@ from midiff_monai.errors import MidiffError, OutputError, in_one_line
 from midiff_monai.inputs import Job
 from midiff_monai.paths import check_writable, staged
 from midiff_monai.pipeline import Models, Settings, load_models, new_report, process, written_roles
-from midiff_monai.report import environment, identity, sha256
+from midiff_monai.report import earlier_manifest, environment, identity, sha256
 
 REPORTS = ("batch_report.csv", "batch_report.json")
 
@@ -167,34 +167,16 @@ def run_job(job: Job, task: Task) -> Outcome:
     start = time.perf_counter()
     try:
         models = _models(task)
-        manifest = _earlier_manifest(job)
+        manifest = earlier_manifest(job.paths)
         if not task.overwrite:
             _check_unchanged(job, task, manifest["outputs_sha256"])
         done = not task.overwrite and _is_done(manifest, job, task, models)
-        warnings = manifest["warnings"] if done else _process(job, task, models, manifest["outputs_sha256"])
+        warnings = manifest["warnings"] if done else process(job, task.settings, models).report.warnings
     # one volume must not keep the others from being done, whatever is the matter with it
     except Exception as error:
         return Outcome.of(job, "failed", seconds=time.perf_counter() - start, error=_reason(error))
     seconds = time.perf_counter() - start
     return Outcome.of(job, "skipped" if done else "done", seconds=seconds, warnings=" ".join(warnings))
-
-
-def _earlier_manifest(job: Job) -> dict[str, Any]:
-    """The manifest of an earlier run; where there is none that is complete, only the hashes of midiff's files."""
-    hashes: dict[str, str] = {}
-    try:
-        manifest = json.loads(job.paths.report.read_text(encoding="utf-8"))
-        if manifest["complete"] and "outputs_sha256" in manifest:
-            return manifest
-        hashes = manifest["outputs_sha256"]
-    except FileNotFoundError:
-        return {"complete": False, "outputs_sha256": {}}
-    except (ValueError, LookupError, TypeError):  # torn, or of another tool
-        pass
-    # killed while it wrote: what it was to write is midiff's, though perhaps not all of one run
-    files = {role: path for role, path in asdict(job.paths).items() if role not in ("report", "error")}
-    found = {role: sha256(path) for role, path in files.items() if path.is_file()}
-    return {"complete": False, "outputs_sha256": found | hashes}
 
 
 def _check_unchanged(job: Job, task: Task, hashes: Mapping[str, str]) -> None:
@@ -218,20 +200,6 @@ def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> 
     earlier, wanted = identity(manifest), identity(report.to_dict())
     alike = all(earlier[name] == wanted[name] for name in ("settings", "input"))
     return alike and all(wanted[name].items() <= earlier[name].items() for name in ("weights", "configurations"))
-
-
-def _process(job: Job, task: Task, models: Models, hashes: Mapping[str, str]) -> list[str]:
-    """Process a volume and return the warnings; see to the files of earlier runs that this one did not replace.
-
-    They keep their hashes in the manifest, so that a later run may replace them. One that goes with what this run has
-    replaced is out of date and goes: the DICOM SEG of structures that are not found any more, the spread of samples.
-    """
-    replaced = {*_roles(task), *(["synthetic_std"] if task.translating else [])}
-    kept = {role: digest for role, digest in hashes.items() if role not in replaced}
-    report = process(job, task.settings, models, kept).report
-    for role in replaced & hashes.keys() - report.hashes.keys():
-        getattr(job.paths, role).unlink(missing_ok=True)
-    return report.warnings
 
 
 def _roles(task: Task) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -205,13 +205,9 @@ def load_models(settings: Settings, translating: bool, segmenting: bool) -> Mode
     return models
 
 
-def process(job: Job, settings: Settings, models: Models, kept: Mapping[str, str] | None = None) -> Result:
-    """Process one volume and write what came of it.
-
-    `kept` are the hashes, by role, of files that an earlier run made and this one leaves: they stay in the manifest.
-    """
+def process(job: Job, settings: Settings, models: Models) -> Result:
+    """Process one volume and write what came of it."""
     report = new_report(job, settings, models)
-    report.hashes |= kept or {}
     with report.timed("read"):
         source = read(job, settings)
         if not tells_sides(source):

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from enum import IntEnum
 from functools import cache
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.paths import staged
+from midiff_monai.paths import OutputPaths, staged
 
 Setting = str | int | float | bool | None
 
@@ -126,6 +126,27 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in manifest["settings"].items() if name not in idle}
     decisive = {name: manifest[name] for name in ("weights", "configurations")}
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
+
+
+def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
+    """The manifest of the last run that wrote these files, as JSON types.
+
+    Where there is none that is complete, it has no more than `complete`, False, and `outputs_sha256` of midiff's files.
+    """
+    hashes: dict[str, str] = {}
+    try:
+        manifest = json.loads(paths.report.read_text(encoding="utf-8"))
+        if manifest["complete"] and "outputs_sha256" in manifest:
+            return manifest
+        hashes = manifest["outputs_sha256"]
+    except FileNotFoundError:
+        return {"complete": False, "outputs_sha256": {}}
+    except (ValueError, LookupError, TypeError):  # torn, or of another tool
+        pass
+    # killed while it wrote: what it was to write is midiff's, though perhaps not all of one run
+    files = {role: path for role, path in asdict(paths).items() if role not in ("report", "error")}
+    found = {role: sha256(path) for role, path in files.items() if path.is_file()}
+    return {"complete": False, "outputs_sha256": found | hashes}
 
 
 @cache  # for git is slow, and a batch has many reports

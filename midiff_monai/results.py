@@ -17,7 +17,7 @@ from midiff_monai.figures import qc_mosaic
 from midiff_monai.geometry import voxel_volume_ml
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.paths import OutputPaths, staged
-from midiff_monai.report import RunReport, sha256
+from midiff_monai.report import RunReport, earlier_manifest, sha256
 from midiff_monai.volumes import write_like
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class Result:
         """Write every file, each whole or not at all; the report, last, lists the others.
 
         A report that is not complete comes first. Whoever finds it knows that the files beside it are midiff's, and
-        perhaps not all of one run.
+        perhaps not all of one run. Files of an earlier run that this one does not replace keep their hashes in the
+        report. Those that go with what it replaces, and that it does not make, go.
         """
+        earlier = earlier_manifest(self.paths)["outputs_sha256"]
+        self.report.hashes = {role: digest for role, digest in earlier.items() if role not in self._replaced}
         self.paths.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.write(self.paths.report, complete=False)
         with self.report.timed("write"):
@@ -59,7 +62,19 @@ class Result:
                 self._write_staged(role, write)
             if self.series is not None and self.segmentation is not None and self.segmentation.any():
                 self._write_dicom_seg(self.series, self.segmentation)
+        for role in earlier.keys() & self._replaced - self.report.hashes.keys():
+            getattr(self.paths, role).unlink(missing_ok=True)
         self.report.write(self.paths.report)
+
+    @property
+    def _replaced(self) -> set[str]:
+        """Roles of the files that are out of date once this result is written."""
+        roles = {"picture"}
+        if self.synthetic is not None:
+            roles |= {"synthetic", "synthetic_std"}
+        if self.segmentation is not None:
+            roles |= {"segmentation", "label_table", "volumes", "dicom_seg"}
+        return roles
 
     def _write_staged(self, role: str, write: Callable[[Path], None]) -> None:
         path = getattr(self.paths, role)

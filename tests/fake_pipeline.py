@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from midiff_monai import batch
@@ -13,7 +16,9 @@ from midiff_monai.batch import Outcome
 from midiff_monai.errors import InputError
 from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.pipeline import Models, Settings, new_report, written_roles
-from midiff_monai.report import RunReport, sha256
+from midiff_monai.results import Result
+
+NOTHING = np.zeros((1, 1, 1), dtype=np.int16)
 
 
 class FakeBundle:
@@ -34,6 +39,19 @@ def load(settings: Settings, translating: bool, segmenting: bool) -> Models:
     return models
 
 
+class FakeResult(Result):
+    """Writes into every file what it is, and the number of the run that made it."""
+
+    roles: set[str]
+    number: int
+
+    def _writers(self) -> dict[str, Callable[[Path], None]]:
+        return {role: partial(self._write_name, role) for role in self.roles}
+
+    def _write_name(self, role: str, path: Path) -> None:
+        path.write_text(f"{role} by {self.number}")
+
+
 class FakePipeline:
     """Writes all files of a run; a volume whose text names an exception raises it.
 
@@ -43,9 +61,9 @@ class FakePipeline:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.processed: list[str] = []
         monkeypatch.setattr(batch, "_load", load)
-        monkeypatch.setattr(batch, "process", lambda *arguments: type("Result", (), {"report": self(*arguments)}))
+        monkeypatch.setattr(batch, "process", self)
 
-    def __call__(self, job: Job, settings: Settings, models: Models, kept: Mapping[str, str]) -> RunReport:
+    def __call__(self, job: Job, settings: Settings, models: Models) -> Result:
         source, paths = job.source, job.paths
         self.processed.append(source.name)
         error = {
@@ -55,18 +73,16 @@ class FakePipeline:
         }.get(source.read_text())
         if error:
             raise error
-        report = new_report(job, settings, models)
-        report.hashes |= kept
-        report.warnings.append("Look at the picture.")
-        paths.report.parent.mkdir(exist_ok=True)
-        roles = set(written_roles(settings, models.translation is not None, models.segmenting))
-        for role in roles - (set() if source.read_text() == "dicom" else {"dicom_seg"}):
-            path = getattr(paths, role)
-            path.write_text(f"{role} by {len(self.processed)}")
-            report.outputs[role], report.hashes[role] = path, sha256(path)
-        report.write(paths.report)
-        self.report = report
-        return report
+        self.report = new_report(job, settings, models)
+        self.report.warnings.append("Look at the picture.")
+        result = FakeResult(nib.Nifti1Image(NOTHING, np.eye(4)), paths, self.report)
+        result.synthetic = NOTHING if models.translation else None
+        result.segmentation = NOTHING if models.segmenting else None
+        result.roles = set(written_roles(settings, models.translation is not None, models.segmenting))
+        result.roles -= set() if source.read_text() == "dicom" else {"dicom_seg"}
+        result.number = len(self.processed)
+        result.write()
+        return result
 
 
 def write_jobs(folder: Path) -> list[Job]:

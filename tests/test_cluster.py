@@ -41,7 +41,7 @@ class StandIn(WorkerPlugin):
             def setting(self, name: str) -> str:
                 return name
 
-        def process(job, settings, models, kept):  # type: ignore[no-untyped-def]
+        def process(job, settings, models):  # type: ignore[no-untyped-def]
             source = job.source
             attempts = Path(f"{source}.attempts")
             with attempts.open("a") as file:

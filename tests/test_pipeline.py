@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from midiff_monai import segment, translate
+from midiff_monai.batch import Task, run_batch
 from midiff_monai.bundles import read_metadata
 from midiff_monai.errors import InputError, MidiffError, OutputError
+from midiff_monai.inputs import find_jobs
 from midiff_monai.networks import has_fast_bfloat16
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Settings, load_models
+from midiff_monai.report import sha256
 from midiff_monai.resources import bundle_root
 
 
@@ -94,6 +97,18 @@ def test_existing_results_are_kept_unless_told(thin_phantom: Path, tmp_path: Pat
     with pytest.raises(OutputError, match="exists already"):
         translate([thin_phantom], tmp_path, steps=1)
     translate([thin_phantom], tmp_path, steps=1, overwrite=True)
+
+
+def test_a_single_run_knows_the_files_of_a_batch(thin_phantom: Path, tmp_path: Path) -> None:
+    """Those that it leaves stay in the report, and those that are out of date go."""
+    task = Task(Settings(steps=1, samples=2))
+    run_batch(find_jobs([thin_phantom], tmp_path), task, tmp_path)
+    (result,) = translate([thin_phantom], tmp_path, steps=1, overwrite=True)
+    assert not result.paths.synthetic_std.exists()
+    hashes = json.loads(result.paths.report.read_text())["outputs_sha256"]
+    assert hashes["segmentation"] == sha256(result.paths.segmentation)
+    (outcome,) = run_batch(find_jobs([thin_phantom], tmp_path), task, tmp_path)
+    assert outcome.status == "done"
 
 
 SETTINGS_OUT_OF_RANGE: list[dict[str, str | int]] = [
