@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from midiff_monai.bids import DEFAULT_SUFFIXES
 from midiff_monai.errors import InputError, MidiffError, in_one_line
-from midiff_monai.report import ExitCode, environment, sha256
+from midiff_monai.report import ExitCode
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
 if TYPE_CHECKING:
@@ -284,25 +284,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    facts = environment() | {"bundles": {name: _weights(name) for name in available_bundles()}, "cpus": os.cpu_count()}
-    facts |= {"modalities": available_overlays(), "gpus": _gpus()}
+    from midiff_monai.installation import describe_installation
+
+    facts = describe_installation()
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
         print("\n".join(f"{name}: {json.dumps(value)}" for name, value in facts.items()))
     return ExitCode.OK
-
-
-def _weights(name: str) -> dict[str, Any]:
-    from midiff_monai.bundles import WEIGHTS, read_metadata
-
-    root = bundle_root(name)
-    metadata, weights = read_metadata(root), root / WEIGHTS
-    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
-    return {"version": metadata["version"], "weights_sha256": metadata["weights_sha256"], "intact": intact}
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

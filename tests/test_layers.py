@@ -44,7 +44,7 @@ LAYERS = (
         "volumes",
     },
     {"bundles", "figures", "results", "study_page", "viewer"},
-    {"whole_head"},
+    {"installation", "whole_head"},
     {"bids", "pipeline"},
     {"batch"},
     {"cluster"},

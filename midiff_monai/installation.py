@@ -1,0 +1,29 @@
+"""What is installed here, for `midiff info` and for reports of faults."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from midiff_monai.bundles import WEIGHTS, read_metadata
+from midiff_monai.report import environment, sha256
+from midiff_monai.resources import available_bundles, available_overlays, bundle_root
+
+
+def describe_installation() -> dict[str, Any]:
+    """Versions, bundles and whether their weights are intact, processors, GPUs and modalities, as JSON types."""
+    return environment() | {
+        "bundles": {name: _bundle(name) for name in available_bundles()},
+        "cpus": os.cpu_count(),
+        "modalities": available_overlays(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _bundle(name: str) -> dict[str, Any]:
+    root = bundle_root(name)
+    metadata, weights = read_metadata(root), root / WEIGHTS
+    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
+    return {"version": metadata["version"], "weights_sha256": metadata["weights_sha256"], "intact": intact}
