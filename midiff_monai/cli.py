@@ -32,8 +32,8 @@ bundle cannot be used), 130 interrupted. Not a medical device: look at the pictu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; answers the exit code."""
-    # of torch, before its first tensor: pages of 2 MB, where the system has them, for to get large tensors 4 kB at a
-    # time takes as long as to compute them
+    # torch reads it at its first tensor: memory in pages of 2 MB; large tensors in pages of 4 kB take as long to get as
+    # to compute
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be Unicode

@@ -40,7 +40,7 @@ class DicomSeries:
         mend: what to do about that.
         digest: eight characters that no other series, echo or multi-frame image has.
         study: StudyInstanceUID.
-        slices: how many images or frames it has; 0 if they lie in several planes.
+        slices: at how many positions it has images or frames; 0 if they lie in several planes.
         repeated: why it is a time or diffusion series and no single volume, as a clause, else empty.
         unfit: why it is no volume of anatomy and passed over among others, as a clause, else empty.
     """
@@ -109,7 +109,7 @@ def read_file(path: Path, **options: Any) -> Dataset:
 def _open(path: Path, with_pixels: bool) -> list[Frame]:
     try:
         return list(frames_of(read_file(path, stop_before_pixels=not with_pixels)))
-    except Exception as error:  # as in `find_series`
+    except Exception as error:  # as in `dicom_series.find_series`
         raise unreadable(path, error) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import atan, degrees
 from pathlib import Path
 
@@ -115,12 +116,15 @@ def affine_of(frames: list[Frame]) -> NDArray[np.float64]:
     return affine
 
 
+def functional_group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
+    """What a frame of a multi-frame image has of a kind of its own, or in common with all; empty if it has none."""
+    items = own.get(keyword) or shared.get(keyword) or [Dataset()]
+    return items[0]
+
+
 def _frame_of_multiframe(dataset: Dataset, index: int) -> Frame:
     own, shared = dataset.PerFrameFunctionalGroupsSequence[index], dataset.SharedFunctionalGroupsSequence[0]
-
-    def group(keyword: str) -> Dataset:
-        items = own.get(keyword) or shared.get(keyword) or [Dataset()]
-        return items[0]
+    group = partial(functional_group, own, shared)
 
     return _frame(
         dataset,

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from midiff_monai.dicom import DicomSeries, read_file, unreadable
-from midiff_monai.dicom_frames import DUPLICATE_MM
+from midiff_monai.dicom_frames import DUPLICATE_MM, functional_group
 
 ANATOMICAL = ("MR", "CT")
 """The modalities whose images show anatomy."""
@@ -31,6 +32,7 @@ STACK_COSINE = 0.9
 _HEADER_KEYWORDS = (
     *("Modality", "ImageType", "Rows", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "EchoNumbers"),
+    *("EchoTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 
 
@@ -40,8 +42,8 @@ class _Image(NamedTuple):
     Attributes:
         multiframe: SOPInstanceUID if the image has several frames, else empty.
         unfit: why it is no image of anatomy, else empty.
-        normal: across the slice; zeros without a place of its own.
-        distance: how far along its normal the slice lies; 0 without a place of its own, where there is none to sort.
+        uid: SOPInstanceUID.
+        places: (frames, 4), as `_places`.
     """
 
     series: str
@@ -50,10 +52,10 @@ class _Image(NamedTuple):
     unfit: str
     path: Path
     study: str
-    frames: int
+    uid: str
+    echo_time: str
     mosaic: bool
-    normal: tuple[float, ...]
-    distance: float
+    places: NDArray[np.float64]
     number: int
     modality: str
     description: str
@@ -67,8 +69,8 @@ def find_series(files: Iterable[Path]) -> list[DicomSeries]:
     becomes a `DicomSeries` with a fault.
 
     Series are `unfit` whose modality is neither MR nor CT, and localizers, by their ImageType; beside a volume of the
-    same study also those that have few slices, or slices in several planes, as scouts have, and time and diffusion
-    series. Where a study holds nothing better, its reader tells what is the matter with such a series.
+    same study and modality also those that have few slices, or slices in several planes, as scouts have, and time and
+    diffusion series. Where a study holds nothing better, its reader tells what is the matter with such a series.
     """
     found: list[DicomSeries] = []
     volumes: dict[tuple[str, ...], list[_Image]] = defaultdict(list)
@@ -88,13 +90,14 @@ def find_series(files: Iterable[Path]) -> list[DicomSeries]:
 
 
 def _without_lesser(found: list[DicomSeries]) -> list[DicomSeries]:
-    """Call unfit what is no volume beside the longest series of its study."""
-    longest: dict[str, int] = defaultdict(int)
+    """Call unfit what is no volume beside the longest series of its study and modality."""
+    longest: dict[tuple[str, str], int] = defaultdict(int)
     for series in found:
         if not series.unfit and not series.repeated:
-            longest[series.study] = max(longest[series.study], series.slices)
+            kind = series.study, series.modality
+            longest[kind] = max(longest[kind], series.slices)
     return [
-        series if series.unfit else replace(series, unfit=_why_lesser(series, longest[series.study]))
+        series if series.unfit else replace(series, unfit=_why_lesser(series, longest[series.study, series.modality]))
         for series in found
     ]
 
@@ -128,19 +131,18 @@ def _read_header(path: Path) -> _Image | None:
     header = read_file(path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
     if "Rows" not in header or header.get("Modality") == "SEG":
         return None
-    normal, distance = _place(header)
-    frames = int(header.get("NumberOfFrames") or 1)
+    uid = str(header.get("SOPInstanceUID"))
     return _Image(
         series=str(header.get("SeriesInstanceUID")),
         echo=str(header.get("EchoNumbers") or ""),
-        multiframe=str(header.get("SOPInstanceUID")) if frames > 1 else "",
+        multiframe=uid if int(header.get("NumberOfFrames") or 1) > 1 else "",
         unfit=_why_unfit(header),
         path=path,
         study=str(header.get("StudyInstanceUID") or header.get("SeriesInstanceUID")),
-        frames=frames,
+        uid=uid,
+        echo_time=str(header.get("EchoTime") or ""),
         mosaic="MOSAIC" in (header.get("ImageType") or ()),
-        normal=normal,
-        distance=distance,
+        places=_places(header),
         number=int(header.get("SeriesNumber") or 0),
         modality=str(header.get("Modality") or ""),
         description=str(header.get("SeriesDescription") or ""),
@@ -153,34 +155,49 @@ def _why_unfit(header: Dataset) -> str:
     return "is a localizer" if "LOCALIZER" in (header.get("ImageType") or ()) else ""
 
 
-def _place(header: Dataset) -> tuple[tuple[float, ...], float]:
-    """The normal of a slice, and how far along it the slice lies."""
-    if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
-        return (0.0, 0.0, 0.0), 0.0
-    row, column = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
+def _places(header: Dataset) -> NDArray[np.float64]:
+    """The normal of every slice of an image, and how far along it the slice lies, (frames, 4); zeros if not told."""
+    frames = header.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        return np.array([_place(header, header)])
+    shared = header.SharedFunctionalGroupsSequence[0]
+    groups = ("PlanePositionSequence", "PlaneOrientationSequence")
+    return np.array([_place(*(functional_group(frame, shared, group) for group in groups)) for frame in frames])
+
+
+def _place(position: Dataset, orientation: Dataset) -> tuple[float, ...]:
+    if "ImagePositionPatient" not in position or "ImageOrientationPatient" not in orientation:
+        return (0.0,) * 4
+    row, column = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
     normal = np.cross(row, column)
-    return tuple(normal.tolist()), float(normal @ np.array(header.ImagePositionPatient, dtype=float))
+    return (*normal.tolist(), float(normal @ np.array(position.ImagePositionPatient, dtype=float)))
 
 
-def _is_stack(images: list[_Image]) -> bool:
-    normals = np.array([image.normal for image in images])
+def _images_by_position(images: list[_Image]) -> list[int]:
+    """How many images or frames there are at each position along the slices' normal; empty if they have several."""
+    places = np.concatenate([image.places for image in images])
+    normals = places[:, :3]
     lengths = np.linalg.norm(normals, axis=1)
-    return bool((np.abs(normals @ normals[0]) >= STACK_COSINE * lengths * lengths[0]).all())
+    if (np.abs(normals @ normals[0]) < STACK_COSINE * lengths * lengths[0]).any():
+        return []
+    return list(Counter(np.round(places[:, 3] / DUPLICATE_MM).tolist()).values())
 
 
-def _why_repeated(images: list[_Image]) -> str:
+def _why_repeated(images: list[_Image], by_position: list[int]) -> str:
     if images[0].mosaic:
         return "is a mosaic, as time and diffusion series are"
-    # all positions alike: one that is there twice is a fault, of which the reader tells
-    times = set(Counter(round(image.distance / DUPLICATE_MM) for image in images).values())
-    if len(times) > 1 or times == {1} or times == {len(images)}:
-        return ""
-    return f"has {times.pop()} images at every position, as time and diffusion series have"
+    # a position that is there twice, a copy of the whole, and two echoes in one are faults, of which the reader tells
+    one_acquisition = len({image.echo_time for image in images}) == 1
+    no_copies = len({image.uid for image in images}) == len(images)
+    if len(by_position) > 1 and min(by_position) > 1 and one_acquisition and no_copies:
+        return f"has up to {max(by_position)} images at a position, as time and diffusion series have"
+    return ""
 
 
 def _series(images: list[_Image], is_one_of_several_echoes: bool) -> DicomSeries:
     first = images[0]
-    files = tuple(image.path for image in sorted(images, key=lambda image: image.distance))
+    files = tuple(image.path for image in sorted(images, key=lambda image: float(image.places[0, 3])))
+    by_position = _images_by_position(images)
     parts = [f"{first.number:03d}", first.description, f"echo{first.echo}" if is_one_of_several_echoes else ""]
     name = re.sub(r"[^A-Za-z0-9+-]+", "_", " ".join(filter(None, parts))).strip("_")
     digest = hashlib.sha256(repr((first.series, first.echo, first.multiframe)).encode()).hexdigest()[:8]
@@ -188,7 +205,7 @@ def _series(images: list[_Image], is_one_of_several_echoes: bool) -> DicomSeries
         *(files, first.series, first.modality, first.description, name),
         digest=digest,
         study=first.study,
-        slices=sum(image.frames for image in images) if _is_stack(images) else 0,
-        repeated=_why_repeated(images),
+        slices=len(by_position),
+        repeated=_why_repeated(images, by_position),
         unfit=first.unfit,
     )

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 TINY = 1e-6
 
 IMAGES_AT_ONCE = 8
-"""Images that are compared at a time: what is made of more of them on the way falls out of a processor's caches."""
+"""Images that are compared at a time on a CPU: what is made of more of them on the way falls out of its caches."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class LocalStatistics:
     features: torch.Tensor
     entropy: torch.Tensor
 
-    def split(self, size: int) -> Iterator[LocalStatistics]:
-        """The statistics of `size` images at a time."""
-        return map(LocalStatistics, self.features.split(size), self.entropy.split(size))
+    def split(self, size: int, count: int) -> Iterator[LocalStatistics]:
+        """The statistics of `size` images at a time; those of a single image stand for `count`."""
+        all_of_them = (tensor.expand(count, *tensor.shape[1:]) for tensor in (self.features, self.entropy))
+        return map(LocalStatistics, *(tensor.split(size) for tensor in all_of_them))
 
 
 class LocalMutualInformation(nn.Module):
@@ -105,13 +106,15 @@ class LocalMutualInformation(nn.Module):
 
         Args:
             source: (B, 1, *spatial) in [0, 1], or what `prepare` made of it.
-            target: (B, 1, *spatial) in [0, 1]; gradients flow to it.
+            target: (B, 1, *spatial) in [0, 1]; gradients flow to it. Of either, one may stand for all.
 
         Returns:
             (B, 1, *spatial), or (B, number of shifts, *spatial) without reduction.
         """
         fixed = source if isinstance(source, LocalStatistics) else self.prepare(source)
-        pairs = zip(fixed.split(IMAGES_AT_ONCE), target.split(IMAGES_AT_ONCE), strict=True)
+        count = max(len(fixed.features), len(target))
+        size = IMAGES_AT_ONCE if target.device.type == "cpu" else count
+        pairs = zip(fixed.split(size, count), target.expand(count, *target.shape[1:]).split(size), strict=True)
         return torch.cat([self._maps(*pair) for pair in pairs])
 
     def _maps(self, fixed: LocalStatistics, target: torch.Tensor) -> torch.Tensor:

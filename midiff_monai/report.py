@@ -131,22 +131,28 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
     """The manifest of the last run that wrote these files, as JSON types.
 
-    Where there is none that is complete, it has no more than `complete`, False, and `outputs_sha256` of midiff's files.
+    Of a run that was killed while it wrote, what it was to write is midiff's, though perhaps not all of one run: those
+    files have the hashes that they have now. Without a manifest of midiff's, no file is.
     """
-    hashes: dict[str, str] = {}
     try:
         manifest = json.loads(paths.report.read_text(encoding="utf-8"))
-        if manifest["complete"] and "outputs_sha256" in manifest:
-            return manifest
-        hashes = manifest["outputs_sha256"]
-    except FileNotFoundError:
-        return {"complete": False, "outputs_sha256": {}}
-    except (ValueError, LookupError, TypeError):  # torn, or of another tool
-        pass
-    # killed while it wrote: what it was to write is midiff's, though perhaps not all of one run
-    files = {role: path for role, path in asdict(paths).items() if role not in ("report", "error")}
-    found = {role: sha256(path) for role, path in files.items() if path.is_file()}
-    return {"complete": False, "outputs_sha256": found | hashes}
+    except (FileNotFoundError, ValueError):
+        manifest = None
+    if not _is_manifest(manifest):
+        return {"complete": False, "outputs": {}, "outputs_sha256": {}}
+    if not manifest["complete"]:
+        files = {role: path for role, path in asdict(paths).items() if role in manifest["outputs"]}
+        manifest["outputs_sha256"] |= {role: sha256(path) for role, path in files.items() if path.is_file()}
+    return manifest
+
+
+def _is_manifest(found: Any) -> bool:
+    tables = ("input", "outputs", "outputs_sha256", "settings", "weights", "configurations")
+    return (
+        isinstance(found, dict)
+        and {"command", "complete", "warnings"} <= found.keys()
+        and all(isinstance(found.get(table), dict) for table in tables)
+    )
 
 
 @cache  # for git is slow, and a batch has many reports

@@ -49,21 +49,26 @@ class Result:
     def write(self) -> None:
         """Write every file, each whole or not at all; the report, last, lists the others.
 
-        A report that is not complete comes first. Whoever finds it knows that the files beside it are midiff's, and
-        perhaps not all of one run. Files of an earlier run that this one does not replace keep their hashes in the
-        report. Those that go with what it replaces, and that it does not make, go.
+        A report that is not complete comes first. Whoever finds it knows that the outputs it lists are midiff's, and
+        perhaps not all of one run. Files of an earlier run that this one leaves alone keep their hashes in the report.
+        Those that are out of date now, as the spread of samples that were more, are deleted, unless they were changed
+        since.
         """
         earlier = earlier_manifest(self.paths)["outputs_sha256"]
         self.report.hashes = {role: digest for role, digest in earlier.items() if role not in self._replaced}
         self.paths.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.outputs = {role: getattr(self.paths, role) for role in self._replaced}
         self.report.write(self.paths.report, complete=False)
+        self.report.outputs = {}
         with self.report.timed("write"):
             for role, write in self._writers().items():
                 self._write_staged(role, write)
             if self.series is not None and self.segmentation is not None and self.segmentation.any():
                 self._write_dicom_seg(self.series, self.segmentation)
         for role in earlier.keys() & self._replaced - self.report.hashes.keys():
-            getattr(self.paths, role).unlink(missing_ok=True)
+            path = getattr(self.paths, role)
+            if path.is_file() and sha256(path) == earlier[role]:
+                path.unlink()
         self.report.write(self.paths.report)
 
     @property

@@ -44,8 +44,8 @@ class SlicewiseInferer(Inferer):
         batch_size: slices at a time; it does not change the result.
         multiple: height and width are padded with zeros to multiples of this, two or more.
         background: value of every output channel where the input is zero: a number, or one per channel.
-        shifts: pixels by which the slices are moved along both of their axes, each time anew; what comes of it is moved
-            back and averaged. A network that pools pixels pools others when they are moved.
+        shifts: pixels by which the slices are moved along both of their axes, around their edges, each time anew; what
+            comes of it is moved back and averaged. A network that pools pixels pools others when they are moved.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SlicewiseInferer(Inferer):
     def _slice_by_slice(
         self, boxed: torch.Tensor, network: Network, mirrored: bool, shift: int, options: dict[str, Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Where slices lie along Z, in a turned volume's box (1, H, W, Z), and what comes of them, as `predict`."""
+        """One look at a box (1, H, W, Z): yields places along Z (n,), and the channels made there (n, C, H, W)."""
         side = 1 if self.axis else 3  # where the volume's first axis has gone
         crop = pad_to_multiple(boxed.flip(side) if mirrored else boxed, self.multiple).roll((shift, shift), (1, 2))
         slices = stack_slices(crop[None], self.context)

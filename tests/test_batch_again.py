@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from fake_pipeline import FakeBundle, FakePipeline, statuses
+from fake_pipeline import FakeBundle, FakePipeline, FakeResult, statuses
 
 from midiff_monai.batch import Task, run_batch
 from midiff_monai.inputs import Job
@@ -29,9 +30,7 @@ def test_another_device_is_no_reason_to_do_it_again(pipeline: FakePipeline, jobs
     assert statuses(run_batch(jobs, elsewhere, tmp_path / "out")) == ["skipped"] * 3
 
 
-@pytest.mark.parametrize(
-    "change", ["input", "settings", "weights", "configuration", "output", "report", "killed", "overwrite"]
-)
+@pytest.mark.parametrize("change", ["input", "settings", "weights", "configuration", "output", "killed", "overwrite"])
 def test_whatever_was_not_made_in_this_very_way_is_done_again(
     change: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,11 +50,9 @@ def test_whatever_was_not_made_in_this_very_way_is_done_again(
         jobs[1].paths.segmentation.write_text("of the run that was killed")
     elif change == "output":
         jobs[1].paths.segmentation.unlink()
-    elif change == "report":
-        jobs[1].paths.report.write_text('{"command": ')
     else:
         task = replace(task, overwrite=True)
-    expected = ["skipped", "done", "skipped"] if change in ("input", "output", "report", "killed") else ["done"] * 3
+    expected = ["skipped", "done", "skipped"] if change in ("input", "output", "killed") else ["done"] * 3
     assert statuses(run_batch(jobs, task, tmp_path / "out")) == expected
 
 
@@ -121,10 +118,47 @@ def test_a_translation_alone_is_no_segmentation(pipeline: FakePipeline, jobs: li
 
 def test_a_run_that_was_killed_forgets_no_file(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     run_batch(jobs[:1], Task(), tmp_path / "out")
-    pipeline.report.outputs, pipeline.report.hashes = {}, {}
+    pipeline.report.hashes = {}
     pipeline.report.write(jobs[0].paths.report, complete=False)
     for task in (OTHERS["a translation alone"], Task()):
         assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == ["done"]
+
+
+@pytest.mark.parametrize("report", ['{"findings": "none"}', '{"complete": true, "outputs_sha256": []}', "[]", '{"comm'])
+def test_beside_a_report_of_another_tool_nothing_is_midiffs(
+    report: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    paths = jobs[0].paths
+    paths.report.parent.mkdir()
+    paths.report.write_text(report)
+    paths.dicom_seg.write_text("by another tool")
+    paths.synthetic_std.write_text("by another tool")
+    assert statuses(run_batch(jobs[:1], Task(segmenting=False), tmp_path / "out")) == ["done"]
+    assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["done"]
+    assert paths.dicom_seg.read_text() == paths.synthetic_std.read_text() == "by another tool"
+
+
+def test_a_run_that_was_killed_claims_no_more_than_it_was_to_write(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = jobs[0].paths
+    paths.segmentation.parent.mkdir()
+    paths.segmentation.write_text("by hand")
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeResult, "_write_name", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_batch(jobs[:1], Task(segmenting=False), tmp_path / "out")
+    paths.synthetic.write_text("half of it")
+    assert statuses(run_batch(jobs[:1], Task(segmenting=False), tmp_path / "out")) == ["done"]
+    assert statuses(run_batch(jobs[:1], Task(), tmp_path / "out")) == ["failed"]
+    assert paths.segmentation.read_text() == "by hand"
+
+
+def test_a_file_that_was_changed_outlives_its_run(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+    run_batch(jobs[:1], OTHERS["several samples"], tmp_path / "out")
+    jobs[0].paths.synthetic_std.write_text("by hand")
+    assert statuses(run_batch(jobs[:1], Task(), tmp_path / "out")) == ["done"]
+    assert jobs[0].paths.synthetic_std.read_text() == "by hand"
 
 
 @pytest.mark.parametrize("killed", [False, True])

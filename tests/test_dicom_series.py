@@ -71,8 +71,8 @@ def test_scouts_and_other_modalities_are_passed_over_and_told(
     read_series(series)
     assert (series.name, series.modality) == expected[:2]
     assert passed_over(tmp_path, modality) == dict([expected[2]]) | {
-        "001_scout": "has few slices (1, another series of its study 30)",
-        "002_planning": "has few slices (5, another series of its study 30)",
+        "001_scout": "has few slices (1, another series of its study 20)",
+        "002_planning": "has few slices (5, another series of its study 20)",
         "003_localizer": "is a localizer",
         "005_FDG": "is of modality 'PT', neither MR nor CT",
     }
@@ -122,7 +122,7 @@ def test_time_and_diffusion_series_are_passed_over_beside_a_volume(
     assert list(taken(tmp_path)) == (["004_PD"] if beside else ["005_DTI", "006_BOLD"])
     assert passed_over(tmp_path) == (
         {
-            "005_DTI": "has 3 images at every position, as time and diffusion series have",
+            "005_DTI": "has up to 3 images at a position, as time and diffusion series have",
             "006_BOLD": "is a mosaic, as time and diffusion series are",
         }
         if beside
@@ -137,6 +137,40 @@ def test_a_position_that_is_there_twice_is_a_fault(tmp_path: Path, add: AddSerie
     assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
     with pytest.raises(InputError, match="several images at one position"):
         read_series(taken(tmp_path)["004_PD"])
+
+
+@pytest.mark.parametrize("what", ["two echoes", "copy"])
+def test_what_is_there_twice_may_be_wanted_and_is_left_to_its_reader(what: str, tmp_path: Path, add: AddSeries) -> None:
+    uid = generate_uid()
+    files = add(4, "PD_T2", 20, SeriesInstanceUID=uid, EchoTime=20)
+    if what == "two echoes":
+        add(4, "PD_T2", 20, SeriesInstanceUID=uid, EchoTime=90)
+    else:
+        for file in files:
+            shutil.copy(file, file.with_suffix(".copy"))
+    add(5, "FLAIR", 20)
+    assert list(taken(tmp_path)) == ["004_PD_T2", "005_FLAIR"]
+
+
+@pytest.mark.parametrize("beside", ["cine", "fMRI that lacks an image", "multi-frame DTI", "CT"])
+def test_a_short_volume_is_not_passed_over_beside_what_is_none(
+    beside: str, tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
+) -> None:
+    add(4, "PD", 7)
+    uid, in_place = generate_uid(), AXIAL @ np.diag([1, 1, 1e-9, 1])
+    if beside == "cine":
+        add(5, "cine", 30, in_place)
+    elif beside == "multi-frame DTI":
+        frames = [file for _ in range(3) for file in add(5, "DTI", 20, SeriesInstanceUID=uid, FrameOfReferenceUID=uid)]
+        write_multiframe(frames, tmp_path / "in" / "image.dcm")
+        for file in frames:
+            file.unlink()
+    elif beside == "CT":
+        add(5, "head", 60, Modality="CT")
+    else:
+        runs = [add(5, "fMRI", 20, SeriesInstanceUID=uid) for _ in range(3)]
+        runs[0][3].unlink()
+    assert list(taken(tmp_path)) == ["004_PD"]
 
 
 def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:

@@ -255,9 +255,11 @@ def test_single_precision_suffices(estimator: Estimator) -> None:
 @both_estimators
 def test_images_of_a_batch_do_not_meet(estimator: Estimator) -> None:
     lmi = LocalMutualInformation(estimator=estimator)
-    sources, targets = random_image(3, 1, 5, 6, seed=1), random_image(3, 1, 5, 6, seed=2)
+    sources, targets = random_image(10, 1, 5, 6, seed=1), random_image(10, 1, 5, 6, seed=2)
     alone = [lmi(source, target) for source, target in zip(sources.split(1), targets.split(1), strict=True)]
     torch.testing.assert_close(lmi(sources, targets), torch.cat(alone))
+    one_for_all = [lmi(sources[:1], target) for target in targets.split(1)]
+    torch.testing.assert_close(lmi(lmi.prepare(sources[:1]), targets), torch.cat(one_for_all))
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,15 @@ def test_moved_slices_are_put_back_and_averaged(axis: int, mirror: bool) -> None
 
 
 @all_axes
+@pytest.mark.parametrize("shape", [(5, 7, 3), (9, 6, 11), (1, 2, 1)])
+def test_every_look_restacks_the_volume(axis: int, shape: tuple[int, int, int]) -> None:
+    """With padding, a box inside the volume, and slices that are empty."""
+    volume = F.pad(torch.rand(1, 1, *shape) + 0.1, (2, 1, 0, 3, 1, 0))
+    inferer = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1, -2), batch_size=3, multiple=4)
+    torch.testing.assert_close(inferer(volume, Recorder()), volume)
+
+
+@all_axes
 def test_looks_treat_left_and_right_alike(axis: int) -> None:
     inferer = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2)
     volume = torch.rand(1, 1, 6, 8, 4) + 0.1
