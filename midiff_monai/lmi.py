@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -218,19 +218,21 @@ class RenyiEntropy(nn.Module):
         # what the padding holds is of no consequence: no patch of the image has a pair there
         padded, shape = F.pad(image, (0, self.patch_size - 1) * self.spatial_dims), image.shape[2:]
         ends = [([max(-d, 0) for d in delta], [max(d, 0) for d in delta]) for delta in self.displacements]
-        differences = [_window(padded, i, shape) - _window(padded, j, shape) for i, j in ends]
+        differences = (_window(padded, i, shape) - _window(padded, j, shape) for i, j in ends)
+        kernels = (torch.exp(-((difference / self.bandwidth) ** 2)) for difference in differences)
         # the empty first part is all there is for patches of one pixel
-        features = torch.exp(-((torch.cat([image[:, :0], *differences], dim=1) / self.bandwidth) ** 2))
-        return LocalStatistics(features, self._entropy(features))
+        features = torch.cat([image[:, :0], *kernels], dim=1)
+        return LocalStatistics(features, self._entropy(features, features.unbind(dim=1)))
 
     def joint_entropy(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Entropy (B, 1, *spatial) of the pairs of patches."""
-        return self._entropy(fixed * moving)
+        return self._entropy(fixed, (a * b for a, b in zip(fixed.unbind(dim=1), moving.unbind(dim=1), strict=True)))
 
-    def _entropy(self, features: torch.Tensor) -> torch.Tensor:
+    def _entropy(self, like: torch.Tensor, features: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The entropy (B, 1, *spatial) of one feature a displacement, each made only when its turn comes."""
         # a pixel paired with itself: kernel 1, and one pair where every other displacement stands for two
-        by_extent = {(0,) * self.spatial_dims: features.new_full((len(features), *features.shape[2:]), 0.5)}
-        for delta, feature in zip(self.displacements, features.unbind(dim=1), strict=True):
+        by_extent = {(0,) * self.spatial_dims: like.new_full((len(like), *like.shape[2:]), 0.5)}
+        for delta, feature in zip(self.displacements, features, strict=True):
             extent = tuple(abs(d) for d in delta)
             by_extent[extent] = by_extent[extent] + feature if extent in by_extent else feature
         potential = 2 * self._sum_corners(by_extent) / self.patch_size ** (2 * self.spatial_dims)
