@@ -57,14 +57,14 @@ class Result:
         earlier = earlier_manifest(self.paths)["outputs_sha256"]
         self.report.hashes = {role: digest for role, digest in earlier.items() if role not in self._replaced}
         self.paths.report.parent.mkdir(parents=True, exist_ok=True)
-        self.report.outputs = {role: getattr(self.paths, role) for role in self._replaced}
+        writers = self._writers()
+        claimed = self._replaced & (earlier.keys() | writers.keys())
+        self.report.outputs = {role: getattr(self.paths, role) for role in claimed}
         self.report.write(self.paths.report, complete=False)
         self.report.outputs = {}
         with self.report.timed("write"):
-            for role, write in self._writers().items():
+            for role, write in writers.items():
                 self._write_staged(role, write)
-            if self.series is not None and self.segmentation is not None and self.segmentation.any():
-                self._write_dicom_seg(self.series, self.segmentation)
         for role in earlier.keys() & self._replaced - self.report.hashes.keys():
             path = getattr(self.paths, role)
             if path.is_file() and sha256(path) == earlier[role]:
@@ -83,17 +83,12 @@ class Result:
 
     def _write_staged(self, role: str, write: Callable[[Path], None]) -> None:
         path = getattr(self.paths, role)
-        with staged(path) as temporary:
-            write(temporary)
-            self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
-
-    def _write_dicom_seg(self, series: DicomSeries, segmentation: np.ndarray) -> None:
-        from midiff_monai.dicom_seg import write_dicom_seg  # an extra
-
         try:
-            self._write_staged("dicom_seg", lambda path: write_dicom_seg(segmentation, series, path))
-        except InputError as error:  # headers that break the standard take nothing from the other files
-            self.report.warnings.append(f"No DICOM SEG: {error}")
+            with staged(path) as temporary:
+                write(temporary)
+                self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
+        except InputError as error:  # headers of a series that break the standard take nothing from the other files
+            self.report.warnings.append(f"No {path.name}: {error}")
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         writers: dict[str, Callable[[Path], None]] = {}
@@ -105,6 +100,8 @@ class Result:
             writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
             writers["volumes"] = partial(self._write_volumes, self.segmentation)
+            if self.series is not None and self.segmentation.any():
+                writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
         return writers | {"picture": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
@@ -116,6 +113,12 @@ class Result:
     def _write_volumes(self, segmentation: np.ndarray, path: Path) -> None:
         table = structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
         table.to_csv(path, index=False, float_format="%.4f")
+
+    @staticmethod
+    def _write_dicom_seg(segmentation: np.ndarray, series: DicomSeries, path: Path) -> None:
+        from midiff_monai.dicom_seg import write_dicom_seg  # an extra
+
+        write_dicom_seg(segmentation, series, path)
 
     def _draw(self, path: Path) -> None:
         source = np.asarray(self.source.dataobj)

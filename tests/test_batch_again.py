@@ -124,6 +124,20 @@ def test_a_run_that_was_killed_forgets_no_file(pipeline: FakePipeline, jobs: lis
         assert statuses(run_batch(jobs[:1], task, tmp_path / "out")) == ["done"]
 
 
+def test_a_run_that_is_killed_claims_no_file_that_it_was_not_to_write(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = jobs[0].paths
+    paths.report.parent.mkdir()
+    for path in (paths.dicom_seg, paths.synthetic_std):
+        path.write_text("by another tool")
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeResult, "_write_staged", Mock(side_effect=MemoryError("killed")))
+        assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["failed"]
+    assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["done"]
+    assert paths.dicom_seg.read_text() == paths.synthetic_std.read_text() == "by another tool"
+
+
 @pytest.mark.parametrize("report", ['{"findings": "none"}', '{"complete": true, "outputs_sha256": []}', "[]", '{"comm'])
 def test_beside_a_report_of_another_tool_nothing_is_midiffs(
     report: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
