@@ -3,8 +3,9 @@
     midiff batch scans/ -o results
     python examples/compare_groups.py results/volumes.csv subjects.csv --structure Left-Hippocampus -o groups
 
-`subjects.csv` has the columns `input` (the file name of a scan) and `group` (two values). Writes `groups.csv`, the
-effect and its p-value for every structure, and `groups.png`, the volumes of one structure.
+`subjects.csv` has the columns `input` (the file name of a scan, or its path as in volumes.csv) and `group` (two
+values). Writes `groups.csv`, the effect and its p-value for every structure, and `groups.png`, the volumes of one
+structure.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ NAMES = ["input", "participant_id", "session_id", "suffix"]
 
 def join(volumes: Path, subjects: Path) -> pd.DataFrame:
     """One row a scan: its volumes in millilitres, and its group."""
-    table = pd.read_csv(volumes)
-    table["input"] = table["input"].map(lambda path: Path(path).name)
-    return table.merge(pd.read_csv(subjects)[["input", "group"]], on="input", validate="one_to_one")
+    table, groups = pd.read_csv(volumes), pd.read_csv(subjects)[["input", "group"]]
+    if not groups["input"].isin(table["input"]).any():
+        table["input"] = table["input"].map(lambda path: Path(path).name)
+    return table.merge(groups, on="input", validate="one_to_one")
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,20 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from midiff_monai import segment
+from midiff_monai.geometry import same_grid
 from midiff_monai.labels import GROUPS
 from midiff_monai.metrics import dice_table
-from midiff_monai.volumes import write_like
+from midiff_monai.volumes import read_volume, write_like
 
 
 def main() -> None:
     """Translate both echoes, segment their mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("echoes", type=Path, nargs=2, metavar=("PD", "T2"))
+    parser.add_argument("pd", type=Path)
+    parser.add_argument("t2", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    first, second = segment(arguments.echoes, arguments.output, overwrite=True)
-    if not np.allclose(first.source.affine, second.source.affine, atol=1e-3):
+    echoes = [read_volume(path) for path in (arguments.pd, arguments.t2)]
+    if not same_grid(echoes[0].shape, echoes[0].affine, echoes[1].shape, echoes[1].affine):
         parser.error("the echoes are not on one grid")
+    first, second = segment([arguments.pd, arguments.t2], arguments.output, overwrite=True)
     mean = arguments.output / "mean_T1w.nii.gz"
     write_like((first.synthetic + second.synthetic) / 2, first.source, mean, np.float32)
     together = segment([mean], arguments.output, translated=False, overwrite=True)[0]

@@ -20,6 +20,9 @@ BIDS_VERSION = "1.9.0"
 DESCRIPTION = "dataset_description.json"
 SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
 
+OTHER_PART = re.compile("_part-(phase|real|imag)_")
+"""In the name of what is no image of magnitudes."""
+
 #: What derivatives hold that BIDS has no name for.
 BIDSIGNORE = (
     "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n"
@@ -90,7 +93,7 @@ def _scans(subject: Path, sessions: set[str]) -> list[Path]:
     folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
     folders += [] if sessions else [subject]
     found = [path for folder in folders for path in folder.glob("anat/*")]
-    return sorted(path for path in found if SCAN.fullmatch(path.name))
+    return sorted(path for path in found if SCAN.fullmatch(path.name) and not OTHER_PART.search(path.name))
 
 
 def _entities(scan: Path) -> str:

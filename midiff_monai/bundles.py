@@ -62,12 +62,13 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     """Store a bundle's weights in half precision and record their SHA-256, which is returned, in its metadata.
 
-    The weights that were there are kept beside them, as model_HASH.pt.
+    A tensor that has several names, as most in a `DynUNet`, is stored once. The weights that were there are kept beside
+    them, as model_HASH.pt.
     """
     path = Path(root) / WEIGHTS
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    halves = {value.data_ptr(): value.half() if value.is_floating_point() else value for value in state.values()}
     with staged(path) as temporary:
-        torch.save(halves, temporary)
+        torch.save({name: halves[value.data_ptr()] for name, value in state.items()}, temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata = read_metadata(root) | {"weights_sha256": sha256(path)}

@@ -137,7 +137,7 @@ class _Distribution:
         idle = set(workers) - {worker for _, worker in self._running.values()}
         while self._waiting and idle:
             job, worker = self._waiting.popleft(), idle.pop()
-            future = self._client.submit(run_on_worker, job, self._task, workers=worker, pure=False)
+            future = self._client.submit(run_on_worker, job.absolute(), self._task, workers=worker, pure=False)
             self._running[future] = job, worker
 
     def _finished(self, stop: threading.Event) -> Iterable[Any]:
@@ -166,8 +166,8 @@ class _Distribution:
         except Exception as error:  # the worker has another version of the package, or none
             yield self._failed(future, f"{type(error).__name__}: {in_one_line(error)}")
         else:
-            self._forget(future)
-            yield outcome
+            job = self._forget(future)
+            yield replace(outcome, input=job.source, report=str(job.paths.report))
 
     def _lost(self, workers: Iterable[str]) -> list[Any]:
         """The futures whose worker is gone for long: they are sent to no other, and wait for ever."""

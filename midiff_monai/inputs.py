@@ -7,7 +7,7 @@ import glob
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,12 @@ class Job:
     def files(self) -> tuple[Path, ...]:
         """All files that make up the volume."""
         return self.series.files if self.series else volume_files(self.source)
+
+    def absolute(self) -> Job:
+        """The same for a process that runs in another folder."""
+        paths = OutputPaths(**{role: path.absolute() for role, path in asdict(self.paths).items()})
+        files = tuple(file.absolute() for file in self.files)
+        return Job(self.source.absolute(), paths, self.series and replace(self.series, files=files))
 
     @property
     def unfit(self) -> str:

@@ -29,15 +29,17 @@ def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99
     surroundings and the negative values that bias-field correction leaves fall outside it.
 
     Args:
-        volume: any shape, any range, at least one positive value.
+        volume: any shape, any range.
         lower: lower percentile, 0 to 100.
         upper: upper percentile, 0 to 100.
 
     Returns:
-        The two grey values; they differ, whatever the volume.
+        The two grey values; they differ, whatever the volume. 0 and 1 where nothing is positive.
     """
     values = np.asarray(volume.detach().cpu(), dtype=np.float32).ravel()
     positive = values[values > 0]
+    if not positive.size:
+        return 0.0, 1.0
     foreground = positive[positive > 0.1 * np.percentile(positive, 99)]
     low, high = np.percentile(foreground, [lower, upper])
     return float(low), float(max(high, low * (1 + 1e-6)))
@@ -52,7 +54,7 @@ class StretchIntensityd(MapTransform):
     within the object. All others are at least `DARKEST`.
 
     Args:
-        keys: images (1, X, Y, Z), at least one positive voxel each.
+        keys: images (1, X, Y, Z).
         lower: percentile of the foreground that becomes 0.
         upper: percentile of the foreground that becomes 1.
         window: the grey values that become 0 and 1, for modalities whose grey values mean the same in every volume;
@@ -72,7 +74,9 @@ class StretchIntensityd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key in self.key_iterator(result):
-            low, high = self.window or foreground_range(result[key][..., ::2, ::2, ::2], self.lower, self.upper)
+            sample = result[key][..., ::2, ::2, ::2]
+            measured = sample if (sample > 0).any() else result[key]
+            low, high = self.window or foreground_range(measured, self.lower, self.upper)
             there = fill_holes(np.asarray(result[key][0]) > (low if self.window else 0))
             stretched = ((result[key] - low) / (high - low)).clamp(DARKEST, 1)
             result[key] = stretched * torch.from_numpy(there)[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +32,11 @@ MAX_BYTES = 8 * MAX_VOXELS
 
 GZIP_MAGIC = b"\x1f\x8b"
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
+
+PLACED = "placed"
+"""In the `extra` of an image: whether its header, of another format, told of axes; ITK makes some up where none are."""
+
+METAIMAGE_AXES = re.compile(rb"^(TransformMatrix|Rotation|Orientation|AnatomicalOrientation)\s*=", re.MULTILINE)
 
 GRID_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
@@ -76,8 +82,8 @@ def negative_share(image: nib.Nifti1Image) -> float:
 
 
 def tells_sides(image: nib.Nifti1Image) -> bool:
-    """Whether a header places the voxels in space; if not, as in ANALYZE, left and right are a convention."""
-    return bool(image.header["sform_code"] or image.header["qform_code"])
+    """Whether the header of a volume placed its voxels in space; if not, as in ANALYZE, sides are a convention."""
+    return image.extra.get(PLACED, True) and bool(image.header["sform_code"] or image.header["qform_code"])
 
 
 def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
@@ -157,7 +163,14 @@ def _load_with_itk(path: Path) -> nib.Nifti1Image:
         raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(path, "has several values a voxel", "Export one channel as a scalar volume")
-    return _nifti_from_itk(image)
+    volume = _nifti_from_itk(image)
+    volume.extra[PLACED] = "NRRD_space" in reader.GetMetaDataKeys() or _is_placed_metaimage(path)
+    return volume
+
+
+def _is_placed_metaimage(path: Path) -> bool:
+    with path.open("rb") as file:
+        return METAIMAGE_AXES.search(file.read(4096)) is not None
 
 
 def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
@@ -236,7 +249,7 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
     if type(image) is nib.Nifti1Image:
         header = image.header.copy()
         header.set_data_dtype(np.float32)
-        return nib.Nifti1Image(data, image.affine, header)
+        return nib.Nifti1Image(data, image.affine, header, extra=image.extra)
     if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
         return _on_grid_of(data, image)
     if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_base_affine()):

@@ -63,6 +63,14 @@ def test_labels_and_suffixes_choose(chosen: dict[str, list[str]], expected: list
     assert sorted(names(dataset, **chosen)) == [f"{name}.nii.gz" for name in expected]
 
 
+def test_phase_images_are_no_scans_to_segment(dataset: Path) -> None:
+    before = find_jobs(dataset, dataset / "derivatives" / "midiff")
+    scan = before[0].source
+    for part in ("phase", "real", "imag"):
+        scan.with_name(scan.name.replace("_PDw", f"_part-{part}_PDw").replace("_T2w", f"_part-{part}_T2w")).touch()
+    assert find_jobs(dataset, dataset / "derivatives" / "midiff") == before
+
+
 def test_names_do_not_depend_on_the_suffixes_asked_for(dataset: Path) -> None:
     """Else a second run, on T2w, would replace what a first one made of PDw."""
     together = names(dataset)

@@ -71,6 +71,15 @@ def test_has_every_property_that_monai_asks_for(name: str, kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", BUNDLES)
+def test_an_inference_takes_the_volumes_of_a_folder(name: str, tmp_path: Path) -> None:
+    volumes = ["a.nii.gz", "b.NII", "c.nrrd", "d.mha"]
+    for file in (*volumes, "notes.txt", "a.json"):
+        (tmp_path / file).touch()
+    found = workflow(name, "inference", dataset_dir=str(tmp_path)).parser.get_parsed_content("datalist")
+    assert found == [{"image": str(tmp_path / volume)} for volume in volumes]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
 @pytest.mark.parametrize("sizes", [{}, {"n": 2, "p": 3}])
 def test_metadata_describe_the_network(name: str, sizes: dict[str, int]) -> None:
     configs = bundle_root(name) / "configs"
@@ -172,6 +181,17 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
     assert save_weights(state, tmp_path / "bundle") == load_weights(network, tmp_path / "bundle")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
+
+
+def test_weights_of_several_names_are_stored_once(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    shared = torch.rand(1000, 100)
+    save_weights({"once": shared, "again": shared, "other": shared + 1}, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    stored = torch.load(path, weights_only=True)
+    torch.testing.assert_close(stored["again"].float(), shared, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stored["other"].float(), shared + 1, atol=1e-3, rtol=0)
+    assert path.stat().st_size < 2.1 * shared.numel() * 2
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:

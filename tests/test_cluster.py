@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from midiff_monai.batch import Outcome, Task, run_batch
@@ -106,6 +107,16 @@ def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
     kinds = ["good"] * 7 + ["bad"] + ["good"] * 4
     assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "done" for kind in kinds]
     assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "skipped" for kind in kinds]
+
+
+def test_workers_in_another_folder_find_what_is_named_from_this_one(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # of this process; the workers run already
+    assert run(["good", "bad"], Path(), scheduler) == ["done", "failed"]
+    assert (tmp_path / "out" / "00_report.json").is_file()
+    table = pd.read_csv("out/batch_report.csv")
+    assert list(table["input"]) == ["in/00.nii", "in/01.nii"] and table["report"][0] == "00_report.json"
 
 
 @pytest.mark.parametrize("allowed_failures", [0, 3])

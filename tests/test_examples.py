@@ -56,6 +56,30 @@ def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path)
     assert given.is_file() and nib.load(given).shape == nib.load(echoes[0]).shape  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help_tells_what_a_script_is_for(script: str) -> None:
+    assert "usage" in run(script, "--help")
+
+
+def test_groups_of_scans_with_the_same_name_are_told_apart_by_folder(tmp_path: Path) -> None:
+    paths = [f"/data/sub-{index}/PD.nii.gz" for index in range(4)]
+    pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.2, 4.0, 4.1]}).to_csv(
+        tmp_path / "volumes.csv", index=False
+    )
+    groups = pd.DataFrame({"input": paths, "group": ["a", "a", "b", "b"]})
+    groups.to_csv(tmp_path / "subjects.csv", index=False)
+    run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv", "-o", tmp_path / "groups")
+    table = pd.read_csv(tmp_path / "groups.csv")
+    assert table["a"][0] == pytest.approx(3.1) and table["b"][0] == pytest.approx(4.05)
+
+
+def test_echoes_on_two_grids_are_refused(echoes: list[Path], tmp_path: Path) -> None:
+    nib.save(nib.load(echoes[1]).slicer[:, :, :3], echoes[1])  # type: ignore[attr-defined]
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run("dual_echo.py", *echoes, "-o", tmp_path / "out")
+    assert error.value.returncode == 2 and "one grid" in error.value.stderr
+
+
 def test_two_echoes_give_one_segmentation(echoes: list[Path], tmp_path: Path) -> None:
     printed = run("dual_echo.py", *echoes, "-o", tmp_path / "out")
     segmentation = nib.load(Path(printed.strip().splitlines()[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -106,6 +107,16 @@ def test_nothing_else_is_taken_for_an_import(source: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_module_has_a_layer(module: str) -> None:
     assert module in LAYER_OF, f"give {module}.py a layer in {Path(__file__).name} and in CONTRIBUTING.md"
+
+
+def test_the_map_for_contributors_has_the_same_layers() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("```")[2].partition("bundles/<name>")[0]
+    mapped: dict[str, int] = {}
+    for line in text.splitlines()[2:]:
+        level = int(line[3]) if line.startswith("  L") else max(mapped.values())
+        mapped |= {name.removesuffix(".py").strip("_") or name: level for name in re.findall(r"\w+\.py", line[6:26])}
+    expected = {module.strip("_"): level for module, level in LAYER_OF.items()}
+    assert mapped == expected
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -99,6 +99,15 @@ def test_stretch_fills_the_unit_interval_or_stays_within(seed: int, constant: fl
     assert constant is not None or result.max() == 1
 
 
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_stretch_finds_what_every_other_slice_does_not_show(value: float) -> None:
+    """Of a scan of thick slices a brain that was found by mistake may leave a voxel, or none."""
+    volume = torch.zeros(1, 6, 6, 6)
+    volume[0, 1, 1, 1] = value
+    stretched = StretchIntensityd("image")({"image": volume})["image"]
+    assert torch.equal(stretched != 0, volume != 0)
+
+
 def test_stretch_keeps_the_geometry() -> None:
     result = stretched(MetaTensor(brain_in_air(0), affine=AFFINE))
     assert isinstance(result, MetaTensor)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -68,6 +69,19 @@ def test_itk_formats_read_as_their_nifti_twin(tmp_path: Path, voxels: NDArray[np
     sitk.WriteImage(sitk.ReadImage(str(twin)), str(tmp_path / name))
     assert_reads_as(tmp_path / name, voxels, OBLIQUE)
     assert read_volume(tmp_path / name).header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_an_itk_header_without_axes_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    assert tells_sides(read_volume(path))
+    axes = rb"(TransformMatrix|AnatomicalOrientation) = .*\n|space: .*\n|space origin: .*\n"
+    bare = re.sub(axes, b"", path.read_bytes())
+    path.write_bytes(re.sub(rb"space directions: .*\n", b"spacings: 1 1 1\n", bare))
+    image = read_volume(path)
+    np.testing.assert_array_equal(image.get_fdata(), voxels.T)
+    assert not tells_sides(image)
 
 
 def test_itk_single_frame_is_squeezed(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
