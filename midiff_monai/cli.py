@@ -124,7 +124,12 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
 def _add_settings(command: argparse.ArgumentParser) -> None:
     modalities = ", ".join(available_overlays())
     command.add_argument("--modality", metavar="NAME", help=f"preprocessing for one of: {modalities} (default: any MR)")
-    command.add_argument("--steps", type=int, metavar="N", help="denoising steps, a divisor of 1000, else it takes some more (default: the bundle's)")
+    command.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="denoising steps, a divisor of 1000, else it takes some more (default: the bundle's)",
+    )
     command.add_argument(
         "--samples", type=int, metavar="N", help="average N samples and write their spread (default: 1)"
     )
