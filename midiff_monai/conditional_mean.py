@@ -14,7 +14,7 @@ from torch.nn import functional as F
 PRIOR = 2e-3
 """Share of a neighbourhood at which its own mean of a bin counts as much as that of the whole image."""
 
-RIM = 3
+RIM = 4
 """Pixels from the surface of a skull-stripped brain within which a translation is not to be trusted."""
 
 
@@ -70,10 +70,11 @@ class ConditionalMean(nn.Module):
     def pull(self, weights: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Move the slices of a volume towards their conditional mean, as far as it explains them.
 
-        The correlation ratio η² = Var E[X|S] / Var X tells how much of a volume is a function of its source's grey
-        values. Where it is nearly all, as with T2w, what a network adds to that function is mostly error; where it is
-        half, as with PD, it is anatomy. The step is η⁴. Mean and ratio are those of what lies deeper than `RIM`, for
-        at the surface of a skull-stripped brain a network takes cut cortex for fluid.
+        1 − Var(X | S = s) / Var X tells how far a grey value s explains a volume. Where it does nearly altogether, as
+        white matter's does in T2w, what a network adds is mostly error; where it does not, as where voxels that are
+        half fluid look like cortex, it is anatomy. The step is the sixth power of that. At the surface of a
+        skull-stripped brain, less than `RIM` deep, a network takes cut cortex for fluid: there the step is the
+        mean over all grey values, the correlation ratio η², and what lies deeper is all that is measured on.
 
         Args:
             weights: what `prepare` made of the slices of the source together.
@@ -83,10 +84,12 @@ class ConditionalMean(nn.Module):
         # beyond the edge of the image, where the scan ends and not the brain, counts as deep
         deep = F.max_pool2d((~there).to(image), 2 * RIM + 1, stride=1, padding=RIM) == 0
         counted = weights * (deep if deep.any() else there)
-        expected = (weights * bin_means(counted, image, together=True)).sum(1, keepdim=True)
-        inner = counted.sum(1, keepdim=True) > 0
-        explained = expected[inner].var(correction=0) / image[inner].var(correction=0).clamp(min=1e-6)
-        return torch.where(there, torch.lerp(image, expected, explained.clamp(max=1) ** 2), image)
+        means, squares = (bin_means(counted, power, together=True) for power in (image, image.square()))
+        total = image[counted.sum(1, keepdim=True) > 0].var(correction=0).clamp(min=1e-6)
+        shares = (1 - (squares - means.square()) / total).clamp(0, 1)
+        expected, share = ((weights * values).sum(1, keepdim=True) for values in (means, shares))
+        mean_share = (counted * shares).sum() / counted.sum()
+        return torch.where(there, torch.lerp(image, expected, torch.where(deep, share**6, mean_share)), image)
 
     def _window(self, maps: torch.Tensor) -> torch.Tensor:
         """Mean of (B, C, H, W) in a window around the centre of each cell."""
