@@ -42,7 +42,7 @@ def open_rival(bundle: str, rival: str, weights: str | None = None, **settings: 
 def save_rival(state: Mapping[str, torch.Tensor], weights: str) -> None:
     """Store weights in half precision as rivals/WEIGHTS.pt; of several processes the first one does."""
     if os.environ.get("RANK", "0") == "0":
-        torch.save({name: value.half() for name, value in state.items()}, RIVALS / f"{weights}.pt")
+        torch.save({name: value.half().cpu() for name, value in state.items()}, RIVALS / f"{weights}.pt")
 
 
 def begin_from_bundle(network: nn.Module, root: str | Path) -> None:

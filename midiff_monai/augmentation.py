@@ -124,10 +124,23 @@ class RandWarpSlabd(Randomizable, MapTransform):
     def _widen(self, positions: torch.Tensor, fields: torch.Tensor) -> torch.Tensor:
         """Follow the fields (3 · spaces, X, Y, Z) from each position, each by an amount of its own."""
         amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
-        velocity = torch.einsum("s,scxyz->cxyz", amounts, fields.float().unflatten(0, (-1, 3)))
+        # the fields are of unit length at most, and what no path can reach is not needed
+        near = around(positions, fields.shape[1:], margin=2 + FLOW_STEPS * float(amounts.abs().sum()))
+        fields = fields[:, *near].float().unflatten(0, (-1, 3))
+        velocity = torch.einsum("s,scxyz->cxyz", amounts, fields)
+        corner = torch.tensor([float(part.start) for part in near])
+        positions = positions - corner
         for _ in range(FLOW_STEPS):
             positions = positions + sample(velocity, positions).movedim(0, -1)
-        return positions
+        return positions + corner
+
+
+def around(positions: torch.Tensor, shape: Sequence[int], margin: float) -> tuple[slice, ...]:
+    """The box of a volume of this shape, at least two voxels wide, that holds all within a margin of the positions."""
+    lowest, highest = positions.flatten(0, -2).aminmax(dim=0)
+    starts = [min(max(int(low - margin), 0), size - 2) for low, size in zip(lowest.tolist(), shape, strict=True)]
+    stops = [max(min(int(high + margin) + 2, size), start + 2) for high, size, start in zip(highest.tolist(), shape, starts, strict=True)]
+    return tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
 
 
 def sample(volume: Any, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:

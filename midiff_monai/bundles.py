@@ -66,7 +66,7 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     them, as model_HASH.pt.
     """
     path = Path(root) / WEIGHTS
-    halves = {value.data_ptr(): value.half() if value.is_floating_point() else value for value in state.values()}
+    halves = {v.data_ptr(): (v.half() if v.is_floating_point() else v).cpu() for v in state.values()}
     with staged(path) as temporary:
         torch.save({name: halves[value.data_ptr()] for name, value in state.items()}, temporary)
         if path.exists():

@@ -1,11 +1,12 @@
-"""What stands around MONAI's networks: a cheap full resolution, and mixed precision on every device."""
+"""What MONAI's networks lack: a cheap full resolution, slices normalised one by one, mixed precision on every device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from monai.networks.layers import Norm
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,10 +14,11 @@ from midiff_monai.lmi import standardize_locally
 
 
 class PixelUnshuffled(nn.Module):
-    """Run a 2-D network on `factor`² fewer pixels of `factor`² times the channels.
+    """Run a network on `factor`² fewer pixels a slice, of `factor`² times the channels.
 
     Nothing is lost on the way in or out (Shi et al., CVPR 2016, doi 10.1109/CVPR.2016.207), and the
-    convolutions that would run at full resolution, most of a U-Net's cost, run at a quarter of it.
+    convolutions that would run at full resolution, most of a U-Net's cost, run at a quarter of it. Volumes keep all
+    of their slices, which are thicker than their pixels are wide as a rule.
 
     Args:
         network: takes and gives factor² times the channels.
@@ -28,8 +30,30 @@ class PixelUnshuffled(nn.Module):
         self.network, self.factor = network, factor
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Map (B, C, H, W), and whatever else the network takes, to (B, C', H, W)."""
-        return F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.factor), *args, **kwargs), self.factor)
+        """Map slices (B, C, H, W) or volumes (B, C, H, W, Z), and whatever else the network takes, to (B, C', H, W[, Z])."""
+        unshuffled = slice_by_slice(F.pixel_unshuffle, x, self.factor)
+        return slice_by_slice(F.pixel_shuffle, self.network(unshuffled, *args, **kwargs), self.factor)
+
+
+class SliceInstanceNorm(nn.InstanceNorm2d):
+    """Instance normalisation of every slice of a volume (B, C, H, W, Z) by itself.
+
+    What a slice is normalised by does not depend on how much of the body was scanned.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return slice_by_slice(super().forward, x)
+
+
+Norm.add_factory_class("slice_instance", SliceInstanceNorm)
+
+
+def slice_by_slice(function: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
+    """Apply a function of slices (B, C, H, W) to them, or to all of those of volumes (B, C, H, W, Z)."""
+    if x.ndim == 4:
+        return function(x, *args)
+    slices = x.movedim(-1, 1)
+    return function(slices.flatten(0, 1), *args).unflatten(0, slices.shape[:2]).movedim(1, -1)
 
 
 class LocallyAffine(nn.Module):

@@ -1,8 +1,8 @@
-"""Brain structures slice by slice, and what is known beforehand of a skull-stripped brain."""
+"""Brain structures of a volume, and what is known beforehand of a skull-stripped brain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ NEVER = -100.0
 class BrainSegmentation(SlicewiseInferer):
     """Logits of brain structures, background first; a head has one brain, and a skull-stripped one no hole.
 
-    A 2-D network does not know where in the head a slice is, and finds brain in the neck and the face: of a whole head
-    the largest piece alone is kept. Deep inside what skull stripping has left there is nothing but brain. A network
+    A network that sees a few centimetres around a voxel finds brain in the neck and the face: of a whole head the
+    largest piece alone is kept. Deep inside what skull stripping has left there is nothing but brain. A network
     that loses its way in a slice, as where the cerebellum was cut off, answers background all the same; there its
     second choice is taken.
 
@@ -45,6 +45,12 @@ class BrainSegmentation(SlicewiseInferer):
     def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: Any) -> None:
         super().__init__(mirror=mirrored is not None, **slicing)
         self.mirrored, self.depth = mirrored, depth
+
+    def predict(
+        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any
+    ) -> Iterator[torch.Tensor]:
+        """Logits (N, classes, H, W) of all slices, which the network is shown as one volume (1, channels, H, W, N)."""
+        yield network(slices.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0)
 
     def unmirror(self, output: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes, H, W) of classes whose side has been exchanged, exchanged back."""

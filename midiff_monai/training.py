@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 
 from midiff_monai.augmentation import CUTS
 from midiff_monai.slices import foreground_box, stack_slices
+from midiff_monai.transforms import plain
 
 
 class SlabPrepareBatch(PrepareBatch):
-    """Cut slabs (B, 1, X, Y, Z) into slices with neighbours as channels, labels into slices.
+    """Give slabs (B, 1, X, Y, Z) the neighbours of every slice as channels.
 
     The outer `context` slices of a slab serve as neighbours only: all that is trained on has real ones.
 
@@ -34,9 +35,14 @@ class SlabPrepareBatch(PrepareBatch):
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = torch.as_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
-        labels = torch.as_tensor(batchdata["label"]).to(device, non_blocking=non_blocking)
-        return inner_slices(images, self.context, self.context), inner_slices(labels, 0, self.context)
+        images = plain(batchdata["image"]).to(device, non_blocking=non_blocking)
+        labels = plain(batchdata["label"]).to(device, non_blocking=non_blocking)
+        return inner_slabs(images, self.context, self.context), inner_slabs(labels, 0, self.context)
+
+
+def inner_slabs(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor:
+    """`inner_slices`, put together again: (B, 2·context + 1, X, Y, Z − 2·margin)."""
+    return inner_slices(slabs, context, margin).unflatten(0, (len(slabs), -1)).movedim(1, -1)
 
 
 def inner_slices(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor:
@@ -82,10 +88,10 @@ class LMIPrepareBatch(PrepareBatch):
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, Any]]:
-        target = torch.as_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
-        brain = torch.as_tensor(batchdata["mask"]).to(device, non_blocking=non_blocking)
+        target = plain(batchdata["image"]).to(device, non_blocking=non_blocking)
+        brain = plain(batchdata["mask"]).to(device, non_blocking=non_blocking)
         if torch.rand(()) < self.strip_prob:
-            target = strip(target, torch.as_tensor(batchdata["depth"]).to(target))
+            target = strip(target, plain(batchdata["depth"]).to(target))
         target, brain = crop_to_foreground(target, brain, self.multiple)
         source = inner_slices(self.pseudo_source(target, brain), self.context, self.context)
         images = 2 * inner_slices(target, 0, self.context) - 1
