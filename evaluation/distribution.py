@@ -76,10 +76,10 @@ def of_inception(path: Path, device: torch.device) -> Features:
 
 @torch.inference_mode()
 def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
-    """Means of the segmenter's deepest layer over what is not 0 of each slice.
+    """Means of the segmenter's deepest layer over what is not 0 of each slice of a volume.
 
     Args:
-        slices: (N, 2·context + 1, H, W) in [0, 1], height and width multiples of those of the segmenter.
+        slices: (N, 2·context + 1, H, W) in [0, 1], neighbours in a row, height and width multiples of the segmenter's.
         segmenter: the segmentation bundle.
 
     Returns:
@@ -88,8 +88,8 @@ def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
     network = segmenter.setting("network").network  # beneath the mixed precision: distances ask for float32
     unet = network.network
     encoder = nn.Sequential(unet.input_block, *unet.downsamples, unet.bottleneck)
-    images = F.pixel_unshuffle(slices.to(segmenter.setting("device")), network.factor)
-    maps = in_batches(encoder, segmenter.setting("batch_size"))(images).double().cpu()
+    unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), network.factor)
+    maps = encoder(unshuffled.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0).double().cpu()
     shares = F.avg_pool2d((middle(slices) != 0).double(), slices.shape[-1] // maps.shape[-1])
     return (maps * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3))
 

@@ -126,7 +126,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
         # the fields are of unit length at most, and what no path can reach is not needed
         near = around(positions, fields.shape[1:], margin=2 + FLOW_STEPS * float(amounts.abs().sum()))
-        fields = fields[:, *near].float().unflatten(0, (-1, 3))
+        fields = fields[(slice(None), *near)].float().unflatten(0, (-1, 3))
         velocity = torch.einsum("s,scxyz->cxyz", amounts, fields)
         corner = torch.tensor([float(part.start) for part in near])
         positions = positions - corner
@@ -136,11 +136,11 @@ class RandWarpSlabd(Randomizable, MapTransform):
 
 
 def around(positions: torch.Tensor, shape: Sequence[int], margin: float) -> tuple[slice, ...]:
-    """The box of a volume of this shape, at least two voxels wide, that holds all within a margin of the positions."""
+    """The part of a volume of this shape, at least two voxels wide, that lies within a margin of positions (…, 3)."""
     lowest, highest = positions.flatten(0, -2).aminmax(dim=0)
     starts = [min(max(int(low - margin), 0), size - 2) for low, size in zip(lowest.tolist(), shape, strict=True)]
-    stops = [max(min(int(high + margin) + 2, size), start + 2) for high, size, start in zip(highest.tolist(), shape, starts, strict=True)]
-    return tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
+    stops = [min(int(high + margin) + 2, size) for high, size in zip(highest.tolist(), shape, strict=True)]
+    return tuple(slice(start, max(stop, start + 2)) for start, stop in zip(starts, stops, strict=True))
 
 
 def sample(volume: Any, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What MONAI's networks lack: a cheap full resolution, slices normalised one by one, mixed precision on every device."""
+"""What MONAI's networks lack: a cheap full resolution, norms slice by slice, mixed precision on every device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PixelUnshuffled(nn.Module):
         self.network, self.factor = network, factor
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Map slices (B, C, H, W) or volumes (B, C, H, W, Z), and whatever else the network takes, to (B, C', H, W[, Z])."""
+        """Map slices (B, C, H, W) or volumes (B, C, H, W, Z), and whatever else the network takes, to (B, C', …)."""
         unshuffled = slice_by_slice(F.pixel_unshuffle, x, self.factor)
         return slice_by_slice(F.pixel_shuffle, self.network(unshuffled, *args, **kwargs), self.factor)
 

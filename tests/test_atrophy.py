@@ -36,6 +36,27 @@ def widened(space: NDArray[np.bool_], amount: float, reach: float = 6.0, image: 
     ].numpy()
 
 
+@pytest.mark.parametrize("centre", [(20, 20, 20), (4, 30, 9), (37, 3, 20)])
+def test_a_slab_is_a_piece_of_the_widened_volume(centre: tuple[int, int, int]) -> None:
+    """However far away the field that it has to follow."""
+    size, space = (7, 5, 3), RADII < 12.0
+    image = np.random.default_rng(0).random(space.shape)
+    warp = RandWarpSlabd(
+        "image",
+        ["bilinear"],
+        size,
+        [[place / (SIDE - 1)] * 2 for place in centre],
+        rotate=0.0,
+        scale=0.0,
+        displacement=0.0,
+        widening_key="field",
+        widening=[[4.0, 4.0]],
+    )
+    data = {"image": torch.from_numpy(image).float()[None], "field": torch.from_numpy(widening_field(space, 6.0))}
+    piece = tuple(slice(place - side // 2, place + side // 2 + 1) for place, side in zip(centre, size, strict=True))
+    np.testing.assert_allclose(warp(data)["image"][0].numpy(), widened(space, 4.0, image=image)[piece], atol=1e-4)
+
+
 def radius(ball: NDArray[np.float32]) -> float:
     """Of the ball of the same volume."""
     return float((ball.sum() * 3 / (4 * np.pi)) ** (1 / 3))

@@ -148,6 +148,20 @@ def test_a_warm_start_is_not_undone_by_a_checkpoint(
 
 
 @pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("files", [["train"], ["train", "multi_gpu_train"]])
+def test_averaged_weights_are_where_the_network_is(
+    name: str, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of them the configuration asks for first."""
+    monkeypatch.setenv("RANK", "0")
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root(name) / "configs" / f"{file}.yaml") for file in files])
+    parser["device"] = torch.device("meta")  # the one beside the CPU that every machine has
+    averaged = parser.get_parsed_content("ema").ema_model
+    assert {parameter.device.type for parameter in averaged.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
 def test_has_the_files_of_the_model_zoo(name: str) -> None:
     root = bundle_root(name)
     for file in (

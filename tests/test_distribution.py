@@ -110,10 +110,10 @@ class TestFeatures:
         network = segmenter.setting("network_def")
         hook = network.network.bottleneck.register_forward_hook(lambda layer, given, output: seen.append(output))
         with torch.inference_mode():
-            network(slices)
+            network(slices.permute(1, 2, 3, 0)[None])
         hook.remove()
         found = distribution.of_segmenter(segmenter).extract(slices)
-        columns = seen[0].double().mean(dim=2)  # each 16 pixels wide; the last is half empty
+        columns = seen[0][0].movedim(-1, 0).double().mean(dim=2)  # each 16 pixels wide; the last is half empty
         torch.testing.assert_close(found, columns @ torch.tensor([0.4, 0.4, 0.2]).double(), rtol=1e-4, atol=1e-5)
 
     def test_contrasts_differ_more_than_noise(self, segmenter: Bundle, phantoms: dict[str, nib.Nifti1Image]) -> None:

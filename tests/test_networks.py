@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.layers import Norm
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from midiff_monai.lmi import standardize_locally
-from midiff_monai.networks import LocallyAffine, MixedPrecision, PixelUnshuffled, has_fast_bfloat16
+from midiff_monai.networks import (
+    LocallyAffine,
+    MixedPrecision,
+    PixelUnshuffled,
+    SliceInstanceNorm,
+    has_fast_bfloat16,
+)
 
 
 class Recorder(nn.Module):
@@ -58,6 +65,35 @@ def test_unshuffled_network_sees_every_pixel_of_a_block_as_a_channel(factor: int
 def test_unshuffled_identity_is_the_identity(factor: int) -> None:
     image = torch.rand(2, 3, 8, 12)
     assert torch.equal(PixelUnshuffled(Recorder(), factor)(image, torch.tensor([7])), image)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_unshuffled_volumes_are_unshuffled_slice_by_slice(layout: torch.memory_format) -> None:
+    inner, volume = Recorder(), torch.rand(2, 3, 8, 12, 5).to(memory_format=layout).requires_grad_()
+    result = PixelUnshuffled(inner)(volume, torch.tensor([7]))
+    for place in range(5):
+        assert torch.equal(inner.seen[0][..., place], torch.pixel_unshuffle(volume[..., place], 2))
+    assert torch.equal(result, volume)
+    result.square().sum().backward()
+    torch.testing.assert_close(volume.grad, 2 * volume.detach())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> None:
+    volume = (torch.rand(2, 3, 8, 9, 4) * torch.arange(1.0, 5.0)).to(memory_format=layout).requires_grad_()
+    torch.manual_seed(0)
+    ours = Norm["slice_instance", 3](3, affine=True)
+    assert isinstance(ours, SliceInstanceNorm)
+    torch.nn.init.uniform_(ours.weight)
+    torch.nn.init.uniform_(ours.bias)
+    result = ours(volume)
+    mean = volume.mean(dim=(2, 3), keepdim=True)
+    deviation = (volume.var(dim=(2, 3), correction=0, keepdim=True) + ours.eps).sqrt()
+    weight, bias = (values[:, None, None, None] for values in (ours.weight, ours.bias))
+    expected = (volume - mean) / deviation * weight + bias
+    torch.testing.assert_close(result, expected)
+    ours_gradient, expected_gradient = (torch.autograd.grad(x.pow(3).sum(), volume)[0] for x in (result, expected))
+    torch.testing.assert_close(ours_gradient, expected_gradient, rtol=1e-3, atol=1e-3)
 
 
 def test_unshuffled_network_is_told_timesteps_and_context() -> None:

@@ -28,10 +28,10 @@ class Lost:
     def __init__(self, lost_slices: tuple[int, ...] = ()) -> None:
         self.lost_slices = lost_slices
 
-    def __call__(self, slices: torch.Tensor) -> torch.Tensor:
-        bright = (slices[:, :1] > 0.5).float()
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
+        bright = (volume[:, :1] > 0.5).float()
         logits = torch.cat([1 - bright, 2 * bright, bright - 0.5], dim=1)
-        logits[list(self.lost_slices), BACKGROUND] = 9.0
+        logits[:, BACKGROUND, :, :, list(self.lost_slices)] = 9.0
         return logits
 
 
@@ -57,12 +57,27 @@ def test_a_slice_lost_in_a_stripped_brain_is_brain_but_for_its_rim() -> None:
     assert (found[~there] == BACKGROUND).all()
 
 
+def test_the_network_sees_all_slices_and_their_neighbours_at_once() -> None:
+    seen: list[torch.Tensor] = []
+
+    def network(volume: torch.Tensor) -> torch.Tensor:
+        seen.append(volume)
+        return volume[:, :1].expand(-1, 3, -1, -1, -1)
+
+    volume = torch.rand(1, 1, 8, 8, 5) + 0.1
+    BrainSegmentation(context=1, multiple=4, background=[20.0, 0.0, 0.0])(volume, network)
+    below, straight, above = seen[0][0]
+    assert torch.equal(straight, volume[0, 0])
+    assert torch.equal(below, volume[0, 0][..., [0, 0, 1, 2, 3]])
+    assert torch.equal(above, volume[0, 0][..., [1, 2, 3, 4, 4]])
+
+
 def test_left_and_right_are_treated_alike() -> None:
     """A network that knows but one side: a mirrored volume gets the mirrored segmentation, sides exchanged."""
 
-    def lopsided(slices: torch.Tensor) -> torch.Tensor:
-        across = torch.arange(slices.shape[2], dtype=torch.float32).reshape(1, -1, 1)
-        return torch.stack([slices[:, 0] - 0.4, slices[:, 0] * across, 0.3 * across - slices[:, 0]], dim=1)
+    def lopsided(volume: torch.Tensor) -> torch.Tensor:
+        across = torch.arange(volume.shape[2], dtype=torch.float32).reshape(1, -1, 1, 1)
+        return torch.stack([volume[:, 0] - 0.4, volume[:, 0] * across, 0.3 * across - volume[:, 0]], dim=1)
 
     inferer = BrainSegmentation(mirrored=[0, 2, 1], multiple=4, background=[20.0, 0.0, 0.0])
     volume = torch.rand(1, 1, 8, 8, 5) + 0.1

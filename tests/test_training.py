@@ -78,12 +78,12 @@ def test_inner_slices_agree_with_indexing(shape: tuple[int, int, int, int], cont
         assert torch.equal(slices, torch.stack(channels))
 
 
-def test_slabs_become_slices_with_real_neighbours() -> None:
+def test_slices_of_slabs_have_real_neighbours() -> None:
     image = torch.rand(2, 1, 8, 10, 7)
     images, labels = SlabPrepareBatch(context=2)({"image": image, "label": (image > 0.5).to(torch.uint8)})
-    assert images.shape == (2 * 3, 5, 8, 10)
-    assert labels.shape == (2 * 3, 1, 8, 10) and labels.dtype == torch.uint8
-    assert torch.equal(images[4], image[1, 0, :, :, 1:6].movedim(-1, 0))  # second slab, second slice: around index 3
+    assert images.shape == (2, 5, 8, 10, 3)
+    assert labels.shape == (2, 1, 8, 10, 3) and labels.dtype == torch.uint8
+    assert torch.equal(images[1, ..., 1], image[1, 0, :, :, 1:6].movedim(-1, 0))  # the second slice is around index 3
     assert torch.equal(images[:, 2:3] > 0.5, labels > 0)
 
 
