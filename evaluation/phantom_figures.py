@@ -67,7 +67,7 @@ def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
     hook = network.register_forward_pre_hook(listen)
     scheduler.step = step
     with torch.inference_mode():
-        translation.predict(slices, network, torch.arange(len(slices)))
+        list(translation.predict(slices, network, torch.arange(len(slices))))
     hook.remove()
     del scheduler.step
     return taken
