@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.networks.utils import copy_model_state
 from torch import nn
 
-from midiff_monai.bundles import WEIGHTS, Bundle
+from midiff_monai.bundles import WEIGHTS, Bundle, halved
 from midiff_monai.diffusion import LMIGuidedInferer
 from midiff_monai.report import sha256
 from midiff_monai.resources import bundle_root
@@ -42,7 +42,7 @@ def open_rival(bundle: str, rival: str, weights: str | None = None, **settings: 
 def save_rival(state: Mapping[str, torch.Tensor], weights: str) -> None:
     """Store weights in half precision as rivals/WEIGHTS.pt; of several processes the first one does."""
     if os.environ.get("RANK", "0") == "0":
-        torch.save({name: value.half().cpu() for name, value in state.items()}, RIVALS / f"{weights}.pt")
+        torch.save(halved(state), RIVALS / f"{weights}.pt")
 
 
 def begin_from_bundle(network: nn.Module, root: str | Path) -> None:

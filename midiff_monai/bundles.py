@@ -60,21 +60,25 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
 
 
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
-    """Store a bundle's weights in half precision and record their SHA-256, which is returned, in its metadata.
+    """Store a bundle's weights as `halved` and record their SHA-256, which is returned, in its metadata.
 
-    A tensor that has several names, as most in a `DynUNet`, is stored once. The weights that were there are kept beside
-    them, as model_HASH.pt.
+    The weights that were there are kept beside them, as model_HASH.pt.
     """
     path = Path(root) / WEIGHTS
-    halves = {v.data_ptr(): (v.half() if v.is_floating_point() else v).cpu() for v in state.values()}
     with staged(path) as temporary:
-        torch.save({name: halves[value.data_ptr()] for name, value in state.items()}, temporary)
+        torch.save(halved(state), temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata = read_metadata(root) | {"weights_sha256": sha256(path)}
     with staged(_metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return metadata["weights_sha256"]
+
+
+def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in half precision on the CPU; a tensor of several names, as most in a `DynUNet`, is stored once."""
+    halves = {v.data_ptr(): (v.half() if v.is_floating_point() else v).cpu() for v in state.values()}
+    return {name: halves[value.data_ptr()] for name, value in state.items()}
 
 
 def read_metadata(root: str | Path) -> dict[str, Any]:
