@@ -42,7 +42,13 @@ class SliceInstanceNorm(nn.InstanceNorm2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return slice_by_slice(super().forward, x)
+        if x.ndim == 4:
+            return super().forward(x)
+        # to copy the slices into a batch for torch's own norm takes six times as long
+        centred = x - x.mean((2, 3), keepdim=True, dtype=torch.float32)
+        variance = torch.linalg.vector_norm(centred, dim=(2, 3), keepdim=True).square() / x[0, 0, ..., 0].numel()
+        scale = self.weight[:, None, None, None] * (variance + self.eps).rsqrt()
+        return torch.addcmul(self.bias[:, None, None, None], centred, scale).to(x.dtype)
 
 
 Norm.add_factory_class("slice_instance", SliceInstanceNorm)

@@ -22,6 +22,9 @@ BRIDGE = 3
 SULCI = 3
 """Voxels of half the width of what is taken for a gap within the brain."""
 
+NEAR = 8
+"""Slices around a brain that the network's answers within it may depend on."""
+
 NEVER = -100.0
 """Logit of a class that is ruled out."""
 
@@ -57,21 +60,40 @@ class BrainSegmentation(SlicewiseInferer):
         return output[:, list(self.mirrored or ())]
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z)."""
-        logits = super().infer(volume, network, **options)
+    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+        """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z); a draft has the first look alone.
+
+        All looks but the first are only at the slices near the brain that the first one finds in a head.
+        """
         there = volume[0] != 0
-        labelled = (logits.argmax(dim=0) > 0) & there
-        if is_stripped(labelled, there):
+        logits = self.average(volume, network, self.looks[:1])
+        if self.looks[1:] and not draft:
+            others = self.average(volume * self._near_brain(logits, there), network, self.looks[1:])
+            logits.lerp_(others, 1 - 1 / len(self.looks))
+        brain = labelled(logits, there)
+        if is_stripped(brain, there):
             logits[0].masked_fill_(deep_inside(there, self.depth), NEVER)
         else:
-            logits[1:].masked_fill_(~largest_piece(labelled), NEVER)
+            logits[1:].masked_fill_(~largest_piece(brain), NEVER)
         return logits
 
+    def _near_brain(self, logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        brain = labelled(logits, there)
+        if is_stripped(brain, there):
+            return there
+        places = largest_piece(brain).movedim(self.axis, 0).flatten(1).any(1).float()[None]
+        near = F.max_pool1d(places, 2 * NEAR + 1, stride=1, padding=NEAR)[0] > 0
+        return near.reshape([-1 if axis == self.axis else 1 for axis in range(3)])
 
-def is_stripped(labelled: torch.Tensor, there: torch.Tensor) -> bool:
+
+def labelled(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """The voxels (X, Y, Z), of those where there is something, for which logits (C, X, Y, Z) know a structure."""
+    return (logits.argmax(dim=0) > 0) & there
+
+
+def is_stripped(brain: torch.Tensor, there: torch.Tensor) -> bool:
     """Whether a volume, of which there is so much (X, Y, Z) and so much of that is labelled, is skull-stripped."""
-    return bool(labelled.sum() > STRIPPED_SHARE * there.sum())
+    return bool(brain.sum() > STRIPPED_SHARE * there.sum())
 
 
 def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | None:
@@ -85,11 +107,11 @@ def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | N
         A mask (X, Y, Z): what is labelled, its sulci closed and its holes filled; None of a volume that is
         skull-stripped already, or in which nothing as thick as a brain is labelled.
     """
-    labelled = (logits.argmax(dim=0) > 0) & there
-    if is_stripped(labelled, there) or distance_transform_edt(labelled.numpy()).max() <= BRIDGE:
+    brain = labelled(logits, there)
+    if is_stripped(brain, there) or distance_transform_edt(brain.numpy()).max() <= BRIDGE:
         return None
     # beyond the edge of the volume the brain goes on
-    grown = binary_closing(np.pad(labelled.numpy(), SULCI, mode="edge"), iterations=SULCI)
+    grown = binary_closing(np.pad(brain.numpy(), SULCI, mode="edge"), iterations=SULCI)
     inner = (slice(SULCI, -SULCI),) * 3
     return torch.from_numpy(fill_holes(grown[inner])) & there
 

@@ -93,20 +93,26 @@ class SlicewiseInferer(Inferer):
         return outputs
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        """The channels (C, X, Y, Z), float32, of one volume (1, X, Y, Z)."""
+    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+        """The channels (C, X, Y, Z), float32, of one volume (1, X, Y, Z); a draft has the first look alone."""
+        return self.average(volume, network, self.looks[:1] if draft else self.looks, **options)
+
+    def average(
+        self, volume: torch.Tensor, network: Network, looks: Sequence[tuple[bool, int]], **options: Any
+    ) -> torch.Tensor:
+        """The mean (C, X, Y, Z), float32, of some looks at one volume (1, X, Y, Z)."""
         turned = volume.movedim(self.axis + 1, -1)
         box = foreground_box(turned[0], self.multiple)
         background = self.background.to(volume.device)
         if not turned.any():
             return background.expand(-1, *volume.shape[1:]).clone()
         output = torch.empty(0)
-        for look in self.looks:
+        for look in looks:
             for positions, computed in self._slice_by_slice(turned[:, box[0], box[1]], network, *look, options):
                 if not output.numel():
                     # kept slice by slice in memory: to reorder many channels takes longer than to compute them
                     output = computed.new_zeros(turned.shape[-1], computed.shape[1], *turned.shape[1:3])
-                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(self.looks))
+                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(looks))
         # where there was nothing, nothing is made
         there = turned[0].movedim(-1, 0)[:, None] != 0
         torch.where(there, output, background[:, 0], out=output)

@@ -44,15 +44,19 @@ class SlicewiseTranslation(SlicewiseInferer):
         self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several."""
-        samples = torch.stack([self._draw(volume, network, index) for index in range(self.samples)])
-        if self.samples == 1:
+    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+        """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several.
+
+        A draft is one sample, with one look.
+        """
+        count = 1 if draft else self.samples
+        samples = torch.stack([self._draw(volume, network, draft=draft, index=index) for index in range(count)])
+        if count == 1:
             return samples[0]
         return torch.cat([samples.mean(dim=0), samples.std(dim=0)])
 
-    def _draw(self, volume: torch.Tensor, network: Network, index: int) -> torch.Tensor:
-        image = super().infer(volume, network, index=index)
+    def _draw(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
+        image = super().infer(volume, network, **options)
         if self.conditional_mean:
             source = volume.movedim(-1, 0)
             levels = self.conditional_mean.prepare(source, together=True)

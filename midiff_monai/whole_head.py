@@ -6,9 +6,13 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.bundles import Bundle
-from midiff_monai.geometry import resample_to_grid
+from midiff_monai.geometry import resample_to_grid, voxel_volume_ml
 from midiff_monai.segmentation import brain_in_head
 from midiff_monai.transforms import plain
+
+
+LARGEST_BRAIN_ML = 2000
+"""Of a skull-stripped brain with the fluid around it; what is larger is a head."""
 
 
 def translate_head(
@@ -18,8 +22,8 @@ def translate_head(
 
     Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
     what most of the training was on. What is around it stays as the first translation made it, for the segmenter
-    knows the fluid between brain and skull by its place. Where grey values have a fixed window, as in CT, the brain has
-    its range already, and one look is enough.
+    knows the fluid between brain and skull by its place. To find the brain a draft is enough. Where grey values have a
+    fixed window, as in CT, the brain has its range already, and one look is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.
@@ -28,20 +32,28 @@ def translate_head(
         segmentation: finds the brain in it; None translates once.
 
     Returns:
-        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation; and the logits of the
-        segmentation of just that, where one look was enough, to spare it a second time.
+        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation, 0 around the brain of
+        a head; and the logits of the segmentation of just that, where one look was enough, to spare it a second time.
     """
-    first = translation.infer(conformed)
     if segmentation is None or translation.setting("stretch").window:
-        return first, None
-    affine, there = conformed.affine, plain(conformed[0] != 0)
-    logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)))
-    brain = brain_in_head(logits, there)
-    if brain is None:
-        return first, logits
-    mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
-    alone = MetaTensor(plain(image) * mask, affine=image.affine)
-    if not (alone > 0).any():  # thick slices may pass by what is found in noise
-        return first, logits
+        return translation.infer(conformed), None
+    there, affine = plain(conformed[0] != 0), conformed.affine
+    draft = bool(there.sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML)
+    first = translation.infer(conformed, draft)
+    logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)), draft)
+    alone = _alone(brain_in_head(logits, there), affine, image)
+    if alone is None:
+        return (translation.infer(conformed), None) if draft else (first, logits)
     conformed = translation.conform(alone)
-    return torch.where(plain(conformed) != 0, translation.infer(conformed), first), None
+    second = translation.infer(conformed)
+    around = torch.cat([first[:1], torch.zeros_like(second[1:])])
+    return torch.where(plain(conformed) != 0, second, around), None
+
+
+def _alone(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
+    """The image with nothing but the brain, if there is one: thick slices may pass by what is found in noise."""
+    if brain is None:
+        return None
+    mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
+    alone = plain(image) * mask
+    return MetaTensor(alone, affine=image.affine) if (alone > 0).any() else None

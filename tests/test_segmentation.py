@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from midiff_monai.segmentation import BRIDGE, BrainSegmentation, brain_in_head, deep_inside, largest_piece
+from midiff_monai.segmentation import BRIDGE, NEAR, BrainSegmentation, brain_in_head, deep_inside, largest_piece
 
 BACKGROUND, WHITE = 0, 1
 
@@ -125,6 +125,36 @@ def test_of_a_whole_head_the_brain_alone_is_labelled() -> None:
     brain, mask = brain_on_neck(0)
     found = classes(torch.where(mask, 0.8, 0.1)[None, None], Lost())
     assert torch.equal(found > 0, brain)
+
+
+class Counting(Lost):
+    """Keeps how many slices it was shown each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths = list[int]()
+
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
+        self.depths.append(volume.shape[-1])
+        return super().__call__(volume)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_all_looks_at_a_head_but_the_first_are_at_the_slices_near_its_brain(axis: int) -> None:
+    high_up, network = ball(11, 60, centre=10), Counting()
+    head = torch.where(high_up > 0, high_up, 0.1).movedim(-1, axis + 2)
+    inferer = BrainSegmentation(axis=axis, shifts=(0, 1), multiple=4, background=[20.0, 0.0, 0.0])
+    found = inferer(head, network)[0].argmax(0)
+    slices = int((high_up[0, 0].flatten(0, 1) > 0).any(0).sum())
+    assert network.depths == [60, slices + 2 * NEAR]
+    assert torch.equal(found > 0, head[0, 0] > 0.5)
+
+
+def test_all_looks_at_a_stripped_brain_are_at_all_of_it() -> None:
+    brain, network = ball(11, 40), Counting()
+    inferer = BrainSegmentation(mirrored=[0, 1, 2], shifts=(0, 1), multiple=4, background=[20.0, 0.0, 0.0])
+    inferer(brain, network)
+    assert network.depths == [22] * 4
 
 
 def logits_of(labelled: torch.Tensor) -> torch.Tensor:

@@ -123,6 +123,13 @@ def test_moved_slices_are_put_back_and_averaged(axis: int, mirror: bool) -> None
 
 
 @all_axes
+def test_a_draft_is_the_straight_look_alone(axis: int) -> None:
+    volume = torch.rand(1, 6, 8, 4) + 0.1
+    draft = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2).infer(volume, pooled, draft=True)
+    assert torch.equal(draft, SlicewiseInferer(axis=axis, multiple=2).infer(volume, pooled))
+
+
+@all_axes
 @pytest.mark.parametrize("shape", [(5, 7, 3), (9, 6, 11), (1, 2, 1)])
 def test_every_look_restacks_the_volume(axis: int, shape: tuple[int, int, int]) -> None:
     """With padding, a box inside the volume, and slices that are empty."""

@@ -100,6 +100,12 @@ def test_a_mirrored_volume_gives_the_mirrored_result() -> None:
     torch.testing.assert_close(inferer(source.flip(2), Spy()).flip(2), inferer(source, Spy()))
 
 
+def test_a_draft_is_one_sample_with_one_look() -> None:
+    source = volume(8, 8, 6)[0]
+    draft = translation(samples=3, mirror=True, seed=5).infer(source, Spy(), draft=True)
+    assert torch.equal(draft, translation(seed=5).infer(source, Spy()))
+
+
 def test_every_sample_is_pulled_towards_its_conditional_mean() -> None:
     source, means = volume(16, 16, 6), ConditionalMean()
     inferer = translation(conditional_mean=means, context=0)

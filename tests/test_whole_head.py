@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
+from midiff_monai import whole_head
 from midiff_monai.transforms import ResampleForegroundd, StretchIntensityd
 from midiff_monai.whole_head import translate_head
 
@@ -19,7 +20,7 @@ class Stub:
     """A translation conforms as the bundle does and answers its input; a segmentation labels some grey values of it."""
 
     def __init__(self, segmenting: bool = False, window: tuple[float, float] | None = None) -> None:
-        self.segmenting, self.seen = segmenting, list[torch.Tensor]()
+        self.segmenting, self.seen, self.drafts = segmenting, list[torch.Tensor](), list[bool]()
         self._stretch = StretchIntensityd("image", window=window)
         self._conform = Compose(
             [
@@ -35,11 +36,12 @@ class Stub:
     def conform(self, volume: MetaTensor) -> MetaTensor:
         return volume if self.segmenting else self._conform({"image": volume})["image"]
 
-    def infer(self, volume: MetaTensor) -> torch.Tensor:
+    def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
         plain = volume.as_tensor()
         self.seen.append(plain)
+        self.drafts.append(draft)
         if not self.segmenting:
-            return torch.cat([plain, plain / 2])
+            return plain if draft else torch.cat([plain, plain / 2])
         labelled = between(plain).float()
         return torch.cat([1 - labelled, 2 * labelled])
 
@@ -70,10 +72,17 @@ def translated(
     return *translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("largest, drafts", [(2000, [False, False]), (100, [True, False])])
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
-def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(axcodes: str) -> None:
-    samples, logits, translation = translated(head(axcodes), Stub(segmenting=True))
+def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(
+    axcodes: str, largest: float, drafts: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head has 384 ml and its brain 34: too little for a head that is known as such, unless all brains are small."""
+    monkeypatch.setattr(whole_head, "LARGEST_BRAIN_ML", largest)
+    segmentation = Stub(segmenting=True)
+    samples, logits, translation = translated(head(axcodes), segmentation)
     assert logits is None
+    assert translation.drafts == drafts and segmentation.drafts == drafts[:1]
     first, second = (seen[0] for seen in translation.seen)
     brain = second > 0
     assert torch.equal(brain, between(first))
@@ -81,7 +90,7 @@ def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(axcodes:
     assert first[brain].max() - first[brain].min() < 0.15
     assert second[brain].max() - second[brain].min() > 0.9
     assert torch.equal(samples[0], torch.where(brain, second, first))
-    assert torch.equal(samples[1], samples[0] / 2)
+    assert torch.equal(samples[1], torch.where(brain, second / 2, 0))
 
 
 @pytest.mark.parametrize("image, segmentation", [(head(stripped=True), Stub(segmenting=True)), (head(), None)])
@@ -95,6 +104,14 @@ def test_one_look_suffices_for_a_stripped_brain_and_has_to_without_a_segmenter(
         assert torch.equal(torch.as_tensor(logits), segmentation.infer(MetaTensor(samples[:1])))
 
 
+def test_of_what_is_no_head_after_all_a_draft_is_not_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large skull-stripped brain, as that of another species."""
+    monkeypatch.setattr(whole_head, "LARGEST_BRAIN_ML", 10)
+    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True))
+    assert translation.drafts == [True, False]
+    assert logits is None and torch.equal(samples[1], samples[0] / 2)
+
+
 def test_grey_values_of_a_fixed_window_need_no_second_look() -> None:
     samples, _, translation = translated(head(), Stub(segmenting=True), window=(0, 100))
     (seen,) = translation.seen
@@ -106,7 +123,7 @@ def test_a_brain_between_the_slices_is_no_brain() -> None:
     image = MetaTensor(torch.full((1, 40, 40, 3), 50.0), affine=torch.diag(torch.tensor([2.0, 2.0, 40.0, 1.0])))
 
     class BetweenSlices(Stub):
-        def infer(self, volume: MetaTensor) -> torch.Tensor:
+        def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
             places = torch.stack(torch.meshgrid(*map(torch.arange, volume.shape[1:]), indexing="ij"))
             found = ((places - torch.tensor([20, 20, 10]).reshape(3, 1, 1, 1)) ** 2).sum(0, keepdim=True) < 5**2
             return torch.cat([~found, found]).float()
