@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Randomizable
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
-Data = dict[Hashable, Any]
+from midiff_monai.transforms import Data
 
 CUTS = (-2.5, 1.0)
 """Depths below the surface of the brain, in voxels, between which skull stripping cuts."""

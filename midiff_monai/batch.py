@@ -22,7 +22,7 @@ from midiff_monai.errors import MidiffError, OutputError, in_one_line
 from midiff_monai.inputs import Job
 from midiff_monai.paths import check_writable, staged
 from midiff_monai.pipeline import Models, Settings, load_models, new_report, process, written_roles
-from midiff_monai.report import earlier_manifest, environment, identity, sha256
+from midiff_monai.report import earlier_manifest, environment, forget_failure, identity, sha256
 
 REPORTS = ("batch_report.csv", "batch_report.json")
 
@@ -152,8 +152,8 @@ def _check_outputs(jobs: Sequence[Job], output: Path) -> None:
 
 def _note_error(outcome: Outcome, path: Path) -> None:
     """Keep a failure beside the results, where batches that share a folder do not overwrite it."""
-    if outcome.status != "failed":
-        path.unlink(missing_ok=True)
+    forget_failure(path)
+    if outcome.status != "failed" or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -169,7 +169,7 @@ def run_job(job: Job, task: Task) -> Outcome:
         models = _models(task)
         manifest = earlier_manifest(job.paths)
         if not task.overwrite:
-            _check_unchanged(job, task, manifest["outputs_sha256"])
+            _check_unchanged(job, task, manifest)
         done = not task.overwrite and _is_done(manifest, job, task, models)
         warnings = manifest["warnings"] if done else process(job, task.settings, models).report.warnings
     # one volume must not keep the others from being done, whatever is the matter with it
@@ -179,12 +179,14 @@ def run_job(job: Job, task: Task) -> Outcome:
     return Outcome.of(job, "skipped" if done else "done", seconds=seconds, warnings=" ".join(warnings))
 
 
-def _check_unchanged(job: Job, task: Task, hashes: Mapping[str, str]) -> None:
+def _check_unchanged(job: Job, task: Task, manifest: Mapping[str, Any]) -> None:
     """Raise OutputError for a file to replace that no earlier run left so, such as a corrected segmentation."""
-    for role in _roles(task):
-        path = getattr(job.paths, role)
-        if path.exists() and sha256(path) != hashes.get(role):
-            raise OutputError(path, "exists, and is not as midiff made it", "Move it, or use --overwrite")
+    report, hashes = job.paths.report, manifest["outputs_sha256"]
+    strange = [report] if report.exists() and "command" not in manifest else []
+    files = {role: getattr(job.paths, role) for role in _roles(task)}
+    strange += [path for role, path in files.items() if path.exists() and sha256(path) != hashes.get(role)]
+    if strange:
+        raise OutputError(strange[0], "exists, and is not as midiff made it", "Move it, or use --overwrite")
 
 
 def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:
@@ -198,7 +200,7 @@ def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> 
     if manifest["command"] not in (report.command, "segment"):
         return False
     earlier, wanted = identity(manifest), identity(report.to_dict())
-    alike = all(earlier[name] == wanted[name] for name in ("settings", "input"))
+    alike = all(earlier[name] == wanted[name] for name in ("settings", "input", "version"))
     return alike and all(wanted[name].items() <= earlier[name].items() for name in ("weights", "configurations"))
 
 

@@ -77,8 +77,9 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
 
 def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights in half precision on the CPU; a tensor of several names, as most in a `DynUNet`, is stored once."""
-    halves = {v.data_ptr(): (v.half() if v.is_floating_point() else v).cpu() for v in state.values()}
-    return {name: halves[value.data_ptr()] for name, value in state.items()}
+    places = {name: (value.data_ptr(), value.shape) for name, value in state.items()}
+    halves = {places[name]: (v.half() if v.is_floating_point() else v).cpu() for name, v in state.items()}
+    return {name: halves[place] for name, place in places.items()}
 
 
 def read_metadata(root: str | Path) -> dict[str, Any]:

@@ -181,9 +181,9 @@ def _matching(pattern: str, output: Path) -> list[Path]:
 def _volumes_among(paths: list[Path]) -> list[Path]:
     """Those that are volumes by their suffix, sorted; no hidden ones, no results, one of each pair of files."""
     volumes = [path for path in paths if path.name.lower().endswith(VOLUME_SUFFIXES) and path.name[0] != "."]
-    names = set(volumes)
-    halves = {path for path in volumes if path.suffix == ".img" and path.with_suffix(".hdr") in names}
-    return sorted(path for path in names - halves if not _is_result(path))
+    headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
+    halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
+    return sorted(path for path in set(volumes) - halves if not _is_result(path))
 
 
 def _is_result(volume: Path) -> bool:

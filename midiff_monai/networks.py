@@ -47,8 +47,11 @@ class SliceInstanceNorm(nn.InstanceNorm2d):
         # to copy the slices into a batch for torch's own norm takes six times as long
         centred = x - x.mean((2, 3), keepdim=True, dtype=torch.float32)
         variance = torch.linalg.vector_norm(centred, dim=(2, 3), keepdim=True).square() / x[0, 0, ..., 0].numel()
-        scale = self.weight[:, None, None, None] * (variance + self.eps).rsqrt()
-        return torch.addcmul(self.bias[:, None, None, None], centred, scale).to(x.dtype)
+        scale = (variance + self.eps).rsqrt()
+        if not self.affine:
+            return (centred * scale).to(x.dtype)
+        weight, bias = (values[:, None, None, None] for values in (self.weight, self.bias))
+        return torch.addcmul(bias, centred, weight * scale).to(x.dtype)
 
 
 Norm.add_factory_class("slice_instance", SliceInstanceNorm)

@@ -116,7 +116,7 @@ def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
 
 
 def files_below(folder: Path, passing_over: Path) -> list[Path]:
-    """List the files in a folder and the folders below it, links followed, but in no folder twice.
+    """List the files in a folder and the folders below it that are not hidden, links followed, in no folder twice.
 
     Args:
         folder: where to look.
@@ -137,6 +137,7 @@ def files_below(folder: Path, passing_over: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if name[0] != "."]
         found += [Path(parent) / name for name in names]
     return found
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from enum import IntEnum
@@ -21,7 +21,9 @@ from midiff_monai.paths import OutputPaths, staged
 
 Setting = str | int | float | bool | None
 
-REPORTED_PACKAGES = ("midiff-monai", "torch", "monai", "nibabel", "numpy")
+PACKAGE = "midiff-monai"
+
+REPORTED_PACKAGES = (PACKAGE, "torch", "monai", "nibabel", "numpy")
 
 
 class ExitCode(IntEnum):
@@ -121,11 +123,13 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a result, of a manifest: of two runs with the same identity, one is enough.
 
     Where the input lies, which device computed, with which units, and who trusted the weights are of no consequence.
+    Another version of midiff may make something else of the same.
     """
     idle = ("device", "precision", "trust_weights")
     settings = {name: value for name, value in manifest["settings"].items() if name not in idle}
     decisive = {name: manifest[name] for name in ("weights", "configurations")}
-    return decisive | {"settings": settings, "input": manifest["input"]["sha256"]}
+    version = manifest["environment"]["packages"][PACKAGE]
+    return decisive | {"settings": settings, "input": manifest["input"]["sha256"], "version": version}
 
 
 def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
@@ -146,8 +150,15 @@ def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
     return manifest
 
 
+def forget_failure(path: Path) -> None:
+    """Remove the file that a batch keeps of a failure; what another tool left under that name stays."""
+    with suppress(OSError, ValueError, AttributeError):
+        if {"status", "error"} <= json.loads(path.read_text(encoding="utf-8")).keys():
+            path.unlink()
+
+
 def _is_manifest(found: Any) -> bool:
-    tables = ("input", "outputs", "outputs_sha256", "settings", "weights", "configurations")
+    tables = ("input", "outputs", "outputs_sha256", "settings", "weights", "configurations", "environment")
     return (
         isinstance(found, dict)
         and {"command", "complete", "warnings"} <= found.keys()

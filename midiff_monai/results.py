@@ -17,7 +17,8 @@ from midiff_monai.figures import qc_mosaic
 from midiff_monai.geometry import voxel_volume_ml
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.paths import OutputPaths, staged
-from midiff_monai.report import RunReport, earlier_manifest, sha256
+from midiff_monai.report import RunReport, earlier_manifest, forget_failure, sha256
+from midiff_monai.segmentation import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.volumes import write_like
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Result:
             if path.is_file() and sha256(path) == earlier[role]:
                 path.unlink()
         self.report.write(self.paths.report)
+        forget_failure(self.paths.error)
 
     @property
     def _replaced(self) -> set[str]:
@@ -129,9 +131,10 @@ class Result:
 
 
 def shows_only_brain(paths: OutputPaths) -> bool:
-    """Whether most of what a synthetic T1w shows has a label, as in a stripped brain; in a whole head not half has."""
+    """Whether a synthetic T1w is of a stripped brain: most has a label or, unlabelled, it is no larger than one."""
+    synthetic = nib.Nifti1Image.from_filename(paths.synthetic)
+    shown = np.asarray(synthetic.dataobj) > 0
     if not paths.segmentation.is_file():
-        return False
-    shown = np.asarray(nib.Nifti1Image.from_filename(paths.synthetic).dataobj) > 0
+        return bool(shown.sum() * voxel_volume_ml(synthetic.affine) <= LARGEST_BRAIN_ML)
     labelled = np.asarray(nib.Nifti1Image.from_filename(paths.segmentation).dataobj) > 0
-    return bool((shown & labelled).sum() > 0.75 * shown.sum())
+    return bool((shown & labelled).sum() > STRIPPED_SHARE * shown.sum())

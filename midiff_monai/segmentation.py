@@ -16,6 +16,9 @@ from midiff_monai.transforms import fill_holes
 STRIPPED_SHARE = 0.6
 """A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
 
+LARGEST_BRAIN_ML = 2000
+"""Of a skull-stripped brain with the fluid around it; what is larger is a head."""
+
 BRIDGE = 3
 """Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""
 
@@ -23,7 +26,7 @@ SULCI = 3
 """Voxels of half the width of what is taken for a gap within the brain."""
 
 NEAR = 8
-"""Slices around a brain that the network's answers within it may depend on."""
+"""Slices around a brain that its logits depend on: what is further away changes none of them by more than 0.1."""
 
 NEVER = -100.0
 """Logit of a class that is ruled out."""
@@ -42,7 +45,7 @@ class BrainSegmentation(SlicewiseInferer):
             mirrored volume too; None does not.
         depth: voxels nearer than this to the surroundings, which are zero, may still be background: remnants of the
             skull, or fluid around the brain.
-        slicing: arguments of `SlicewiseInferer`.
+        slicing: arguments of `SlicewiseInferer`; `batch_size` is of no consequence, for all slices are shown at once.
     """
 
     def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: Any) -> None:
@@ -60,7 +63,7 @@ class BrainSegmentation(SlicewiseInferer):
         return output[:, list(self.mirrored or ())]
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False) -> torch.Tensor:  # type: ignore[override]
         """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z); a draft has the first look alone.
 
         All looks but the first are only at the slices near the brain that the first one finds in a head.

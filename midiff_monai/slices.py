@@ -33,7 +33,7 @@ def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
 
 
 class SlicewiseInferer(Inferer):
-    """Send a volume through a 2-D network slice by slice.
+    """Send a volume through a network slice by slice, a 2-D one unless `predict` says otherwise.
 
     Only the foreground's bounding box is computed; voxels that are zero in the input get `background`.
 

@@ -77,7 +77,8 @@ class StretchIntensityd(MapTransform):
             sample = result[key][..., ::2, ::2, ::2]
             measured = sample if (sample > 0).any() else result[key]
             low, high = self.window or foreground_range(measured, self.lower, self.upper)
-            there = fill_holes(np.asarray(result[key][0]) > (low if self.window else 0))
+            image = np.asarray(result[key][0])
+            there = fill_holes((image != 0) & (image > (low if self.window else 0)))
             stretched = ((result[key] - low) / (high - low)).clamp(DARKEST, 1)
             result[key] = stretched * torch.from_numpy(there)[None]
         return result

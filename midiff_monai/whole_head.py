@@ -7,12 +7,8 @@ from monai.data import MetaTensor
 
 from midiff_monai.bundles import Bundle
 from midiff_monai.geometry import resample_to_grid, voxel_volume_ml
-from midiff_monai.segmentation import brain_in_head
+from midiff_monai.segmentation import LARGEST_BRAIN_ML, brain_in_head
 from midiff_monai.transforms import plain
-
-
-LARGEST_BRAIN_ML = 2000
-"""Of a skull-stripped brain with the fluid around it; what is larger is a head."""
 
 
 def translate_head(
@@ -32,8 +28,9 @@ def translate_head(
         segmentation: finds the brain in it; None translates once.
 
     Returns:
-        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation, 0 around the brain of
-        a head; and the logits of the segmentation of just that, where one look was enough, to spare it a second time.
+        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation, 0 where a draft
+        is all there is; and the logits of the segmentation of just that, where one look was enough, to spare it a
+        second time.
     """
     if segmentation is None or translation.setting("stretch").window:
         return translation.infer(conformed), None
@@ -46,7 +43,7 @@ def translate_head(
         return (translation.infer(conformed), None) if draft else (first, logits)
     conformed = translation.conform(alone)
     second = translation.infer(conformed)
-    around = torch.cat([first[:1], torch.zeros_like(second[1:])])
+    around = first if len(first) == len(second) else torch.cat([first, torch.zeros_like(second[1:])])
     return torch.where(plain(conformed) != 0, second, around), None
 
 

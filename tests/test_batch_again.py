@@ -7,8 +7,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from fake_pipeline import FakeBundle, FakePipeline, FakeResult, statuses
+from fake_pipeline import FakeBundle, FakePipeline, FakeResult, load, statuses
 
+from midiff_monai import report
 from midiff_monai.batch import Task, run_batch
 from midiff_monai.inputs import Job
 from midiff_monai.pipeline import Settings, written_roles
@@ -30,7 +31,9 @@ def test_another_device_is_no_reason_to_do_it_again(pipeline: FakePipeline, jobs
     assert statuses(run_batch(jobs, elsewhere, tmp_path / "out")) == ["skipped"] * 3
 
 
-@pytest.mark.parametrize("change", ["input", "settings", "weights", "configuration", "output", "killed", "overwrite"])
+@pytest.mark.parametrize(
+    "change", ["input", "settings", "weights", "configuration", "version", "output", "killed", "overwrite"]
+)
 def test_whatever_was_not_made_in_this_very_way_is_done_again(
     change: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,6 +47,8 @@ def test_whatever_was_not_made_in_this_very_way_is_done_again(
         monkeypatch.setattr(FakeBundle, "weights_sha256", "1" * 64)
     elif change == "configuration":
         monkeypatch.setattr(FakeBundle, "configuration_sha256", "1" * 64)
+    elif change == "version":
+        monkeypatch.setattr(report, "environment", lambda: {"packages": {report.PACKAGE: "99"}})
     elif change == "killed":
         pipeline.report.hashes = {}
         pipeline.report.write(jobs[1].paths.report, complete=False)
@@ -138,18 +143,44 @@ def test_a_run_that_is_killed_claims_no_file_that_it_was_not_to_write(
     assert paths.dicom_seg.read_text() == paths.synthetic_std.read_text() == "by another tool"
 
 
-@pytest.mark.parametrize("report", ['{"findings": "none"}', '{"complete": true, "outputs_sha256": []}', "[]", '{"comm'])
+@pytest.mark.parametrize("text", ['{"findings": "none"}', '{"complete": true, "outputs_sha256": []}', "[]", '{"comm'])
 def test_beside_a_report_of_another_tool_nothing_is_midiffs(
-    report: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+    text: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
 ) -> None:
     paths = jobs[0].paths
     paths.report.parent.mkdir()
-    paths.report.write_text(report)
+    paths.report.write_text(text)
     paths.dicom_seg.write_text("by another tool")
     paths.synthetic_std.write_text("by another tool")
-    assert statuses(run_batch(jobs[:1], Task(segmenting=False), tmp_path / "out")) == ["done"]
+    (outcome,) = run_batch(jobs[:1], Task(segmenting=False), tmp_path / "out")
+    assert outcome.status == "failed" and f"{paths.report}: exists, and is not as midiff made it" in outcome.error
+    assert paths.report.read_text() == text
     assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["done"]
     assert paths.dicom_seg.read_text() == paths.synthetic_std.read_text() == "by another tool"
+
+
+@pytest.mark.parametrize("text", ["by another tool", "[]", '{"error": "of another tool"}'])
+def test_an_error_that_another_tool_tells_of_stays(
+    text: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    paths = jobs[0].paths
+    paths.error.parent.mkdir()
+    paths.error.write_text(text)
+    for content, status in (("bad", "failed"), ("good", "done")):
+        jobs[0].source.write_text(content)
+        assert statuses(run_batch(jobs[:1], TASK, tmp_path / "out")) == [status]
+        assert paths.error.read_text() == text
+
+
+def test_what_failed_is_done_once_any_command_has_done_it(
+    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    jobs[0].source.write_text("large")
+    assert statuses(run_batch(jobs, TASK, tmp_path / "out")) == ["failed", "done", "done"]
+    jobs[0].source.write_text("good")
+    pipeline(jobs[0], TASK.settings, load(TASK.settings, translating=False, segmenting=True))
+    run_batch(jobs[1:], TASK, tmp_path / "out")
+    assert [subject.status for subject in read_study(tmp_path / "out")] == ["done", "skipped", "skipped"]
 
 
 def test_a_run_that_was_killed_claims_no_more_than_it_was_to_write(

@@ -182,6 +182,21 @@ def test_the_sidecar_tells_a_brain_from_a_head(
     assert json.loads(sidecar.read_text())["SkullStripped"] is stripped
 
 
+@pytest.mark.parametrize(("side", "stripped"), [(50, True), (60, False)])
+def test_without_a_segmentation_the_size_tells_a_brain_from_a_head(
+    side: int, stripped: bool, dataset: Path, tmp_path: Path
+) -> None:
+    """Boxes of 1500 and 2592 ml."""
+    job = find_jobs(dataset, tmp_path / "out")[0]
+    job.paths.synthetic.parent.mkdir(parents=True)
+    image = np.zeros((side + 2,) * 3, np.float32)
+    image[1:-1, 1:-1, 1:-1] = 0.5
+    nib.save(nib.Nifti1Image(image, np.diag([2, 2, 3, 1])), job.paths.synthetic)
+    write_sidecars([job], dataset)
+    sidecar = job.paths.synthetic.with_name(job.paths.synthetic.name.replace(".nii.gz", ".json"))
+    assert json.loads(sidecar.read_text())["SkullStripped"] is stripped
+
+
 @pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
 def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"

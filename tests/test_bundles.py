@@ -200,11 +200,13 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
 def test_weights_of_several_names_are_stored_once(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     shared = torch.rand(1000, 100)
-    save_weights({"once": shared, "again": shared, "other": shared + 1}, tmp_path / "bundle")
+    state = {"once": shared, "again": shared, "other": shared + 1, "first": shared[0]}
+    save_weights(state, tmp_path / "bundle")
     path = tmp_path / "bundle" / "models" / "model.pt"
     stored = torch.load(path, weights_only=True)
     torch.testing.assert_close(stored["again"].float(), shared, atol=1e-3, rtol=0)
     torch.testing.assert_close(stored["other"].float(), shared + 1, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stored["first"].float(), shared[0], atol=1e-3, rtol=0)
     assert path.stat().st_size < 2.1 * shared.numel() * 2
 
 

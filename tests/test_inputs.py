@@ -38,8 +38,9 @@ def test_a_folder_keeps_its_subfolders(tmp_path: Path) -> None:
 
 def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path / "in/scan.hdr", tmp_path / "in/scan.img", tmp_path / "in/.1234.scan.nii.gz")
+    touch(tmp_path / "in/OLD.HDR", tmp_path / "in/OLD.IMG", tmp_path / "in/.git/annex/objects/scan.nii.gz")
     touch(tmp_path / "in/out/scan_synthT1w.nii.gz")
-    assert list(found(tmp_path, tmp_path / "in", output="in/out")) == ["in/scan.hdr"]
+    assert list(found(tmp_path, tmp_path / "in", output="in/out")) == ["in/OLD.HDR", "in/scan.hdr"]
 
 
 @pytest.mark.parametrize("output", ["data", "."])

@@ -80,6 +80,7 @@ def test_unshuffled_volumes_are_unshuffled_slice_by_slice(layout: torch.memory_f
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> None:
+    """To weight and bias that are learnt, as the segmenter has it, or to none, which is torch's default."""
     volume = (torch.rand(2, 3, 8, 9, 4) * torch.arange(1.0, 5.0)).to(memory_format=layout).requires_grad_()
     torch.manual_seed(0)
     ours = Norm["slice_instance", 3](3, affine=True)
@@ -92,6 +93,7 @@ def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> Non
     weight, bias = (values[:, None, None, None] for values in (ours.weight, ours.bias))
     expected = (volume - mean) / deviation * weight + bias
     torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(Norm["slice_instance", 3](3)(volume), (volume - mean) / deviation)
     ours_gradient, expected_gradient = (torch.autograd.grad(x.pow(3).sum(), volume)[0] for x in (result, expected))
     torch.testing.assert_close(ours_gradient, expected_gradient, rtol=1e-3, atol=1e-3)
 

@@ -130,6 +130,14 @@ def test_a_window_keeps_noisy_fluid_within_the_head_and_drops_the_air_around_it(
     torch.testing.assert_close(result[inside][bright], ((head[inside][bright] + 10) / 100).clamp(0, 1))
 
 
+def test_what_was_cut_away_is_nothing_in_any_window() -> None:
+    """A skull-stripped CT is 0 around the brain, where a window has fluid."""
+    inside = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 9)[None]
+    brain = torch.where(inside, 35.0, 0.0)
+    result = StretchIntensityd("image", window=(-10, 90))({"image": brain})["image"]
+    torch.testing.assert_close(result, torch.where(inside, 0.45, 0.0))
+
+
 # --- ResampleForegroundd ---
 
 
