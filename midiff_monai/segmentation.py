@@ -16,8 +16,8 @@ from midiff_monai.transforms import fill_holes
 STRIPPED_SHARE = 0.6
 """A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
 
-LARGEST_BRAIN_ML = 2000
-"""Of a skull-stripped brain with the fluid around it; what is larger is a head."""
+LARGEST_BRAIN_ML = 2300
+"""Of a skull-stripped brain and its fluid, even in MNI space, where brains are large; what is larger is a head."""
 
 BRIDGE = 3
 """Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""

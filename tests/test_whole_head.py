@@ -72,7 +72,7 @@ def translated(
     return *translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("largest, drafts", [(2000, [False, False]), (100, [True, False])])
+@pytest.mark.parametrize("largest, drafts", [(2300, [False, False]), (100, [True, False])])
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
 def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(
     axcodes: str, largest: float, drafts: list[bool], monkeypatch: pytest.MonkeyPatch
