@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -152,12 +153,16 @@ def write_derivative(dataset: Path, output: Path) -> None:
     write_sidecars(jobs, dataset)
 
 
+def facts_beside(image: Path) -> dict[str, Any]:
+    return json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+
+
 def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
     write_derivative(dataset, tmp_path / "out")
     images = sorted((tmp_path / "out").rglob("*.nii.gz"))
     described = [path for path in images if "_std" not in path.name]
     for image in described:
-        facts = json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+        facts = facts_beside(image)
         (source,) = facts["Sources"]
         assert (dataset / source.removeprefix("bids:raw:")).is_file()
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
@@ -178,8 +183,7 @@ def test_the_sidecar_tells_a_brain_from_a_head(
     for path, voxels in ((job.paths.segmentation, labels), (job.paths.synthetic, image)):
         nib.save(nib.Nifti1Image(voxels.reshape(3, 4, 5), np.eye(4)), path)
     write_sidecars([job], dataset)
-    sidecar = job.paths.synthetic.with_name(job.paths.synthetic.name.replace(".nii.gz", ".json"))
-    assert json.loads(sidecar.read_text())["SkullStripped"] is stripped
+    assert facts_beside(job.paths.synthetic)["SkullStripped"] is stripped
 
 
 @pytest.mark.parametrize(("side", "stripped"), [(50, True), (60, False)])
@@ -193,8 +197,7 @@ def test_without_a_segmentation_the_size_tells_a_brain_from_a_head(
     image[1:-1, 1:-1, 1:-1] = 0.5
     nib.save(nib.Nifti1Image(image, np.diag([2, 2, 3, 1])), job.paths.synthetic)
     write_sidecars([job], dataset)
-    sidecar = job.paths.synthetic.with_name(job.paths.synthetic.name.replace(".nii.gz", ".json"))
-    assert json.loads(sidecar.read_text())["SkullStripped"] is stripped
+    assert facts_beside(job.paths.synthetic)["SkullStripped"] is stripped
 
 
 @pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
