@@ -169,12 +169,13 @@ class PseudoSourced(MapTransform):
     Args:
         keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
         mask_key: brain masks.
+        pseudo_source: makes them.
         seed: the same seed gives a file the same contrast, and every file one of its own.
     """
 
-    def __init__(self, keys: KeysCollection, mask_key: str, seed: int = 0) -> None:
+    def __init__(self, keys: KeysCollection, mask_key: str, pseudo_source: PseudoSource, seed: int = 0) -> None:
         super().__init__(keys)
-        self.mask_key, self.seed, self.pseudo_source = mask_key, seed, PseudoSource()
+        self.mask_key, self.pseudo_source, self.seed = mask_key, pseudo_source, seed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_n
 
 from midiff_monai.bundles import load_weights, open_bundle, read_metadata, save_weights
 from midiff_monai.errors import BundleError
+from midiff_monai.pseudo_source import PseudoSource
 from midiff_monai.report import sha256
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
@@ -236,3 +237,34 @@ def test_weights_that_are_replaced_are_kept(tmp_path: Path) -> None:
     save_weights({"weight": torch.ones(2, 2)}, tmp_path / "bundle")
     assert path.with_name(f"model_{hashlib.sha256(before).hexdigest()[:12]}.pt").read_bytes() == before
     assert torch.load(path, weights_only=True)["weight"].dtype == torch.float16
+
+
+def test_real_and_synthetic_t1w_are_drawn_equally_often() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
+    parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": [{"image": "synthetic"}] * 12})
+    parser.update({"train#dataset": {"_target_": "Dataset", "data": "@train_datalist"}, "epoch_length": 500})
+    torch.manual_seed(0)
+    drawn = list(parser.get_parsed_content("train#sampler"))
+    items = parser.get_parsed_content("train#dataset")
+    share = sum(items[index]["image"] == "synthetic" for index in drawn) / len(drawn)
+    assert len(drawn) == 1000 and abs(share - 0.5) < 0.05
+    assert set(drawn) == set(range(4 + 12))
+
+
+def test_without_synthetic_t1w_all_are_real() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
+    parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": []})
+    assert set(parser.get_parsed_content("train#sampler")) == set(range(4))
+
+
+def test_poor_sources_tell_less() -> None:
+    configs = bundle_root("t1_lmi_translation") / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "pseudo_sources", "poor_sources")])
+    poor = parser.get_parsed_content("validate#make_source#2").pseudo_source
+    usual = PseudoSource()
+    for setting in ("pale_fluid", "blur", "thick", "noise"):
+        assert getattr(poor, setting) > getattr(usual, setting)
+    assert poor.order_weights.sum() == pytest.approx(1.0)

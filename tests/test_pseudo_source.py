@@ -213,19 +213,19 @@ def test_validation_sources_depend_on_seed_and_file_alone() -> None:
     target, brain = stripped_slabs(0, batch=1)
     data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "mask": brain[0]}
     torch.manual_seed(1)
-    first = PseudoSourced("image", "mask", seed=3)(data)
+    first = PseudoSourced("image", "mask", PseudoSource(), seed=3)(data)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    again = PseudoSourced("image", "mask", seed=3)(data)
+    again = PseudoSourced("image", "mask", PseudoSource(), seed=3)(data)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first["image"], again["image"])
     assert torch.equal(first["image"][None], seeded(PseudoSource(), 3, target, brain))
-    assert not torch.allclose(PseudoSourced("image", "mask", seed=4)(data)["image"], first["image"], atol=0.05)
+    assert not torch.allclose(PseudoSourced("image", "mask", PseudoSource(), seed=4)(data)["image"], first["image"], atol=0.05)
     assert torch.equal(data["image"].as_tensor(), target[0])
 
     def of_file(name: str) -> torch.Tensor:
         image = MetaTensor(target[0], meta={"filename_or_obj": name})
-        return PseudoSourced("image", "mask", seed=3)(data | {"image": image})["image"]
+        return PseudoSourced("image", "mask", PseudoSource(), seed=3)(data | {"image": image})["image"]
 
     assert torch.equal(of_file("here/a.nii.gz"), of_file("there/a.nii.gz"))
     assert not torch.allclose(of_file("a.nii.gz"), of_file("b.nii.gz"), atol=0.05)
