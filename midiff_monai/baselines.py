@@ -21,5 +21,7 @@ def match_histogram(volume: NDArray, reference: NDArray, invert: bool = False) -
     values = volume[inside].astype(np.float64)
     ranks = np.searchsorted(np.sort(values), values, side="right") / values.size
     matched = np.zeros(volume.shape, dtype=np.float32)
-    matched[inside] = np.quantile(reference[reference > 0], 1 - ranks if invert else ranks)
+    # what np.quantile gives, which takes minutes for as many ranks as a volume has voxels
+    levels = np.sort(reference[reference > 0])
+    matched[inside] = np.interp(1 - ranks if invert else ranks, np.linspace(0, 1, levels.size), levels)
     return matched

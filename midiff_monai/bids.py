@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.inputs import Job, without_duplicates
 from midiff_monai.paths import OutputPaths, make_folder, staged
+from midiff_monai.report import earlier_manifest
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
@@ -41,8 +43,9 @@ def find_jobs(
 
     A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
     scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`. Such are looked
-    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others does not replace results. A
-    scan that such another one joins later is done again under its new name; `study.read_study` passes over the old one.
+    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others of these does not replace
+    results. A scan that such another one joins later is done again under its new name, and `study.read_study` passes
+    over the old one.
 
     Args:
         dataset: folder of a raw data set.
@@ -52,14 +55,14 @@ def find_jobs(
         sessions: labels with or without "ses-"; empty for all.
 
     Raises:
-        InputError: a participant is not there, there is no such scan at all, or two scans would write the same files.
+        InputError: a participant is not there, there is no such scan at all, two scans would write the same files, or
+            one those of another one that an earlier run was on.
     """
     wanted = _wanted(dataset, participants)
     chosen_sessions = {_labelled("ses", label) for label in sessions}
     scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, chosen_sessions)]
-    scans = [scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}]
     suffixes_of = defaultdict(set)
-    for scan in scans:
+    for scan in (scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}):
         suffixes_of[scan.parent, _entities(scan)].add(_suffix(scan))
     jobs = [
         Job(scan, _derivatives(scan, dataset, output, ambiguous=len(suffixes_of[scan.parent, _entities(scan)]) > 1))
@@ -68,7 +71,17 @@ def find_jobs(
     ]
     if not jobs:
         raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+    for job in jobs:
+        _check_replaces_no_other(job, set(scans))
     return without_duplicates(jobs, mend="Remove one")
+
+
+def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
+    earlier = earlier_manifest(job.paths).get("input")
+    other = job.source.with_name(Path(earlier["path"]).name) if earlier else job.source
+    if other != job.source and other in scans:
+        fault = f"would replace what was made of {other.name}"
+        raise InputError(job.source, fault, "Name both after --suffix, and what is made of each has a name of its own")
 
 
 def participants_without(jobs: Iterable[Job], dataset: Path, participants: Sequence[str] = ()) -> list[str]:
@@ -177,6 +190,7 @@ def write_description(dataset: Path, output: Path) -> None:
 def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
     """Write the JSON files beside the images that there are."""
     from midiff_monai.results import shows_only_brain  # heavy, and not needed to read a command line
+    from midiff_monai.volumes import UNREADABLE
 
     for job in jobs:
         common = {
@@ -187,9 +201,10 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
             _write_json(common | labels, _sidecar(job.paths.segmentation))
         if job.paths.synthetic.is_file():
-            stripped = {"SkullStripped": shows_only_brain(job.paths)}
-            synthetic = {"Description": "T1w contrast made from another contrast by midiff"}
-            _write_json(common | synthetic | stripped, _sidecar(job.paths.synthetic))
+            synthetic: dict[str, Any] = {"Description": "T1w contrast made from another contrast by midiff"}
+            with suppress(*UNREADABLE, ValueError):  # of a damaged or edited volume, the batch has told
+                synthetic["SkullStripped"] = shows_only_brain(job.paths)
+            _write_json(common | synthetic, _sidecar(job.paths.synthetic))
 
 
 def _sidecar(image: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ import torch
 from midiff_monai.batch import Outcome, Task, run_job
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.inputs import Job
+from midiff_monai.report import usable_processors
 
 GRACE_SECONDS = 5.0
 """How long the scheduler may take to say what became of a volume whose worker is gone."""
@@ -84,7 +84,7 @@ class DaskExecutor:
         import dask
         from distributed import LocalCluster
 
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = max(1, usable_processors() // self.workers)
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # the scheduler reads it at its start
             return LocalCluster(
                 n_workers=self.workers,

@@ -91,7 +91,7 @@ def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
     by_report: dict[Path, Job] = {}
     for job in (job for job in jobs if not job.unfit):
         first = by_report.setdefault(job.paths.report.resolve(), job)
-        if [file.resolve() for file in first.files] != [file.resolve() for file in job.files]:
+        if {file.resolve() for file in first.files} != {file.resolve() for file in job.files}:
             raise InputError(job.source, f"would write the same files as {first.source}", mend)
     return [*by_report.values(), *(job for job in jobs if job.unfit)]
 
@@ -105,6 +105,10 @@ def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
         yield from (_job(source, folder) for source, folder in _listed(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
         yield from (_job(volume, output) for volume in _matching(str(item), output))
+    elif not path.exists():
+        raise InputError(path, "does not exist", "Check the path for typing errors")
+    elif not path.name.lower().endswith(VOLUME_SUFFIXES) and _is_dicom(path):
+        raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
     else:
         yield _job(path, output)
 
@@ -162,9 +166,11 @@ def _is_dicom(path: Path) -> bool:
 
 def _series_among(images: list[Path]) -> list[DicomSeries]:
     try:
+        import highdicom  # noqa: F401 what is made of a series is written with it
+
         from midiff_monai.dicom_series import find_series
     except ImportError:
-        fault = "is DICOM; to read it takes another package"
+        fault = "is DICOM; that takes other packages"
         raise InputError(images[0], fault, "Install it: pip install 'midiff-monai[dicom]'") from None
     return find_series(images)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
 from midiff_monai.bundles import WEIGHTS, read_metadata
-from midiff_monai.report import environment, sha256
+from midiff_monai.report import environment, sha256, usable_processors
 from midiff_monai.resources import available_bundles, available_overlays, bundle_root
 
 
@@ -16,7 +15,7 @@ def describe_installation() -> dict[str, Any]:
     """Versions, bundles and whether their weights are intact, processors, GPUs and modalities, as JSON types."""
     return environment() | {
         "bundles": {name: _bundle(name) for name in available_bundles()},
-        "cpus": os.cpu_count(),
+        "cpus": usable_processors(),
         "modalities": available_overlays(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -167,6 +168,11 @@ def _is_manifest(found: Any) -> bool:
 
 
 @cache  # for git is slow, and a batch has many reports
+def usable_processors() -> int:
+    """Of the machine's, those that this process may use: a queue lends it some, `taskset` and containers too."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.paths import VOLUME_SUFFIXES, staged
 from midiff_monai.report import sha256
-from midiff_monai.volumes import read_volume
+from midiff_monai.volumes import UNREADABLE, read_volume
 
 SCAN = (
     r"^(?P<participant_id>sub-[0-9a-zA-Z]+)(?:_(?P<session_id>ses-[0-9a-zA-Z]+))?"
@@ -130,7 +127,7 @@ class Subject:
         try:
             image = nib.Nifti1Image.from_filename(path)
             return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
-        except (ImageFileError, WrapStructError, OSError, EOFError, zlib.error) as error:
+        except UNREADABLE as error:
             self.warnings.append(f"{path.name} cannot be read: {error}.")
             return None
 
@@ -172,7 +169,8 @@ def read_study(folder: Path) -> list[Subject]:
     """Read every manifest and error in a folder and the folders below it, and the batch's own list, if there is one.
 
     Returns:
-        Subjects by name; the batch's entry, where there is one, decides on status, time and error. Of results beside
+        Subjects by name; the batch's entry, where there is one, decides on status, time and error, but for that of a
+        failure which another run has mended since. Of results beside
         one another that are of one input, the last.
     """
     found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
@@ -186,7 +184,10 @@ def read_study(folder: Path) -> list[Subject]:
     batch = folder / BATCH_REPORT
     if batch.is_file():
         table = pd.read_csv(batch, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        for row in table[table["status"] != "passed over"].to_dict("records"):
+        # where nothing beside the results tells of a failure any more, another run has made something since
+        mended = table["report"].isin([place for place, subject in subjects.items() if subject.status == "done"])
+        passed_over = (table["status"] == "passed over") | (table["status"] == "failed") & mended
+        for row in table[~passed_over].to_dict("records"):
             _merge(subjects, row, LAST)
     return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
 
@@ -199,8 +200,14 @@ def _last_of_each_input(subjects: dict[str, Subject]) -> list[Subject]:
     """
     last: dict[tuple[Path, str], Subject] = {}
     for place, subject in sorted(subjects.items(), key=lambda item: item[1].told):
-        last[Path(place).parent, Path(subject.input).name or place] = subject
+        last[Path(place).parent, _told_by(subject) or place] = subject
     return list(last.values())
+
+
+def _told_by(subject: Subject) -> str:
+    """What an input goes by: its name, or of a DICOM series, whose name depends on those beside it, its hash."""
+    source = subject.report.get("input", {})
+    return source["sha256"] if source.get("files") else Path(subject.input).name
 
 
 def write_volumes_table(folder: Path) -> Path:

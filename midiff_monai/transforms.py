@@ -134,6 +134,8 @@ def foreground_key(key: Hashable) -> str:
 class RestoreImaged(MapTransform):
     """Bring conformed images back to the grid of the file they came from, by linear interpolation in the foreground.
 
+    This takes place on the CPU, wherever the images were made: on a fine grid, class probabilities take gigabytes.
+
     Args:
         keys: MetaTensors (C, X, Y, Z) on the grid that `orig_keys` have now.
         orig_keys: images conformed by `ResampleForegroundd`, whose meta data tell the original grid.
@@ -146,14 +148,15 @@ class RestoreImaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key, original in zip(self.key_iterator(result), self.orig_keys, strict=True):
-            conformed, foreground = result[original], result[foreground_key(original)]
+            parts = result[original], result[foreground_key(original)], result[key]
+            conformed, foreground, image = (part.cpu() for part in parts)
             affine, shape = conformed.meta["original_affine"], tuple(map(int, conformed.meta["spatial_shape"]))
             turned_back = resample_to_grid(
                 plain(foreground[0]).float(), foreground.affine, shape, affine, fill=0.0, mode="nearest"
             )
             grids = plain(conformed[0] != 0), conformed.affine, turned_back > 0.5, affine
             # meta data of its own: the original stays where it is
-            restored = self._restore(plain(result[key]), *grids)
+            restored = self._restore(plain(image), *grids)
             result[key] = MetaTensor(restored, meta=conformed.meta | {"affine": affine})
         return result
 

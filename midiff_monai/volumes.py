@@ -12,7 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
@@ -29,6 +31,9 @@ MAX_VOXELS = 2**29
 
 MAX_BYTES = 8 * MAX_VOXELS
 """The most that a compressed file may expand to."""
+
+UNREADABLE = (ImageFileError, WrapStructError, OSError, EOFError, zlib.error)
+"""What nibabel raises for a file that is damaged, or no image at all."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT

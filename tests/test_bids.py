@@ -208,3 +208,38 @@ def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
     stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
     shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
     assert validated(output), "a validator that finds nothing wrong with this proves nothing"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another grid"])
+def test_a_damaged_result_costs_no_other_its_sidecar(damage: str, dataset: Path, tmp_path: Path) -> None:
+    write_derivative(dataset, tmp_path / "out")
+    jobs = find_jobs(dataset, tmp_path / "out")
+    for sidecar in (tmp_path / "out").rglob("*_T1w.json"):
+        sidecar.unlink()
+    if damage == "truncated":
+        content = jobs[0].paths.synthetic.read_bytes()
+        jobs[0].paths.synthetic.write_bytes(content[: len(content) // 2])
+    else:
+        nib.save(nib.Nifti1Image(np.zeros((5, 4, 4), np.int16), np.eye(4)), jobs[0].paths.segmentation)
+    write_sidecars(jobs, dataset)
+    told = [facts_beside(job.paths.synthetic) for job in jobs]
+    assert ["SkullStripped" in facts for facts in told] == [False] + [True] * (len(jobs) - 1)
+    assert all(facts["Sources"] for facts in told)
+
+
+def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path) -> None:
+    """Suffixes that are not looked for by default would be given the same names, one after the other."""
+    scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
+    for suffix in ("T1w", "T2starw"):
+        shutil.copy(scan, scan.with_name(f"sub-01_{suffix}.nii.gz"))
+    scan.unlink()
+    (job,) = find_jobs(dataset, tmp_path / "out", ["T1w"], ["01"])
+    job.paths.report.parent.mkdir(parents=True)
+    RunReport("segment", job.source, {}).write(job.paths.report)
+    assert find_jobs(dataset, tmp_path / "out", ["T1w"], ["01"]) == [job]
+    with pytest.raises(InputError, match=r"sub-01_T2starw.nii.gz: would replace what was made of sub-01_T1w.nii.gz"):
+        find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])
+    both = find_jobs(dataset, tmp_path / "out", ["T1w", "T2starw"], ["01"])
+    assert len({each.paths.report for each in both} | {job.paths.report}) == 3
+    job.source.unlink()  # what it was made of is gone: it is out of date
+    assert find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from midiff_monai.dicom import DicomSeries, read_series
 from midiff_monai.errors import InputError
 from midiff_monai.inputs import find_jobs
 from midiff_monai.pipeline import segment
+from midiff_monai.report import RunReport
 from midiff_monai.study import read_study
 
 WriteDicom = Callable[..., list[Path]]
@@ -237,3 +239,24 @@ def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddS
     reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"
     with pytest.raises(InputError, match=f"in: holds no volume to take: {reasons}. Name"):
         taken(tmp_path)
+
+
+def test_a_series_that_is_named_otherwise_by_now_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
+    """The name depends on the other series of the folder."""
+    (tmp_path / "out").mkdir()
+    for _ in range(2):
+        add(4, "PD", 20)
+        for job in find_jobs([tmp_path / "in"], tmp_path / "out"):
+            RunReport("segment", job.source, {}, files=job.files).write(job.paths.report)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    subjects = read_study(tmp_path / "out")
+    assert len(subjects) == 2 and all(subject.name.startswith("004_PD_") for subject in subjects)
+
+
+def test_without_what_writes_dicom_nothing_is_computed(
+    add: AddSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(4, "PD", 20)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
+        find_jobs([tmp_path / "in"], tmp_path / "out")

@@ -192,3 +192,20 @@ def test_a_pattern_passes_over_the_output_folder_below_it(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     (job,) = find_jobs([str(tmp_path / "study" / "**" / "*.nii.gz")], tmp_path / "study" / "out")
     assert job.source == tmp_path / "study" / "a.nii.gz"
+
+
+def test_both_halves_of_a_pair_are_one_volume(tmp_path: Path) -> None:
+    """A shell makes both of them of `scans/*`."""
+    touch(tmp_path / "in/a.hdr", tmp_path / "in/a.img")
+    assert list(found(tmp_path, tmp_path / "in/a.hdr", tmp_path / "in/a.img")) == ["in/a.hdr"]
+
+
+def test_a_mistyped_folder_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="scnas: does not exist"):
+        find_jobs([tmp_path / "scnas"], tmp_path / "out")
+
+
+def test_of_one_dicom_image_the_folder_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(InputError, match="Name the folder of the series"):
+        find_jobs([tmp_path / "x.dcm"], tmp_path / "out")

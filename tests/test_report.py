@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from midiff_monai.report import ExitCode, RunReport, environment, git_commit, sha256
+from midiff_monai.report import ExitCode, RunReport, environment, git_commit, sha256, usable_processors
 
 
 @pytest.fixture
@@ -111,3 +112,14 @@ class TestEnvironment:
         run_git(tmp_path, "init", "--quiet")
         monkeypatch.setenv("PATH", "")
         assert git_commit(tmp_path) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
+def test_processors_that_are_not_lent_do_not_count() -> None:
+    all_of_them = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(all_of_them)})
+        assert usable_processors() == 1
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+    assert usable_processors() == len(all_of_them)

@@ -112,12 +112,28 @@ def test_the_batch_adds_the_failed_and_the_skipped(folder: Path) -> None:
     assert bad.images() is None
 
 
+def note_failure(folder: Path, name: str = "sub-01_PDw", **facts: str) -> None:
+    """Leave what a batch leaves beside the results of a volume that failed."""
+    row = {"input": "in/sub-01_PDw.nii.gz", "status": "failed", "seconds": 1, "warnings": "", "error": "empty"}
+    (folder / f"{name}_error.json").write_text(json.dumps(row | facts))
+
+
 @pytest.mark.parametrize("status", ["failed", "pending"])
 def test_a_subject_that_was_done_and_then_was_not_is_one_subject(folder: Path, status: str) -> None:
     row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
     (folder / "batch_report.csv").write_text(HEADER + row)
+    if status == "failed":
+        note_failure(folder, ended="2999-01-01T00:00:00+00:00")
     assert only(folder).status == status
     assert pd.read_csv(write_volumes_table(folder)).empty
+
+
+def test_what_a_batch_failed_at_is_done_once_another_run_has_done_it(folder: Path) -> None:
+    """The one that did it has removed what told of the failure, but for the list of that batch."""
+    row = "in/sub-01_PDw.nii.gz,failed,1,,is empty,sub-01_PDw_report.json"
+    (folder / "batch_report.csv").write_text(HEADER + row)
+    assert (only(folder).status, only(folder).error) == ("done", "")
+    assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
 def test_failures_of_batches_that_share_a_folder_are_kept(folder: Path) -> None:
@@ -175,8 +191,7 @@ class TestTwoResultsOfOneInput:
     def test_a_failure_counts_as_a_result(self, folder: Path, ended: str) -> None:
         path = folder / "sub-01_PDw_report.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2026-01-15T00:00:00+00:00"}))
-        facts = {"input": "in/sub-01_PDw.nii.gz", "status": "failed", "seconds": 1, "warnings": "", "error": "empty"}
-        (folder / "sub-01_desc-midiffPDw_error.json").write_text(json.dumps(facts | {"ended": ended}))
+        note_failure(folder, "sub-01_desc-midiffPDw", ended=ended)
         assert only(folder).status == ("done" if ended == EARLY else "failed")
 
     @pytest.mark.parametrize("status", ["skipped", "failed", "pending"])
@@ -184,6 +199,8 @@ class TestTwoResultsOfOneInput:
         self.rename(folder, started="2999-01-01T00:00:00+00:00")
         row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
         (folder / "batch_report.csv").write_text(HEADER + row)
+        if status == "failed":
+            note_failure(folder)
         assert (only(folder).name, only(folder).status) == ("sub-01_PDw", status)
 
     def test_what_was_killed_is_as_old_as_its_beginning(self, folder: Path) -> None:

@@ -240,3 +240,24 @@ def test_segmentations_return_as_freesurfer_ids(conformed: tuple[Data, nib.Nifti
     certain = np.abs(image.get_fdata()[interior] - 200) > 0.5
     np.testing.assert_allclose(segmentation.affine, image.affine)
     np.testing.assert_array_equal(segmentation[0].numpy()[interior][certain], expected[interior][certain])
+
+
+class Elsewhere:
+    """An image on an accelerator, of which nothing can be used but its copy."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image = image
+
+    def cpu(self) -> torch.Tensor:
+        return self.image
+
+
+@pytest.mark.parametrize("restore", [RestoreImaged, RestoreSegmentationd])
+def test_what_an_accelerator_made_is_restored_on_the_cpu(restore: type[RestoreImaged]) -> None:
+    """In the bundles' own runs the evaluator leaves the foreground where it was read."""
+    image = MetaTensor(torch.rand(1, 12, 12, 12), meta={"original_affine": np.eye(4), "spatial_shape": (12, 12, 12)})
+    data = ResampleForegroundd("image", pixdim=(2, 2, 2))({"image": image})
+    data["pred"] = torch.rand(len(FREESURFER_IDS), *data["image"].shape[1:])
+    away = {key: Elsewhere(data[key]) for key in ("image", "pred")}
+    expected, found = (restore("pred", "image")(given)["pred"] for given in (data, data | away))
+    assert expected.any() and torch.equal(found, expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import re
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from midiff_monai.report import environment
+from midiff_monai.report import environment, usable_processors
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,12 +45,11 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     packages = {name: version for name, version in facts["packages"].items() if name in ("torch", "monai")}
     name = model[1] if model else platform.processor()
     return {
         "cpu": name,
-        "cores": cores,
+        "cores": usable_processors(),
         "gpu": gpu,
         "python": facts["python"],
         **packages,
