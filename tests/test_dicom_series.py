@@ -244,10 +244,10 @@ def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddS
 def test_a_series_that_is_named_otherwise_by_now_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
     """The name depends on the other series of the folder."""
     (tmp_path / "out").mkdir()
-    for _ in range(2):
+    for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
         add(4, "PD", 20)
         for job in find_jobs([tmp_path / "in"], tmp_path / "out"):
-            RunReport("segment", job.source, {}, files=job.files).write(job.paths.report)
+            RunReport("segment", job.source, {}, files=job.files, started=started).write(job.paths.report)
     assert len(list((tmp_path / "out").iterdir())) == 3
     subjects = read_study(tmp_path / "out")
     assert len(subjects) == 2 and all(subject.name.startswith("004_PD_") for subject in subjects)
