@@ -105,12 +105,19 @@ def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
         yield from (_job(source, folder) for source, folder in _listed(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
         yield from (_job(volume, output) for volume in _matching(str(item), output))
-    elif not path.exists():
-        raise InputError(path, "does not exist", "Check the path for typing errors")
-    elif not path.name.lower().endswith(VOLUME_SUFFIXES) and _is_dicom(path):
-        raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
     else:
+        _check_file(path)
         yield _job(path, output)
+
+
+def _check_file(path: Path) -> None:
+    """Tell what is wrong with a file that its suffix alone would be blamed for; a missing volume fails in its turn."""
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
+        return
+    if not path.exists():
+        raise InputError(path, "does not exist", "Check the path for typing errors")
+    if _is_dicom(path):
+        raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
 def _job(source: Path, folder: Path) -> Job:
