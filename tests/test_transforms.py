@@ -87,7 +87,8 @@ def test_stretch_is_robust_to_outliers(seed: int, outliers: int) -> None:
     places = 2 * np.random.default_rng(seed).integers(0, 12, (3, outliers))  # where the estimate looks
     spiked[0, places[0], places[1], places[2]] = 1e6
     untouched = clean == spiked
-    assert (stretched(spiked) - stretched(clean))[untouched].abs().max() < 0.03
+    # four gaps between 456 sorted values, 0.009 on average, are wider than this once in millions of times
+    assert (stretched(spiked) - stretched(clean))[untouched].abs().max() < 0.05
     assert (stretched(spiked)[~untouched] == 1).all()
 
 
