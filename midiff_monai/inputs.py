@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,13 +173,12 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _series_among(images: list[Path]) -> list[DicomSeries]:
-    try:
-        import highdicom  # noqa: F401 what is made of a series is written with it
-
-        from midiff_monai.dicom_series import find_series
-    except ImportError:
+    # the second one writes what is made of a series: better known now than after all the computing
+    if any(find_spec(package) is None for package in ("pydicom", "highdicom")):
         fault = "is DICOM; that takes other packages"
-        raise InputError(images[0], fault, "Install it: pip install 'midiff-monai[dicom]'") from None
+        raise InputError(images[0], fault, "Install them: pip install 'midiff-monai[dicom]'")
+    from midiff_monai.dicom_series import find_series
+
     return find_series(images)
 
 

@@ -167,12 +167,12 @@ def _is_manifest(found: Any) -> bool:
     )
 
 
-@cache  # for git is slow, and a batch has many reports
 def usable_processors() -> int:
     """Of the machine's, those that this process may use: a queue lends it some, `taskset` and containers too."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache  # for git is slow, and a batch has many reports
 def environment() -> dict[str, Any]:
     """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
     return {

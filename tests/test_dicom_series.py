@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,12 +250,3 @@ def test_a_series_that_is_named_otherwise_by_now_is_listed_once(add: AddSeries, 
     assert len(list((tmp_path / "out").iterdir())) == 3
     subjects = read_study(tmp_path / "out")
     assert len(subjects) == 2 and all(subject.name.startswith("004_PD_") for subject in subjects)
-
-
-def test_without_what_writes_dicom_nothing_is_computed(
-    add: AddSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add(4, "PD", 20)
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
-        find_jobs([tmp_path / "in"], tmp_path / "out")

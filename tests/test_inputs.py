@@ -166,10 +166,12 @@ def test_series_of_a_folder_without_volumes(write_dicom: Callable[..., list[Path
     assert list(found(tmp_path, tmp_path / "in")) == ["in/a/converted.nii", "in/b/c/004_PD_TSE"]
 
 
+@pytest.mark.parametrize("package", ["pydicom", "highdicom"])
 def test_without_its_packages_dicom_is_named_as_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "midiff_monai.dicom_series", None)
+    """Before anything is computed, though the second one only writes what is made of a series."""
+    monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
         find_jobs([tmp_path], tmp_path / "out")
