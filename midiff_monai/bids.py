@@ -71,8 +71,9 @@ def find_jobs(
     ]
     if not jobs:
         raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+    present = set(scans)
     for job in jobs:
-        _check_replaces_no_other(job, set(scans))
+        _check_replaces_no_other(job, present)
     return without_duplicates(jobs, mend="Remove one")
 
 

@@ -170,8 +170,7 @@ def read_study(folder: Path) -> list[Subject]:
 
     Returns:
         Subjects by name; the batch's entry, where there is one, decides on status, time and error, but for that of a
-        failure which another run has mended since. Of results beside
-        one another that are of one input, the last.
+        failure which another run has mended since. Of results beside one another that are of one input, the last.
     """
     found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
     manifests = [path for path in found if path != folder / BATCH_REPORT.with_suffix(".json")]
