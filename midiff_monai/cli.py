@@ -168,13 +168,10 @@ def _translate(arguments: argparse.Namespace) -> int:
 
 def _results(arguments: argparse.Namespace, translating: bool, segmenting: bool) -> Iterator[Result]:
     """One by one: what has been written need not stay in memory."""
-    from tqdm import tqdm
-
     from midiff_monai.pipeline import run
 
-    progress = partial(tqdm, unit="volume", disable=None)
-    what = _settings(arguments), translating, segmenting, arguments.overwrite, progress
-    return run(arguments.inputs, arguments.output, *what)
+    what = _settings(arguments), translating, segmenting, arguments.overwrite
+    return run(arguments.inputs, arguments.output, *what, progress=True)
 
 
 def _batch(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from tqdm import tqdm
 
 from midiff_monai.bundles import Bundle, open_bundle
 from midiff_monai.errors import InputError
@@ -34,8 +35,6 @@ MOST_NEGATIVE = 0.1
 """A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
 
 SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be stored as nibabel assumes, check it."
-
-Progress = Callable[[Iterable[Job]], Iterable[Job]]
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def translate(
     output: str | Path,
     *,
     overwrite: bool = False,
-    progress: Progress = iter,  # type: ignore[assignment]
+    progress: bool = False,
     **settings: str | int | None,
 ) -> list[Result]:
     """Write a synthetic T1w for each volume.
@@ -103,7 +102,7 @@ def translate(
         inputs: volumes of any modality, DICOM folders or whatever else `inputs.find_jobs` takes.
         output: folder for the results; see `paths.OutputPaths` for the names.
         overwrite: whether results that exist may be replaced.
-        progress: wraps the iteration over the inputs, for example `tqdm`.
+        progress: show bars, of the volumes and of the slices of each, where there is a terminal.
         settings: fields of `Settings`.
 
     Raises:
@@ -119,7 +118,7 @@ def segment(
     *,
     translated: bool = True,
     overwrite: bool = False,
-    progress: Progress = iter,  # type: ignore[assignment]
+    progress: bool = False,
     **settings: str | int | None,
 ) -> list[Result]:
     """Segment each volume on its own grid, by way of a synthetic T1w.
@@ -129,7 +128,7 @@ def segment(
         output: folder for the results.
         translated: False takes the volumes for T1w and segments them as they are.
         overwrite: whether results that exist may be replaced.
-        progress: wraps the iteration over the inputs, for example `tqdm`.
+        progress: show bars, of the volumes and of the slices of each, where there is a terminal.
         settings: fields of `Settings`.
 
     Raises:
@@ -145,7 +144,7 @@ def run(
     translating: bool,
     segmenting: bool,
     overwrite: bool,
-    progress: Progress,
+    progress: bool,
 ) -> Iterator[Result]:
     """Process volumes one by one; every input is read and every output checked before the first is computed."""
     jobs = _fit(find_jobs(inputs, output, settings.modality))
@@ -155,8 +154,8 @@ def run(
     for job in jobs:
         read(job, settings)
     check_writable(output, wanted, overwrite, [file for job in jobs for file in job.files])
-    models = load_models(settings, translating, segmenting)
-    for job in progress(jobs):
+    models = load_models(settings, translating, segmenting, progress)
+    for job in tqdm(jobs, unit="volume", disable=None if progress else True):
         yield process(job, settings, models)
 
 
@@ -192,14 +191,15 @@ def check_settings(settings: Settings, translating: bool) -> None:
         ) from error
 
 
-def load_models(settings: Settings, translating: bool, segmenting: bool) -> Models:
-    """Open the bundles that a run needs."""
+def load_models(settings: Settings, translating: bool, segmenting: bool, progress: bool = False) -> Models:
+    """Open the bundles that a run needs; `progress` shows a bar of the slices of each volume."""
     models = Models(segmenting=segmenting)
     device = f"$torch.device('{settings.device}')" if settings.device else None
     amp = PRECISIONS[settings.precision]
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
     if translating:
         chosen: dict[str, Any] = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
+        chosen["progress"] = progress
         models.translation = open_bundle(TRANSLATION, settings.modality, **common, **chosen)
     models.segmentation = open_bundle(SEGMENTATION, **common)
     return models

@@ -136,11 +136,15 @@ class SlicewiseInferer(Inferer):
             begun += len(computed)
 
 
-def in_batches(network: Network, size: int) -> Network:
-    """The network, asked about `size` images at a time."""
+def in_batches(network: Network, size: int, done: Callable[[int], Any] = lambda count: None) -> Network:
+    """The network, asked about `size` images at a time; `done` is told of how many it has answered."""
 
     def batched(images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.cat([network(part, *args, **kwargs) for part in images.split(size)])
+        answers = []
+        for part in images.split(size):
+            answers.append(network(part, *args, **kwargs))
+            done(len(part))
+        return torch.cat(answers)
 
     return batched
 

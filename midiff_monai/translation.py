@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuidedInferer
@@ -26,6 +27,7 @@ class SlicewiseTranslation(SlicewiseInferer):
         shared_noise: 1 starts every slice from the same noise, so that neighbours come out alike; 0 gives each slice
             noise of its own; in between, the variance is split.
         conditional_mean: pulls every sample towards a function of the source's grey values; None leaves it as it is.
+        progress: show a bar for each look at a volume, where there is a terminal.
         slicing: arguments of `SlicewiseInferer`, but for `background`.
     """
 
@@ -37,11 +39,12 @@ class SlicewiseTranslation(SlicewiseInferer):
         seed: int = 0,
         shared_noise: float = 1.0,
         conditional_mean: ConditionalMean | None = None,
+        progress: bool = False,
         **slicing: Any,
     ) -> None:
         super().__init__(**slicing)
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
-        self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
+        self.shared_noise, self.conditional_mean, self.progress = shared_noise, conditional_mean, progress
 
     @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
@@ -71,7 +74,10 @@ class SlicewiseTranslation(SlicewiseInferer):
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
-        yield self.inferer.sample(noise, in_batches(network, self.batch_size), **settings)  # type: ignore[arg-type]
+        evaluations = len(noise) * len(self.inferer.scheduler.timesteps)
+        with tqdm(total=evaluations, unit="slice", leave=False, disable=None if self.progress else True) as bar:
+            batched = in_batches(network, self.batch_size, bar.update)
+            yield self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]
 
     def _noise(self, slices: torch.Tensor, position: int, index: int) -> torch.Tensor:
         shape = (1, *slices.shape[2:])

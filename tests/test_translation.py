@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 import torch
 from denoisers import Oracle, Spy
+from tqdm import tqdm
 
 from midiff_monai.conditional_mean import ConditionalMean
 from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer
@@ -163,3 +165,36 @@ def test_seeded_noise_is_standard_normal_and_follows_its_seeds() -> None:
     for others in [(1, 2, 4), (1, 3, 3), (2, 2, 3), (3, 2, 1)]:
         correlation = torch.corrcoef(torch.stack([noise, seeded_noise((100, 100), *others)]).flatten(1))[0, 1]
         assert abs(correlation) < 0.05
+
+
+class Terminal(io.StringIO):
+    """Where standard error goes if somebody is watching."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Bar(tqdm):
+    """Keeps how far it and its like have come."""
+
+    ended: list[tuple[int, int]] = []
+
+    def __exit__(self, *args: Any) -> None:
+        self.ended.append((self.n, self.total))
+        super().__exit__(*args)
+
+
+@pytest.mark.parametrize(
+    ("stream", "progress", "shown"), [(Terminal, True, 4 * 2), (Terminal, False, 0), (io.StringIO, True, 0)]
+)
+def test_each_look_has_a_bar_that_reaches_its_end(
+    stream: type[io.StringIO], progress: bool, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a volume of four slices that are not empty, in two steps; none where nobody watches."""
+    monkeypatch.setattr("midiff_monai.translation.tqdm", Bar)
+    monkeypatch.setattr(Bar, "ended", [])
+    monkeypatch.setattr("sys.stderr", screen := stream())
+    inferer = translation(steps=2, mirror=True, batch_size=3, progress=progress)
+    inferer(volume(8, 9, 6), Oracle(inferer.inferer.scheduler, lambda x: x[:, :1]))
+    assert Bar.ended == [(shown, 4 * 2)] * 2
+    assert ("0/8" in screen.getvalue()) == (shown > 0)
