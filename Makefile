@@ -16,8 +16,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## translate and segment the template phantom
 	$(BIN)/midiff demo
 
-test: lint  ## lint, then run the tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, then run the tests, a process a core and four at most
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)

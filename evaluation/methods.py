@@ -115,8 +115,22 @@ def real_pairs_weights(volume: Path) -> str:
 
 
 def applies(name: str, volume: Path) -> bool:
-    """Whether a method can be used on a volume: `real_pairs` can where weights were trained for its subject."""
-    return name.partition(":")[0] != real_pairs.__name__ or (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
+    """Whether a method can be used on a volume.
+
+    `real_pairs` can where weights were trained for its subject, `real_t1` where it is not its own reference.
+    """
+    match name.partition(":")[0]:
+        case "real_pairs":
+            return (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
+        case "real_t1":
+            return true_labels(volume).exists()
+        case _:
+            return True
+
+
+def true_labels(volume: Path) -> Path:
+    """Where a subject's true labels would lie, beside its volumes."""
+    return volume.with_name(f"{volume.name.split('.')[0].rpartition('_')[0]}_dseg.nii.gz")
 
 
 def randomised_contrast(volume: Path, folder: Path) -> Result:
@@ -182,6 +196,11 @@ def _levels_for_dipy(volume: NDArray, brain: NDArray[np.bool_]) -> NDArray[np.fl
     return np.where(brain, levels, noise)
 
 
+def real_t1(volume: Path, folder: Path) -> Result:
+    """The real T1w, segmented: what is lost already where true labels are the reference."""
+    return direct(volume, folder)
+
+
 def perturbed_t1(volume: Path, folder: Path, noise: float = 0.03, seed: int = 0) -> Result:
     """The ceiling: the real T1w with a weak bias field, and Rician noise that is `noise` of its brightest."""
     source = read_volume(volume)
@@ -222,7 +241,7 @@ ON_CONTRASTS: dict[str, Method] = {
         real_pairs,
     )
 }
-ON_T1: dict[str, Method] = {perturbed_t1.__name__: perturbed_t1}
+ON_T1: dict[str, Method] = {method.__name__: method for method in (perturbed_t1, real_t1)}
 """Methods that are given the real T1w itself."""
 
 METHODS = ON_CONTRASTS | ON_T1

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, applies, direct, midiff
+from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, applies, direct, midiff, true_labels
 from scores import score
 from simulate import simulate_pairs
 from summary import write_summary
@@ -78,8 +78,7 @@ def reference(t1: Path) -> Result:
     """What a subject's results are compared with: the T1w segmented, or the labels of SUBJECT_dseg.nii.gz."""
     with tempfile.TemporaryDirectory() as folder:
         result = direct(t1, Path(folder))
-    truth = t1.with_name(t1.name.replace("_T1.nii.gz", "_dseg.nii.gz"))
-    if truth.exists():
+    if (truth := true_labels(t1)).exists():
         result.segmentation = np.asarray(nib.load(truth).dataobj)
     return result
 
@@ -117,6 +116,8 @@ def main() -> None:
         simulate_pairs(arguments.label_maps, arguments.simulated, simulated)
         simulate_pairs(arguments.label_maps, arguments.simulated_heads, heads, heads=True)
         todo = [job for pairs in (*arguments.pairs, simulated, heads) for job in jobs(pairs, arguments.methods)]
+        if not todo:
+            raise SystemExit("run.py: error: no SUBJECT_T1.nii.gz with another contrast beside it, and no label map")
         fill(table, todo)
     print(write_summary(table.rows(), arguments.out))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.networks.schedulers import Scheduler
 from monai.networks.utils import copy_model_state
 from torch import nn
 
@@ -55,5 +56,5 @@ def begin_from_bundle(network: nn.Module, root: str | Path) -> None:
 class UnweightedInferer(LMIGuidedInferer):
     """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
 
-    def _signal(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return torch.ones(1, 1, 1, 1, device=x.device)

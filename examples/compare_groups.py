@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="groups", help="the files' names without their endings")
     arguments = parser.parse_args()
     table = join(arguments.volumes, arguments.subjects)
+    if len(names := sorted(table["group"].dropna().unique())) != 2:
+        parser.error(f"two groups can be compared, and the scans are of {len(names)}: {', '.join(map(str, names))}")
     result = compare(table)
     result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
     draw(table, arguments.structure, Path(f"{arguments.output}.png"))

@@ -168,10 +168,12 @@ def run_job(job: Job, task: Task) -> Outcome:
     try:
         models = _models(task)
         manifest = earlier_manifest(job.paths)
-        if not task.overwrite:
-            _check_unchanged(job, task, manifest)
         done = not task.overwrite and _is_done(manifest, job, task, models)
-        warnings = manifest["warnings"] if done else process(job, task.settings, models).report.warnings
+        changed = [] if task.overwrite else _changed(job, task, manifest)
+        if changed and not done:
+            raise OutputError(changed[0], "exists, and is not as midiff made it", "Move it, or use --overwrite")
+        told = [f"{path.name} was changed since." for path in changed]
+        warnings = manifest["warnings"] + told if done else process(job, task.settings, models).report.warnings
     # one volume must not keep the others from being done, whatever is the matter with it
     except Exception as error:
         return Outcome.of(job, "failed", seconds=time.perf_counter() - start, error=_reason(error))
@@ -179,14 +181,12 @@ def run_job(job: Job, task: Task) -> Outcome:
     return Outcome.of(job, "skipped" if done else "done", seconds=seconds, warnings=" ".join(warnings))
 
 
-def _check_unchanged(job: Job, task: Task, manifest: Mapping[str, Any]) -> None:
-    """Raise OutputError for a file to replace that no earlier run left so, such as a corrected segmentation."""
+def _changed(job: Job, task: Task, manifest: Mapping[str, Any]) -> list[Path]:
+    """The files of a task that are not as an earlier run left them, such as a corrected segmentation."""
     report, hashes = job.paths.report, manifest["outputs_sha256"]
     strange = [report] if report.exists() and "command" not in manifest else []
     files = {role: getattr(job.paths, role) for role in _roles(task)}
-    strange += [path for role, path in files.items() if path.exists() and sha256(path) != hashes.get(role)]
-    if strange:
-        raise OutputError(strange[0], "exists, and is not as midiff made it", "Move it, or use --overwrite")
+    return strange + [path for role, path in files.items() if path.exists() and sha256(path) != hashes.get(role)]
 
 
 def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:

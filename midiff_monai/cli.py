@@ -43,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MidiffError as error:
         print(f"midiff: error: {error}", file=sys.stderr)
         return ExitCode.USAGE
-    except OSError as error:  # a disk that is full, a share that is gone
-        print(f"midiff: error: {in_one_line(error)}", file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:
+        # a disk that is full, a share that is gone, no memory left, for which torch has a RuntimeError
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        print(f"midiff: error: {in_one_line(error) or 'out of memory'}", file=sys.stderr)
         return ExitCode.FAILED
     except KeyboardInterrupt:
         print("midiff: interrupted", file=sys.stderr)
@@ -128,7 +131,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="denoising steps, a divisor of 1000, else it takes some more (default: the bundle's)",
+        help="denoising steps, a divisor of 1000: others take more (default: the bundle's)",
     )
     command.add_argument(
         "--samples", type=int, metavar="N", help="average N samples and write their spread (default: 1)"

@@ -109,5 +109,7 @@ def bin_means(weights: torch.Tensor, image: torch.Tensor, together: bool) -> tor
 def quantiles(values: torch.Tensor, number: int) -> torch.Tensor:
     """Evenly spaced quantiles (B, number), lowest and highest included, of what is above 0 in each row of (B, N)."""
     filled = (values > 0).sum(1, keepdim=True)
-    places = torch.linspace(0, 1, number, device=values.device) * (filled - 1).clamp(min=0)
-    return values.sort(dim=1).values.gather(1, values.shape[1] - filled.clamp(min=1) + places.round().long())
+    last = (filled - 1).clamp(min=0)
+    places = (torch.linspace(0, 1, number, device=values.device) * last).round().long()
+    # float32 does not hold every whole number beyond 2²⁴, and would round past the last
+    return values.sort(dim=1).values.gather(1, values.shape[1] - 1 - last + places.minimum(last))

@@ -17,6 +17,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA
 
 from midiff_monai.dicom import DicomSeries, ordered_frames
 from midiff_monai.dicom_frames import Frame
@@ -49,6 +50,8 @@ STRUCTURE_CODES: Mapping[str, Code] = MappingProxyType(
 
 SIDES: Mapping[str, Code] = MappingProxyType({"Left": codes.cid244.Left, "Right": codes.cid244.Right})
 
+SEXES = ("M", "F", "O")
+
 VERSION = metadata.version("midiff-monai")
 
 SERIES_NUMBER_OFFSET = 9000
@@ -58,6 +61,7 @@ _TYPE_2_KEYWORDS = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+
 """Attributes that may be empty but not absent, and that some tools for anonymising remove."""
 
 
@@ -132,13 +136,26 @@ def _check_referable(image: Dataset, series: DicomSeries) -> None:
             raise series.error(f"has no {keyword}, to which a DICOM SEG refers", "Export it with all its UIDs")
 
 
+def _make_acceptable(source: Dataset) -> None:
+    """Rid an image, as read, of what highdicom refuses: some character sets, what is no date of birth, no sex."""
+    source.decode()
+    source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, in which any text can be written
+    for keyword in _TYPE_2_KEYWORDS:
+        source.setdefault(keyword, None)
+    if source.PatientSex not in SEXES:
+        source.PatientSex = None
+    try:
+        DA(source.PatientBirthDate)
+    except ValueError:  # "00000000" and the like, which stand for an unknown one
+        source.PatientBirthDate = None
+
+
 def _dicom_seg(
     frames: list[Frame], slices: NDArray[np.uint8], segments: list[hd.seg.SegmentDescription]
 ) -> hd.seg.Segmentation:
     sources = list({id(frame.dataset): frame.dataset for frame in frames}.values())
     for source in sources:
-        for keyword in _TYPE_2_KEYWORDS:
-            source.setdefault(keyword, None)
+        _make_acceptable(source)
     if len(sources) == 1:  # highdicom takes the frames of a multi-frame image in the order in which that stores them
         slices = slices[np.argsort([frame.index for frame in frames])]
     return hd.seg.Segmentation(

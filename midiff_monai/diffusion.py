@@ -147,7 +147,7 @@ class LMIGuidedInferer(DiffusionInferer):
             source: (B, 2·context + 1, H, W) in [0, 1].
             passes: number of predictions, of which each is told of the one before; the gradient is that of the last.
         """
-        network = diffusion_model if source is None else self._guided(diffusion_model, source)
+        network = diffusion_model if source is None else self._guided(diffusion_model, source, self.scheduler)
         for _ in range(passes - 1):
             with torch.no_grad():
                 super().__call__(inputs, network, noise, timesteps, *args, **kwargs)  # type: ignore[arg-type]
@@ -189,11 +189,11 @@ class LMIGuidedInferer(DiffusionInferer):
         if start_image is not None and noise_level is not None:
             scheduler = start_below(scheduler, noise_level)
             input_noise = scheduler.add_noise(start_image, input_noise, scheduler.timesteps[:1].to(input_noise.device))
-        network = diffusion_model if source is None else self._guided(diffusion_model, source, together)
+        network = diffusion_model if source is None else self._guided(diffusion_model, source, scheduler, together)
         return super().sample(input_noise, network, scheduler, *args, **kwargs)  # type: ignore[arg-type]
 
     def _guided(
-        self, diffusion_model: nn.Module, source: torch.Tensor, together: bool = False
+        self, diffusion_model: nn.Module, source: torch.Tensor, scheduler: Scheduler, together: bool = False
     ) -> Callable[..., torch.Tensor]:
         prepared = self.guide.prepare(source, together)
         estimate: torch.Tensor | None = None
@@ -202,18 +202,20 @@ class LMIGuidedInferer(DiffusionInferer):
             x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None, **kwargs: Any
         ) -> torch.Tensor:
             nonlocal estimate
-            signal = self._signal(x, timesteps)
+            signal = self._signal(scheduler, x, timesteps)
             guided = torch.cat([signal * x, self.guide(prepared, x, signal, estimate)], dim=1)
             prediction = diffusion_model(guided, timesteps=timesteps, context=context, **kwargs)
-            estimate = self._estimate(prediction.detach(), x, signal)
+            estimate = self._estimate(scheduler, prediction.detach(), x, signal)
             return prediction
 
         return network
 
-    def _estimate(self, prediction: torch.Tensor, x: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    def _estimate(
+        self, scheduler: Scheduler, prediction: torch.Tensor, x: torch.Tensor, signal: torch.Tensor
+    ) -> torch.Tensor:
         """The clean image that a prediction means, in [-1, 1]."""
         noise = (1 - signal**2).sqrt()
-        match self.scheduler.prediction_type:
+        match scheduler.prediction_type:
             case DDIMPredictionType.SAMPLE:
                 clean = prediction
             case DDIMPredictionType.EPSILON:
@@ -222,9 +224,9 @@ class LMIGuidedInferer(DiffusionInferer):
                 clean = signal * x - noise * prediction
         return clean.clamp(-1, 1)
 
-    def _signal(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """√ᾱ, the part of the image in a noisy one, as (B or 1, 1, 1, 1)."""
-        alphas = self.scheduler.alphas_cumprod.to(x.device)[timesteps.to(x.device).long()]
+        alphas = scheduler.alphas_cumprod.to(x.device)[timesteps.to(x.device).long()]
         return alphas.sqrt().reshape(-1, 1, 1, 1)
 
 

@@ -58,15 +58,15 @@ class Job:
         return self.series.unfit if self.series else ""
 
 
-def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | None = None) -> list[Job]:
+def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, modality: str | None = None) -> list[Job]:
     """Find the volumes of a run.
 
     Args:
-        items: each one volume; a folder, whose volumes keep their subfolders in the output, as do the DICOM series of
-            those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all subfolders); or a
-            table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they are relative, and, if
-            wanted, a column `output` of subfolders. In folders and among what a pattern matches, volumes that midiff
-            made are left out, as long as their report lies beside them.
+        items: one, or several: a volume; a folder, whose volumes keep their subfolders in the output, as do the DICOM
+            series of those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all
+            subfolders); or a table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they
+            are relative, and, if wanted, a column `output` of subfolders. In folders and among what a pattern matches,
+            volumes that midiff made are left out, as long as their report lies beside them.
         output: folder for the results, passed over itself where it lies in a folder that is searched.
         modality: "CT" takes the DICOM series of computed tomography and no others, anything else those of MR.
 
@@ -79,6 +79,7 @@ def find_jobs(items: Sequence[str | Path], output: str | Path, modality: str | N
             suffix, or two volumes would write the same files.
     """
     output = Path(output)
+    items = [items] if isinstance(items, str | Path) else items
     jobs = [job for item in items for job in _expand(item, output, "CT" if modality == "CT" else "MR")]
     return without_duplicates(jobs, mend="Rename one, or give a table with a column `output`")
 

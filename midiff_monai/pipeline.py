@@ -34,7 +34,7 @@ PRECISIONS = {"auto": None, "float32": False, "bfloat16": True}
 MOST_NEGATIVE = 0.1
 """A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
 
-SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be stored as nibabel assumes, check it."
+SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be as is usual for the format, check it."
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Models:
 
 
 def translate(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     output: str | Path,
     *,
     overwrite: bool = False,
@@ -99,11 +99,14 @@ def translate(
     """Write a synthetic T1w for each volume.
 
     Args:
-        inputs: volumes of any modality, DICOM folders or whatever else `inputs.find_jobs` takes.
+        inputs: a volume of any modality, or several, DICOM folders or whatever else `inputs.find_jobs` takes.
         output: folder for the results; see `paths.OutputPaths` for the names.
         overwrite: whether results that exist may be replaced.
         progress: show bars, of the volumes and of the slices of each, where there is a terminal.
         settings: fields of `Settings`.
+
+    Returns:
+        One result a volume, with its voxels in memory: of many volumes, better ask for one at a time.
 
     Raises:
         InputError, OutputError, BundleError: before anything is computed, if an input cannot be read, an output
@@ -113,7 +116,7 @@ def translate(
 
 
 def segment(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     output: str | Path,
     *,
     translated: bool = True,
@@ -131,14 +134,13 @@ def segment(
         progress: show bars, of the volumes and of the slices of each, where there is a terminal.
         settings: fields of `Settings`.
 
-    Raises:
-        InputError, OutputError, BundleError: as `translate`.
+    Returns, raises: as `translate`.
     """
     return list(run(inputs, output, Settings(**settings), translated, True, overwrite, progress))  # type: ignore[arg-type]
 
 
 def run(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     output: str | Path,
     settings: Settings,
     translating: bool,
@@ -232,7 +234,8 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     source = read_volume(job.source) if job.series is None else _read_series(job)
     if settings.modality is None and (share := negative_share(source)) > MOST_NEGATIVE:
         fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
-        raise InputError(job.source, fault, "Add a constant, so that the air is 0, or name the --modality")
+        mend = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
+        raise InputError(job.source, fault, mend)
     return source
 
 
@@ -282,7 +285,8 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
     """The settings with the bundle's own choices filled in; those of the sampler are None without a translation."""
     used = asdict(settings)
     if models.translation:
-        used |= {name: models.translation.setting(name) for name in ("steps", "samples", "seed")}
+        used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
+        used["steps"] = models.translation.setting("inferer").evaluations
     bundle = models.translation or models.segmentation
     device, amp = (bundle.setting(name) for name in ("device", "amp"))  # type: ignore[union-attr]
     precision = "bfloat16" if amp else "float32"

@@ -22,7 +22,7 @@ from midiff_monai.metrics import correlation
 ODD_Z = 3.5
 """Robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
 
-FEWEST_SUBJECTS = 5
+FEWEST_SCANS = 5
 """A median absolute deviation of fewer values says little."""
 
 MAD_TO_SD = 1.4826
@@ -80,14 +80,14 @@ def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
 def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
     """Return each score's distance from the median of its column in robust standard deviations (1.4826 MAD).
 
-    A column is NaN where it has fewer than `FEWEST_SUBJECTS` values or more than half of them are equal.
+    A column is NaN where it has fewer than `FEWEST_SCANS` values or more than half of them are equal.
 
     Args:
-        scores: one row a subject, one column a score; NaN is left out.
+        scores: one row a scan, one column a score; NaN is left out.
     """
     deviations = scores - scores.median()
     scale = MAD_TO_SD * deviations.abs().median()
-    return deviations / scale.where((scores.count() >= FEWEST_SUBJECTS) & (scale > 0))
+    return deviations / scale.where((scores.count() >= FEWEST_SCANS) & (scale > 0))
 
 
 def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[np.bool_]:

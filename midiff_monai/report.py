@@ -69,6 +69,11 @@ class RunReport:
     files: tuple[Path, ...] = ()
     hashes: dict[str, str] = field(default_factory=dict)
     configurations: dict[str, str] = field(default_factory=dict)
+    _input: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # now, and not once all is done: what a file holds that is still being copied then is not what was read
+        self._input = self._describe_input()
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -89,7 +94,7 @@ class RunReport:
             "command": self.command,
             "complete": complete,
             "started": self.started,
-            "input": self._describe_input(),
+            "input": self._input,
             "outputs": {role: str(path) for role, path in sorted(self.outputs.items())},
             "outputs_sha256": dict(sorted(self.hashes.items())),
             "settings": dict(sorted(self.settings.items())),

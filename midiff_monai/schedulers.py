@@ -17,8 +17,8 @@ class TrailingDDIMScheduler(DDIMScheduler):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose the number of denoising steps n.
 
-        There are n of them if n divides the number T of training steps. Otherwise they are ⌊T / n⌋ apart, and the
-        few more that takes to reach the clean image are added.
+        There are n of them if n divides the number T of training steps. Otherwise they are ⌊T / n⌋ apart, and there
+        are as many as that takes to reach the clean image: of 1000, 334 for 300, and 1000 for 600.
         """
         super().set_timesteps(num_inference_steps, device)
         stride = self.num_train_timesteps // num_inference_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,10 +172,12 @@ def read_study(folder: Path) -> list[Subject]:
     Returns:
         Subjects by name; the batch's entry, where there is one, decides on status, time and error, but for that of a
         failure which another run has mended since. Of results beside one another that are of one input, the last.
+
+    Raises:
+        InputError: the batch's list is not as a batch leaves it.
     """
-    found = folder.rglob(f"[!.]*{REPORT_SUFFIX}")
-    manifests = [path for path in found if path != folder / BATCH_REPORT.with_suffix(".json")]
-    subjects = {path.relative_to(folder).as_posix(): _read_manifest(path) for path in manifests}
+    found = ((path, _read_manifest(path)) for path in folder.rglob(f"[!.]*{REPORT_SUFFIX}"))
+    subjects = {path.relative_to(folder).as_posix(): subject for path, subject in found if subject}
     for path in folder.rglob(f"[!.]*{ERROR_SUFFIX}"):
         manifest = path.with_name(path.name.removesuffix(ERROR_SUFFIX) + REPORT_SUFFIX)
         with suppress(OSError, ValueError, LookupError, TypeError):  # of another tool
@@ -182,13 +185,22 @@ def read_study(folder: Path) -> list[Subject]:
             _merge(subjects, row | {"report": manifest.relative_to(folder).as_posix()}, row.get("ended", ""))
     batch = folder / BATCH_REPORT
     if batch.is_file():
-        table = pd.read_csv(batch, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        table = _read_batch_report(batch)
         # where nothing beside the results tells of a failure any more, another run has made something since
         mended = table["report"].isin([place for place, subject in subjects.items() if subject.status == "done"])
         passed_over = (table["status"] == "passed over") | (table["status"] == "failed") & mended
         for row in table[~passed_over].to_dict("records"):
             _merge(subjects, row, LAST)
     return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
+
+
+def _read_batch_report(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        return table[["input", "status", "seconds", "warnings", "error", "report"]]
+    except (ValueError, LookupError) as error:  # saved anew by a spreadsheet, or empty
+        mend = "Delete it, for the reports of the volumes tell the same, or run the batch again"
+        raise InputError(path, "is not the list that a batch writes", mend) from error
 
 
 def _last_of_each_input(subjects: dict[str, Subject]) -> list[Subject]:
@@ -207,6 +219,12 @@ def _told_by(subject: Subject) -> str:
     """What an input goes by: its name, or of a DICOM series, whose name depends on those beside it, its hash."""
     source = subject.report.get("input", {})
     return source["sha256"] if source.get("files") else Path(subject.input).name
+
+
+def contrast(scan: str) -> str:
+    """The suffix of a scan's name in BIDS, such as PDw; empty where the name is none of BIDS."""
+    named = re.match(SCAN, Path(scan).name)
+    return (named and named["suffix"]) or ""
 
 
 def write_volumes_table(folder: Path) -> Path:
@@ -234,10 +252,13 @@ def _by_name(volumes: dict[int, float]) -> dict[str, float | None]:
     return {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
 
 
-def _read_manifest(path: Path) -> Subject:
+def _read_manifest(path: Path) -> Subject | None:
+    """What a manifest tells; None where another tool, or a batch, has such a name for something else."""
     name = path.name.removesuffix(REPORT_SUFFIX)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        if "command" not in report:
+            return None
         source, told = report["input"]["path"], report["started"]
         seconds = sum(report["timings_seconds"].values())
         if not report["complete"]:

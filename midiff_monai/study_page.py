@@ -28,7 +28,7 @@ from midiff_monai.figures import montage
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.paths import staged
 from midiff_monai.quality import (
-    FEWEST_SUBJECTS,
+    FEWEST_SCANS,
     ODD_Z,
     Measures,
     edge_agreement,
@@ -38,7 +38,7 @@ from midiff_monai.quality import (
     robust_z,
 )
 from midiff_monai.report import environment
-from midiff_monai.study import Images, Subject, read_study
+from midiff_monai.study import Images, Subject, contrast, read_study
 from midiff_monai.viewer import write_viewer_script
 
 PAGE = "index.html"
@@ -187,6 +187,7 @@ def _facts(subject: Subject, folder: Path) -> dict[str, Any]:
         "key": hashlib.sha256(identity).hexdigest()[:16],
         "name": subject.name,
         "input": subject.input,
+        "contrast": contrast(subject.input),
         "status": subject.status,
         "seconds": subject.seconds,
         "warnings": list(subject.warnings),
@@ -231,7 +232,9 @@ def _compare(entries: list[dict[str, Any]], measures: list[Measures]) -> None:
     if not entries:
         return
     scores = pd.DataFrame([measured.scores() for measured in measures])
-    z_scores = robust_z(scores)
+    # an algorithm that errs on one contrast errs alike on all scans of it
+    contrasts = pd.Series([entry["contrast"] for entry in entries])
+    z_scores = pd.concat(robust_z(alike) for _, alike in scores.groupby(contrasts)).sort_index()
     for entry, measured, (_, z) in zip(entries, measures, z_scores.iterrows(), strict=True):
         entry["scores"] = {name: _finite(score) for name, score in measured.scores().items()}
         entry["z"] = {name: _finite(value) for name, value in z.items()}
@@ -249,7 +252,7 @@ def _html(title: str, entries: list[dict[str, Any]]) -> str:
         "title": title,
         "groups": ["brain", *GROUPS],
         "structures": [{"id": s.id, "name": s.name, "colour": s.colour} for s in STRUCTURES],
-        "fewest_subjects": FEWEST_SUBJECTS,
+        "fewest_scans": FEWEST_SCANS,
         "odd_z": ODD_Z,
         "subjects": entries,
     }

@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.networks.schedulers import Scheduler
 from monai.networks.schedulers.ddim import DDIMPredictionType
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import Dataset
 
 from midiff_monai.augmentation import CUTS
@@ -150,6 +151,18 @@ class SobolevLoss(nn.Module):
         error = prediction - target
         edges = sum(error.diff(dim=axis).square().mean() for axis in range(2, error.ndim))
         return error.square().mean() + self.edge_weight * edges
+
+
+class ExtendableOneCycleLR(OneCycleLR):
+    """torch's `OneCycleLR`, which a checkpoint tells how far it has come, but not how long the cycle is.
+
+    So a run that was asked for more epochs than the one before goes on in its own cycle, where torch's would end with
+    the cycle of the checkpoint. The arguments are those of `OneCycleLR`.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of any cycle."""
+        super().load_state_dict({name: state_dict[name] for name in ("last_epoch", "_step_count", "_last_lr")})
 
 
 class GradientClipHandler:

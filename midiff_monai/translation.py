@@ -46,6 +46,12 @@ class SlicewiseTranslation(SlicewiseInferer):
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
         self.shared_noise, self.conditional_mean, self.progress = shared_noise, conditional_mean, progress
 
+    @property
+    def evaluations(self) -> int:
+        """How often the network is asked about a slice: `steps`, or what the scheduler makes of them."""
+        self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
+        return len(self.inferer.scheduler.timesteps)
+
     @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
         """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several.
@@ -72,10 +78,9 @@ class SlicewiseTranslation(SlicewiseInferer):
     ) -> Iterator[torch.Tensor]:
         """The sample of a number `index` of every slice, in [-1, 1]; all at once, for they make up one volume."""
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
-        evaluations = len(noise) * len(self.inferer.scheduler.timesteps)
-        with tqdm(total=evaluations, unit="slice", leave=False, disable=None if self.progress else True) as bar:
+        total = self.evaluations * len(noise)
+        with tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True) as bar:
             batched = in_batches(network, self.batch_size, bar.update)
             yield self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]
 

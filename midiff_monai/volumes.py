@@ -26,6 +26,9 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOXEL_SIDES_MM = (0.1, 20.0)
 """Smallest and largest voxel side of a plausible scan of a human head."""
 
+MAX_LITRES = 200
+"""The largest field of view: head, neck and chest take half as much. What is larger has a wrong voxel size."""
+
 MAX_VOXELS = 2**29
 """The largest volume that is read, ten times a head at 0.5 mm: a header may promise any number."""
 
@@ -230,6 +233,10 @@ def _check_grid(path: Path, image: SpatialImage) -> None:
     if sides.min() < smallest or sides.max() > largest:
         fault = f"has voxels of {_by(f'{side:.4g}' for side in sides)} mm, outside {smallest:g}-{largest:g} mm"
         raise InputError(path, fault, "Correct the voxel size in its header; lengths must be in millimetres")
+    litres = float(np.prod(sides)) * math.prod(image.shape[:3]) / 1e6
+    if litres > MAX_LITRES:
+        fault = f"covers {litres:.3g} litres, more than {MAX_LITRES}"
+        raise InputError(path, fault, "Correct the voxel size in its header, or crop it")
 
 
 def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -28,6 +29,8 @@ class FakeBundle:
         self.root, self._settings = Path(name), settings
 
     def setting(self, name: str) -> object:
+        if name == "inferer":
+            return SimpleNamespace(evaluations=self._settings.steps)
         return getattr(self._settings, name, name)
 
 

@@ -73,7 +73,11 @@ def test_files_that_midiff_did_not_make_are_not_replaced(
     jobs[1].paths.segmentation.write_text("by hand")
     task = replace(TASK, settings=settings)
     outcomes = run_batch(jobs, task, tmp_path / "out")
-    assert outcomes[1].status == "failed" and "not as midiff made it" in outcomes[1].error
+    if made == "since" and task == TASK:  # and nothing is to be written
+        assert outcomes[1].status == "skipped" and outcomes[1].warnings.endswith("b_dseg.nii.gz was changed since.")
+        assert [subject.status for subject in read_study(tmp_path / "out")] == ["skipped"] * 3
+    else:
+        assert outcomes[1].status == "failed" and "not as midiff made it" in outcomes[1].error
     assert jobs[1].paths.segmentation.read_text() == "by hand"
     assert run_batch(jobs, replace(task, overwrite=True), tmp_path / "out")[1].status == "done"
 
@@ -238,4 +242,5 @@ def test_a_file_that_is_not_made_any_more_goes(
     jobs[1].paths.dicom_seg.write_text("by another tool")
     run_batch(jobs[1:2], replace(TASK, overwrite=True), tmp_path / "out")
     assert jobs[1].paths.dicom_seg.is_file()
-    assert statuses(run_batch(jobs[:2], TASK, tmp_path / "out")) == ["failed"] * 2
+    assert statuses(run_batch(jobs[:2], TASK, tmp_path / "out")) == ["skipped"] * 2
+    assert statuses(run_batch(jobs[:2], replace(TASK, settings=Settings(seed=1)), tmp_path / "out")) == ["failed"] * 2

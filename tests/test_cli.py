@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -139,16 +140,27 @@ def test_the_raw_data_set_is_no_place_for_results(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_full_disk_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz"), "No space left on device: 'x_dseg.nii.gz'"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA out of memory.\nTried to allocate 9 GiB"), "CUDA out of memory. Tried to allocate 9 GiB"),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz")
-
-    monkeypatch.setattr("midiff_monai.pipeline.run", full)
+    monkeypatch.setattr("midiff_monai.pipeline.run", Mock(side_effect=error))
     assert main(["segment", "x.nii", "-o", str(tmp_path)]) == 1
     message = capsys.readouterr().err
-    assert "No space left on device: 'x_dseg.nii.gz'" in message and message.count("\n") == 1
+    assert told in message and message.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_no_fault_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midiff_monai.pipeline.run", Mock(side_effect=RuntimeError("sizes do not match")))
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        main(["segment", "x.nii", "-o", str(tmp_path)])
 
 
 def test_outcomes_are_printed_though_their_report_cannot_be_written(

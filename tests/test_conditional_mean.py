@@ -35,6 +35,11 @@ def test_quantiles_are_those_of_numpy(seed: int, filled: int, number: int) -> No
     np.testing.assert_allclose(found, expected, atol=step + 1e-6)
 
 
+def test_quantiles_of_more_values_than_float32_can_count_stay_within_them() -> None:
+    values = rand(2**24 + 4).add_(0.1)[None]
+    assert quantiles(values, 16)[0, -1] == values.max()
+
+
 def test_of_a_few_grey_values_the_global_mean_is_a_table() -> None:
     """As many grey values as bins, equally frequent: each bin holds one of them."""
     levels = torch.tensor([0.2, 0.4, 0.7, 1.0])

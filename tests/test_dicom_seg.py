@@ -144,14 +144,42 @@ class TestRefusals:
         assert not (tmp_path / "seg.dcm").exists()
 
     @pytest.mark.filterwarnings("ignore:Invalid value")
-    def test_series_with_an_impossible_header(
-        self, tmp_path: Path, segmentation: NDArray[np.int16], write_dicom: Callable[..., list[Path]]
+    @pytest.mark.parametrize("birth", ["00000000", "19500000", "unknown", "1951xx03"])
+    def test_values_that_stand_for_unknown_ones_are_left_empty(
+        self, birth: str, tmp_path: Path, segmentation: NDArray[np.int16], write_dicom: Callable[..., list[Path]]
     ) -> None:
         voxels = np.random.default_rng(0).integers(1, 2000, SHAPE).astype(np.int16)
-        for file in write_dicom(tmp_path / "odd", voxels, OBLIQUE_SAGITTAL, PatientBirthDate="19510203"):
-            file.write_bytes(file.read_bytes().replace(b"19510203", b"1951xx03"))
-        with pytest.raises(InputError, match="headers that a DICOM SEG cannot refer to"):
-            write_dicom_seg(segmentation, only(tmp_path / "odd"), tmp_path / "seg.dcm")
+        for file in write_dicom(
+            tmp_path / "odd", voxels, OBLIQUE_SAGITTAL, PatientBirthDate="19510203", PatientSex="X"
+        ):
+            file.write_bytes(file.read_bytes().replace(b"19510203", birth.ljust(8).encode()))
+        write_dicom_seg(segmentation, only(tmp_path / "odd"), tmp_path / "seg.dcm")
+        seg = dcmread(tmp_path / "seg.dcm")
+        assert not seg.PatientBirthDate and not seg.PatientSex and seg.PatientID == "7"
+
+    @pytest.mark.parametrize(
+        ("character_sets", "name"),
+        [
+            ("ISO_IR 100", "Müller^Jürgen"),
+            (["", "ISO 2022 IR 100"], "Müller^Jürgen"),
+            (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+            (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+            ("GB18030", "Wang^XiaoDong=王^小东"),
+        ],
+    )
+    def test_names_stay_readable_in_every_character_set(
+        self,
+        character_sets: str | list[str],
+        name: str,
+        tmp_path: Path,
+        segmentation: NDArray[np.int16],
+        write_dicom: Callable[..., list[Path]],
+    ) -> None:
+        voxels = np.random.default_rng(0).integers(1, 2000, SHAPE).astype(np.int16)
+        header = {"SpecificCharacterSet": character_sets, "PatientName": name}
+        write_dicom(tmp_path / "named", voxels, OBLIQUE_SAGITTAL, **header)
+        write_dicom_seg(segmentation, only(tmp_path / "named"), tmp_path / "seg.dcm")
+        assert str(dcmread(tmp_path / "seg.dcm").PatientName) == name
 
 
 class TestCodes:

@@ -338,6 +338,18 @@ def test_a_level_below_all_steps_is_refused() -> None:
         make_inferer(scheduler).sample(noise, Spy(), start_image=clean, noise_level=198)
 
 
+def test_a_scheduler_that_takes_the_place_of_the_inferers_decides_on_everything() -> None:
+    _, noise, source = images()
+    results = []
+    other = TrailingDDIMScheduler(prediction_type="v_prediction", schedule="cosine")
+    for own in (other, TrailingDDIMScheduler(prediction_type="sample")):
+        inferer = make_inferer(own)
+        unet = make_unet(1 + inferer.guide.channels(1))
+        other.set_timesteps(4)
+        results.append(inferer.sample(noise, unet, other, source=source, verbose=False))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 def test_start_below_leaves_the_scheduler_alone() -> None:
     scheduler = DDPMScheduler(10)
     assert start_below(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import calibration
@@ -47,7 +48,8 @@ def brain_labels() -> NDArray[np.int16]:
 def result(image: NDArray, labels: NDArray, weights: dict[str, str] | None = None) -> Result:
     volume = nib.Nifti1Image(image.astype(np.float32), AFFINE)
     path = Path("X_PD.nii.gz")
-    return Result(volume, output_paths(path, "."), RunReport("segment", path, {}, weights or {}), segmentation=labels)
+    report = RunReport("segment", Path(__file__), {}, weights or {})  # of any file that is there
+    return Result(volume, output_paths(path, "."), report, segmentation=labels)
 
 
 class TestScores:
@@ -203,6 +205,10 @@ class TestRun:
         found = [(job.subject, job.contrast, job.volume.name) for job in run.jobs(pairs, ["perturbed_t1"])]
         assert found == [("A", "T1", "A_T1.nii.gz"), ("B", "T1", "B_T1.nii.gz")]
 
+    def test_the_t1_is_scored_where_it_is_not_the_reference(self, pairs: Path) -> None:
+        (pairs / "B_dseg.nii.gz").touch()
+        assert [(job.subject, job.contrast) for job in run.jobs(pairs, ["real_t1"])] == [("B", "T1")]
+
     def test_rows_that_are_there_are_not_computed_again(self, pairs: Path, tmp_path: Path, calls: list[str]) -> None:
         todo = run.jobs(pairs, ["midiff"])
         run.fill(new_table(tmp_path), todo[:2])
@@ -233,6 +239,13 @@ class TestRun:
         nib.save(nib.Nifti1Image(truth, AFFINE), pairs / "A_dseg.nii.gz")
         np.testing.assert_array_equal(run.reference(pairs / "A_T1.nii.gz").segmentation, truth)  # type: ignore[arg-type]
         np.testing.assert_array_equal(run.reference(pairs / "B_T1.nii.gz").segmentation, brain_labels())  # type: ignore[arg-type]
+
+    def test_a_folder_without_pairs_is_refused_in_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["run.py", "--pairs", str(tmp_path), "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit, match="no SUBJECT_T1.nii.gz"):
+            run.main()
 
     def test_methods_take_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(run.METHODS, "midiff", lambda volume, folder, **settings: settings)
@@ -283,6 +296,12 @@ class TestFigures:
         low, high = figures.limits_of_agreement(difference)
         assert (low + high) / 2 == pytest.approx(-30) and high - low == pytest.approx(2 * 1.96 * 140 / np.sqrt(2))
 
+    def test_bland_altman_leaves_out_where_labels_are_the_reference(self) -> None:
+        found = [rows_of("midiff", [0.7, 0.9]).assign(dataset=name) for name in ("open-ms", "simulated")]
+        volumes = {f"{name} {of}": 1.0 for name in figures.STRUCTURES for of in ("reference ml", "volume error")}
+        (points,) = figures.draw_bland_altman(pd.concat(found).assign(**volumes)).axes[0].collections
+        assert len(points.get_offsets()) == 2
+
     def test_bars_are_the_means(self) -> None:
         rows = pd.concat([rows_of("midiff", [0.7, 0.9]), rows_of("direct", [0.2, 0.4])])
         panel = figures.draw_methods(rows).axes[0]
@@ -296,3 +315,11 @@ class TestFigures:
         rows = [rows_of(name, [0.5, 0.7], **measures) for name in ("midiff:steps=10", "midiff", "midiff:steps=2")]
         (line,) = figures.draw_steps(pd.concat(rows)).axes[0].lines
         np.testing.assert_allclose(line.get_xydata(), [[2, 0.6], [10, 0.6]])
+
+
+def test_the_summary_is_that_of_the_scores() -> None:
+    results = Path(run.__file__).parent / "results"
+    found = summary.summarise(pd.read_csv(results / "scores.csv"))
+    expected = pd.read_csv(results / "summary.csv")
+    assert list(found["measure"]) == list(expected["measure"]) and list(found["method"]) == list(expected["method"])
+    np.testing.assert_allclose(found[["mean", "low", "high"]], expected[["mean", "low", "high"]], rtol=1e-3, atol=1e-3)

@@ -49,6 +49,16 @@ def test_groups_are_compared_as_by_welch(tmp_path: Path) -> None:
     assert (tmp_path / "groups.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("groups", [["a", "a", "a"], ["a", "b", "c"]])
+def test_one_group_or_three_are_refused_in_one_line(groups: list[str], tmp_path: Path) -> None:
+    paths = [f"sub-{index}.nii.gz" for index in range(3)]
+    pd.DataFrame({"input": paths, "Left-Hippocampus": 3.0}).to_csv(tmp_path / "volumes.csv", index=False)
+    pd.DataFrame({"input": paths, "group": groups}).to_csv(tmp_path / "subjects.csv", index=False)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv")
+    assert caught.value.returncode == 2 and f"of {len(set(groups))}: a" in caught.value.stderr
+
+
 def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path) -> None:
     tool = [sys.executable, "-c", "import sys; print('given', sys.argv[1])", "{t1}"]
     printed = run("t1_for_another_tool.py", echoes[0], "-o", tmp_path / "work", "--", *tool)

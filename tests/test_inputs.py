@@ -36,6 +36,12 @@ def test_a_folder_keeps_its_subfolders(tmp_path: Path) -> None:
     }
 
 
+def test_one_input_needs_no_list(tmp_path: Path) -> None:
+    touch(tmp_path / "PD.nii.gz")
+    for item in (tmp_path / "PD.nii.gz", str(tmp_path / "PD.nii.gz")):
+        assert find_jobs(item, tmp_path / "out") == find_jobs([item], tmp_path / "out")
+
+
 def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path / "in/scan.hdr", tmp_path / "in/scan.img", tmp_path / "in/.1234.scan.nii.gz")
     touch(tmp_path / "in/OLD.HDR", tmp_path / "in/OLD.IMG", tmp_path / "in/.git/annex/objects/scan.nii.gz")

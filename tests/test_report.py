@@ -114,6 +114,14 @@ class TestEnvironment:
         assert git_commit(tmp_path) is None
 
 
+def test_the_hash_of_the_input_is_of_what_was_there_to_be_read(tmp_path: Path) -> None:
+    volume = tmp_path / "still_being_copied.nii"
+    volume.write_bytes(b"half")
+    report = RunReport("segment", volume, {})
+    volume.write_bytes(b"half, and the rest")
+    assert report.to_dict()["input"]["sha256"] == hashlib.sha256(b"half").hexdigest()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
 def test_processors_that_are_not_lent_do_not_count() -> None:
     all_of_them = os.sched_getaffinity(0)

@@ -15,6 +15,7 @@ import pytest
 
 from midiff_monai import results
 from midiff_monai.dicom import read_series
+from midiff_monai.errors import InputError
 from midiff_monai.inputs import find_jobs
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.paths import output_paths
@@ -87,12 +88,26 @@ def test_a_torn_output_becomes_a_warning(folder: Path, keep: int) -> None:
     assert synthetic.name in subject.warnings[-1]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"input": {}}', '{"input": 3, "timings_seconds": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "null", '{"command": "", "input": {}}', '{"command": "", "input": 3}'])
 def test_a_damaged_manifest_is_listed_as_failed(folder: Path, text: str) -> None:
     (folder / "sub-02_report.json").write_text(text)
     damaged = read_study(folder)[1]
     assert (damaged.name, damaged.status, damaged.images(), damaged.volumes()) == ("sub-02", "failed", None, {})
     assert "sub-02_report.json" in damaged.error
+
+
+@pytest.mark.parametrize("text", ["[]", '{"input": {}}', '{"volumes": [], "settings": {}}'])
+def test_a_report_of_another_tool_or_of_a_batch_below_is_passed_over(folder: Path, text: str) -> None:
+    (folder / "site").mkdir()
+    (folder / "site" / "batch_report.json").write_text(text)
+    assert len(read_study(folder)) == 1
+
+
+@pytest.mark.parametrize("text", ["", HEADER.replace(",", ";") + "a.nii;done;1;;;a_report.json\n"])
+def test_a_list_that_a_spreadsheet_has_saved_is_named(folder: Path, text: str) -> None:
+    (folder / "batch_report.csv").write_text(text)
+    with pytest.raises(InputError, match="batch_report.csv: is not the list that a batch writes. Delete it"):
+        read_study(folder)
 
 
 def test_unfinished_manifests_are_no_subjects(folder: Path) -> None:

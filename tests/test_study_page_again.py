@@ -91,6 +91,16 @@ def test_what_changed_is_read_again(
     assert (folder / after["viewer"]).is_file()
 
 
+def test_scans_are_compared_with_those_of_their_contrast(tmp_path: Path) -> None:
+    for number, size in enumerate((0.9, 0.95, 1, 1.05, 1.3)):
+        write_result(tmp_path, f"sub-{number}_PDw", size)
+        write_result(tmp_path, f"sub-{number}_T2w", 0.5)
+    write_study_page(tmp_path)
+    z = {name: scan["z"]["white matter"] for name, scan in subjects_of(tmp_path / "index.html").items()}
+    assert z["sub-2_PDw"] == 0 and z["sub-4_PDw"] > 3.5
+    assert z["sub-0_T2w"] is None, "all of them are equal"
+
+
 def test_a_study_may_be_moved(folder: Path, reads: list[str]) -> None:
     write_study_page(folder)
     shutil.copytree(folder, folder.with_name("elsewhere"))  # the inputs stay

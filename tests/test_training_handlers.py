@@ -12,7 +12,7 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import RandomSampler
 
-from midiff_monai.training import GradientClipHandler, ReseedHandler, SobolevLoss
+from midiff_monai.training import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler, SobolevLoss
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])
@@ -36,6 +36,28 @@ def test_a_gradient_is_cut_down_to_its_largest_norm_and_not_up(scale: float) -> 
 
 
 # --- resuming ---
+
+
+def rates(total: int, steps: int, state: dict[str, Any] | None = None) -> tuple[list[float], dict[str, Any]]:
+    """The learning rates of so many steps of a cycle, begun anew or resumed, and its state after them."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = ExtendableOneCycleLR(optimizer, max_lr=1.0, total_steps=total)
+    if state:
+        scheduler.load_state_dict(state)
+    found = []
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    return found, scheduler.state_dict()
+
+
+@pytest.mark.parametrize("total", [10, 40])
+def test_a_run_goes_on_in_its_own_cycle_whatever_that_of_the_checkpoint_was(total: int) -> None:
+    whole, _ = rates(40, 39)
+    _, state = rates(total, 8)
+    resumed, _ = rates(40, 31, state)
+    assert resumed == pytest.approx(whole[8:])
 
 
 def drawing_engine(reseed: bool) -> tuple[Engine, DataLoader, dict[int, list[torch.Tensor]]]:

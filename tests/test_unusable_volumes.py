@@ -106,6 +106,11 @@ def placed(affine: NDArray[np.float64]) -> Callable[[Path], Path]:
     return lambda folder: save(folder / "a.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine)
 
 
+def wide(folder: Path) -> Path:
+    data = np.arange(32**3, dtype=np.int16).reshape(32, 32, 32) // 2
+    return save(folder / "a.nii", data, np.diag([20.0, 20, 19.53125, 1]))
+
+
 def singular(folder: Path) -> Path:
     path = save(folder / "a.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     content = bytearray(path.read_bytes())
@@ -175,6 +180,7 @@ SHEARED = nib.affines.from_matvec([[1, 0.2, 0], [0, 1, 0], [0, 0, 1]])
         pytest.param(placed(SHEARED), r"axes 0 and 1 meet at 78\.69 degrees", id="sheared"),
         pytest.param(placed(np.diag([1e-3, 1e-3, 3e-3, 1])), "voxels of 0.001 x 0.001 x 0.003 mm", id="metres"),
         pytest.param(placed(np.diag([1.0, 1, 80, 1])), "voxels of 1 x 1 x 80 mm", id="huge voxels"),
+        pytest.param(wide, "covers 256 litres, more than 200", id="huge field of view"),
     ],
 )
 def test_unusable_file_is_refused(tmp_path: Path, make: Callable[[Path], Path], fault: str) -> None:

@@ -115,7 +115,8 @@ function fillHeader() {
   );
   find("#note").textContent =
     "Volumes in millilitres. " +
-    `z: distance from the study's median in robust standard deviations, from ${study.fewest_subjects} subjects on; ` +
+    `z: distance from the median of the study's scans of that contrast, as BIDS names tell it, in robust standard ` +
+    `deviations, from ${study.fewest_scans} scans on; ` +
     `beyond ±${study.odd_z} it is marked. Agreement: correlation of the edges of source and synthetic T1w. ` +
     "Research only; not a medical device.";
 }
