@@ -106,7 +106,7 @@ def translate(
         settings: fields of `Settings`.
 
     Returns:
-        One result a volume, with its voxels in memory: of many volumes, better ask for one at a time.
+        One result a volume, with its voxels in memory; for many volumes there is `batch.run_batch`, which keeps none.
 
     Raises:
         InputError, OutputError, BundleError: before anything is computed, if an input cannot be read, an output
