@@ -45,7 +45,7 @@ function statusCell(subject) {
 }
 
 function flagsCell(subject) {
-  const kinds = subject.flags.map((flag) => flag.kind).join(", ");
+  const kinds = [...new Set(subject.flags.map((flag) => flag.kind))].join(", ");
   return element("td", kinds, { className: kinds ? "odd" : "", title: flagText(subject) });
 }
 
