@@ -16,9 +16,9 @@ from midiff_monai.inputs import find_jobs
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import segment
 
-VOLUMES, WARM_UP = 40, 12
+VOLUMES, WARM_UP = 40, 20
 MOST_GROWTH_MIB = 64
-"""A batch that kept the probabilities of its volumes would grow by three times as much."""
+"""A batch that kept the probabilities of its volumes would grow by twice as much."""
 
 
 def test_good_volumes_come_out_as_alone_and_none_is_kept_in_memory(

@@ -17,7 +17,7 @@ from small_study import WEIGHTS, data_of, subjects_of, write_result
 
 from midiff_monai.study_page import write_study_page
 
-HOSTILE = "<img src=x onerror=document.title='owned'>&amp;' \"é"
+HOSTILE = "sub-06_<img src=x onerror=document.title='owned'>&amp;' \"é_PDw"
 HOSTILE_TEXT = "</script><script>document.title='owned'</script><!-- <b>bold</b>"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
