@@ -286,7 +286,7 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
     used = asdict(settings)
     if models.translation:
         used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
-        used["steps"] = models.translation.setting("inferer").evaluations
+        used["steps"] = models.translation.setting("inferer").set_timesteps()
     bundle = models.translation or models.segmentation
     device, amp = (bundle.setting(name) for name in ("device", "amp"))  # type: ignore[union-attr]
     precision = "bfloat16" if amp else "float32"

@@ -46,9 +46,8 @@ class SlicewiseTranslation(SlicewiseInferer):
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
         self.shared_noise, self.conditional_mean, self.progress = shared_noise, conditional_mean, progress
 
-    @property
-    def evaluations(self) -> int:
-        """How often the network is asked about a slice: `steps`, or what the scheduler makes of them."""
+    def set_timesteps(self) -> int:
+        """Choose the denoising steps, and answer how many the scheduler makes of `steps`."""
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         return len(self.inferer.scheduler.timesteps)
 
@@ -79,7 +78,7 @@ class SlicewiseTranslation(SlicewiseInferer):
         """The sample of a number `index` of every slice, in [-1, 1]; all at once, for they make up one volume."""
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
-        total = self.evaluations * len(noise)
+        total = self.set_timesteps() * len(noise)
         with tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True) as bar:
             batched = in_batches(network, self.batch_size, bar.update)
             yield self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]

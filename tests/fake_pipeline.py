@@ -30,7 +30,7 @@ class FakeBundle:
 
     def setting(self, name: str) -> object:
         if name == "inferer":
-            return SimpleNamespace(evaluations=self._settings.steps)
+            return SimpleNamespace(set_timesteps=lambda: self._settings.steps)
         return getattr(self._settings, name, name)
 
 
