@@ -8,48 +8,13 @@ import pytest
 import torch
 from denoisers import Oracle, Spy
 from monai.inferers import DiffusionInferer
-from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
-from torch import nn
+from small_inferers import images, make_guide, make_inferer, make_unet
 
 from midiff_monai.conditional_mean import ConditionalMean
-from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer, start_below
+from midiff_monai.diffusion import LMIGuide, LMIGuidedInferer
 from midiff_monai.lmi import LocalMutualInformation, standardize_locally
 from midiff_monai.schedulers import TrailingDDIMScheduler
-
-
-def make_guide(reduction: Literal["max", "none"] = "none", **settings: Any) -> LMIGuide:
-    return LMIGuide(LocalMutualInformation(reduction=reduction), ConditionalMean(), **settings)
-
-
-def make_inferer(scheduler: Scheduler | None = None, **guide_settings: Any) -> LMIGuidedInferer:
-    return LMIGuidedInferer(scheduler or DDPMScheduler(num_train_timesteps=10), make_guide(**guide_settings))
-
-
-def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
-    torch.manual_seed(0)
-    unet = DiffusionModelUNet(
-        spatial_dims=2,
-        in_channels=in_channels,
-        out_channels=1,
-        num_res_blocks=1,
-        channels=(8, 8),
-        attention_levels=(False, True),
-        norm_num_groups=4,
-        num_head_channels=8,
-        **settings,
-    )
-    for parameter in unet.parameters():
-        if not parameter.any():  # zero at first, which would hide what comes before it
-            nn.init.normal_(parameter, std=0.1)
-    return unet.eval()
-
-
-def images(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clean images in [-1, 1], noise, and sources of three slices in [0, 1]; each of 8×12 pixels."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = 2 * torch.rand(batch, 1, 8, 12, generator=generator) - 1
-    return clean, torch.randn(clean.shape, generator=generator), torch.rand(batch, 3, 8, 12, generator=generator)
 
 
 def as_seen(
@@ -297,47 +262,6 @@ def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
     assert not torch.equal(first[:, -3], last[:, -3])
 
 
-# Starting from an image.
-
-
-@pytest.mark.parametrize(("noise_level", "first"), [(999, 999), (998, 799), (600, 599), (599, 599), (199, 199)])
-def test_sampling_from_an_image_starts_at_its_noise_level(noise_level: int, first: int) -> None:
-    clean, noise, source = images()
-    scheduler, spy = TrailingDDIMScheduler(1000), Spy()
-    scheduler.set_timesteps(5)
-    inferer = make_inferer(scheduler)
-    inferer.sample(noise, spy, source=source, start_image=clean, noise_level=noise_level, verbose=False)
-    assert torch.cat(spy.timesteps).tolist() == list(range(first, 0, -200))
-    start = scheduler.add_noise(clean, noise, torch.tensor([first]))
-    torch.testing.assert_close(spy.images[0][:, :1], scheduler.alphas_cumprod[first].sqrt() * start)
-    assert len(scheduler.timesteps) == 5
-
-
-def test_sampling_from_an_image_needs_no_source() -> None:
-    clean, noise, _ = images()
-    inferer, spy = make_inferer(DDPMScheduler(10)), Spy()
-    sample = inferer.sample(noise, spy, start_image=clean, noise_level=4, verbose=False)
-    assert sample.shape == clean.shape
-    assert torch.cat(spy.timesteps).tolist() == [4, 3, 2, 1, 0]
-
-
-def test_image_and_noise_level_go_together() -> None:
-    clean, noise, source = images()
-    inferer = make_inferer()
-    with pytest.raises(ValueError, match="together"):
-        inferer.sample(noise, Spy(), source=source, start_image=clean)
-    with pytest.raises(ValueError, match="together"):
-        inferer.sample(noise, Spy(), source=source, noise_level=3)
-
-
-def test_a_level_below_all_steps_is_refused() -> None:
-    clean, noise, _ = images()
-    scheduler = TrailingDDIMScheduler(1000)
-    scheduler.set_timesteps(5)
-    with pytest.raises(ValueError, match="noise_level=198"):
-        make_inferer(scheduler).sample(noise, Spy(), start_image=clean, noise_level=198)
-
-
 def test_a_scheduler_that_takes_the_place_of_the_inferers_decides_on_everything() -> None:
     _, noise, source = images()
     results = []
@@ -348,9 +272,3 @@ def test_a_scheduler_that_takes_the_place_of_the_inferers_decides_on_everything(
         other.set_timesteps(4)
         results.append(inferer.sample(noise, unet, other, source=source, verbose=False))
     torch.testing.assert_close(*results, rtol=0, atol=0)
-
-
-def test_start_below_leaves_the_scheduler_alone() -> None:
-    scheduler = DDPMScheduler(10)
-    assert start_below(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
-    assert len(scheduler.timesteps) == 10
