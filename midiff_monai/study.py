@@ -127,7 +127,7 @@ class Subject:
             return None
         try:
             image = nib.Nifti1Image.from_filename(path)
-            return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
+            return nib.Nifti1Image(np.asanyarray(image.dataobj).reshape(image.shape[:3]), image.affine)
         except UNREADABLE as error:
             self.warnings.append(f"{path.name} cannot be read: {error}.")
             return None

@@ -44,6 +44,9 @@ SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
 PLACED = "placed"
 """In the `extra` of an image: whether its header, of another format, told of axes; ITK makes some up where none are."""
 
+STORED_SHAPE = "stored shape"
+"""In the `extra` of an image: its shape in the file, which may end in axes of length 1 that it has not in memory."""
+
 METAIMAGE_AXES = re.compile(rb"^(TransformMatrix|Rotation|Orientation|AnatomicalOrientation)\s*=", re.MULTILINE)
 
 GRID_FIELDS = (
@@ -80,7 +83,9 @@ def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     _check_grid(path, image)
     data = _read_data(path, image).reshape(image.shape[:3])
     _check_intensities(path, data)
-    return _as_nifti1(data, image)
+    volume = _as_nifti1(data, image)
+    volume.extra[STORED_SHAPE] = image.shape
+    return volume
 
 
 def negative_share(image: nib.Nifti1Image) -> float:
@@ -99,7 +104,7 @@ def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTy
 
     Args:
         data: (X, Y, Z), of the shape of the reference.
-        reference: an image from `read_volume`.
+        reference: an image from `read_volume`; if it was stored as a series of one frame, so is the volume.
         path: where to write; must end in .nii or .nii.gz.
         dtype: data type of the file; integers are stored exactly, without scale factors.
 
@@ -111,7 +116,7 @@ def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTy
     stored = data.astype(dtype)
     if np.issubdtype(stored.dtype, np.integer) and not np.array_equal(stored, data):
         raise ValueError(f"{stored.dtype} cannot hold values of {data.dtype} between {data.min()} and {data.max()}")
-    nib.save(_on_grid_of(stored, reference), path)
+    nib.save(_on_grid_of(stored.reshape(reference.extra.get(STORED_SHAPE, data.shape)), reference), path)
 
 
 def _check_file(path: Path) -> None:
@@ -271,7 +276,8 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
 
 def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
     header = nib.Nifti1Header()
-    header["pixdim"][:4] = reference.header["pixdim"][:4]  # pixdim[0] is the handedness of the qform
+    sizes = slice(1 + data.ndim)  # pixdim[0] is the handedness of the qform
+    header["pixdim"][sizes] = reference.header["pixdim"][sizes]
     for field in GRID_FIELDS:
         header[field] = reference.header[field]
     header.set_data_dtype(data.dtype)
