@@ -62,17 +62,19 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     """Store a bundle's weights as `halved` and record their SHA-256, which is returned, in its metadata.
 
-    The weights that were there are kept beside them, as model_HASH.pt.
+    The weights that were there are kept beside them, as model_HASH.pt. The version of the bundle, 1.2.3 say, becomes
+    1.2.3+HASH, so that nobody takes the new weights for those that came with the package.
     """
     path = Path(root) / WEIGHTS
     with staged(path) as temporary:
         torch.save(halved(state), temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
-    metadata = read_metadata(root) | {"weights_sha256": sha256(path)}
+    metadata, digest = read_metadata(root), sha256(path)
+    metadata |= {"version": f"{metadata['version'].partition('+')[0]}+{digest[:7]}", "weights_sha256": digest}
     with staged(_metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-    return metadata["weights_sha256"]
+    return digest
 
 
 def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,29 @@ def test_training_records_its_weights(name: str, processes: int, tmp_path: Path,
     before = (bundle_root(name) / "models" / "model.pt").read_bytes()
     root = bundle_run(name, tmp_path, config, *small, processes=processes)
     assert (root / "models" / "model.pt").read_bytes() != before
-    assert (root / "models" / "checkpoint_last.pt").exists()
+    assert (root / "models" / "checkpoint_epoch=1.pt").exists()
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def train_small(
-    name: str, data: Path, checkpoints: Path, stop: bool = False, **options: Any
+    name: str, data: Path, checkpoints: Path, stopped: bool = False, **options: Any
 ) -> dict[str, torch.Tensor]:
-    """Train two short epochs by a bundle's own configuration, or stop after the first; answers all weights."""
+    """Train two short epochs by a bundle's own configuration, or break off in the second; answers all weights."""
     configs = bundle_root(name) / "configs"
     options |= {"dataset_dir": str(data), "ckpt_dir": str(checkpoints), "output_dir": str(checkpoints)}
     options |= {"max_epochs": 2, "epoch_length": 2, "volumes_per_batch": 2, "validation_subjects": 1}
-    options |= {"val_interval": 9, "validate#dataset#cache_rate": 0.0, "checkpoint_saver#save_interval": 1}
+    options |= {"val_interval": 9, "validate#dataset#cache_rate": 0.0}
     flow = ConfigWorkflow(str(configs / "train.yaml"), str(configs / "metadata.json"), False, **options)
     flow.initialize()
     trainer, ema = (flow.parser.get_parsed_content(part) for part in ("train#trainer", "ema"))
-    if stop:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), trainer.terminate)
-    trainer.run()
+    if stopped:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), interrupt)
+    with suppress(KeyboardInterrupt):
+        trainer.run()
     averaged = {f"ema.{key}": value for key, value in ema.ema_model.state_dict().items()}
     return averaged | flow.parser.get_parsed_content("network_def").state_dict()
 
@@ -89,7 +96,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     name: str, narrow: dict[str, list[int]], tmp_path: Path, two_subjects: Path
 ) -> None:
     whole = train_small(name, two_subjects, tmp_path / "whole", **narrow)
-    half = train_small(name, two_subjects, tmp_path / "parts", stop=True, **narrow)
+    half = train_small(name, two_subjects, tmp_path / "parts", stopped=True, **narrow)
     resumed = train_small(name, two_subjects, tmp_path / "parts", **narrow)
     torch.testing.assert_close(resumed, whole, rtol=0, atol=1e-7)
     assert max((half[key] - whole[key]).abs().max() for key in whole) > 1e-5
