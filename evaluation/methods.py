@@ -130,7 +130,7 @@ def applies(name: str, volume: Path) -> bool:
 
 def true_labels(volume: Path) -> Path:
     """Where a subject's true labels would lie, beside its volumes."""
-    return volume.with_name(f"{volume.name.split('.')[0].rpartition('_')[0]}_dseg.nii.gz")
+    return volume.with_name(f"{volume.name.rpartition('_')[0]}_dseg.nii.gz")
 
 
 def randomised_contrast(volume: Path, folder: Path) -> Result:
@@ -215,7 +215,7 @@ def perturbed_t1(volume: Path, folder: Path, noise: float = 0.03, seed: int = 0)
 
 def contrast_of(volume: Path) -> str:
     """The contrast in a name such as SUBJECT_PD.nii.gz."""
-    return volume.name.split(".")[0].rpartition("_")[2]
+    return volume.name.removesuffix(".nii.gz").rpartition("_")[2]
 
 
 def _matched(volume: Path, folder: Path, invert: bool) -> Path:

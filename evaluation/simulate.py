@@ -15,6 +15,7 @@ from scores import brain_box
 
 from midiff_monai.demo import TISSUES as STRUCTURES_OF
 from midiff_monai.labels import FREESURFER_IDS
+from midiff_monai.paths import volume_stem
 from midiff_monai.phantom import (
     BACKGROUND,
     CONTRASTS,
@@ -63,7 +64,7 @@ def simulate(label_map: Path, out: Path, seed: int, heads: bool = False) -> None
     structures = brain_structures(everything)
     fractions = tissue_fractions(structures, everything if heads else structures)
     out.mkdir(parents=True, exist_ok=True)
-    subject = label_map.name.split(".")[0].replace("_", "-")
+    subject = volume_stem(label_map).replace("_", "-")
     for number, contrast in enumerate(CONTRASTS):
         seed_of_image = len(CONTRASTS) * seed + number
         image = acquire(fractions, contrast, noise=NOISE, bias=BIAS, seed=seed_of_image, tissues=HEAD_TISSUES)

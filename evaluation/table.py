@@ -32,7 +32,8 @@ class Table:
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self.path, self.key = path, tuple(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        earlier = pd.read_csv(path, dtype=dict.fromkeys(key, str)) if path.exists() else pd.DataFrame()
+        text = [*key, *map(_column, installed_weights())]  # a hash may look like a number
+        earlier = pd.read_csv(path, dtype=dict.fromkeys(text, str)) if path.exists() else pd.DataFrame()
         self._rows = [row for row in earlier.to_dict("records") if is_current(row)]
         self._done = {self._identity(row) for row in self._rows}
 

@@ -105,7 +105,6 @@ def _add_volume_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "inputs",
         nargs="+",
-        type=Path,
         metavar="INPUT",
         help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM",
     )
@@ -270,15 +269,26 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
-    """Raise InputError if the data set of a training command holds no T1w: `--dataset_dir`, or the bundle's own."""
+    """Raise InputError if the data set of a training command, `--dataset_dir` or the bundle's own, cannot do."""
+    from monai.bundle import ConfigParser
+
     if {override.partition("=")[0] for override in overrides} & {"--images", "--datalist"}:
         return
+    defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset_dir", type=Path, default=root / "data")
-    folder = parser.parse_known_args(overrides)[0].dataset_dir
-    if not any(folder.glob("*_T1.nii.gz")):
+    parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
+    given = parser.parse_known_args(overrides)[0]
+    images = sorted(given.dataset_dir.glob("*_T1.nii.gz"))
+    if not images:
         mend = "Name the folder of the T1w and their parcellations with --dataset_dir"
-        raise InputError(folder, "holds no SUBJECT_T1.nii.gz", mend)
+        raise InputError(given.dataset_dir, "holds no SUBJECT_T1.nii.gz", mend)
+    for label in (image.with_name(image.name.replace("_T1.nii.gz", "_T1_DLMUSE.nii.gz")) for image in images):
+        if not label.exists():
+            raise InputError(label, "does not exist", "Give each T1w its DLMUSE parcellation, or take it away")
+    if len(images) <= given.validation_subjects:
+        fault = f"holds {len(images)} T1w, and {given.validation_subjects} are set aside to validate"
+        raise InputError(given.dataset_dir, fault, "Add some, or set fewer aside with --validation_subjects")
 
 
 def _demo(arguments: argparse.Namespace) -> int:

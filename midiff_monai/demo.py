@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from midiff_monai.metrics import dice
+from midiff_monai.paths import make_folder, staged
 from midiff_monai.phantom import make_phantom
 from midiff_monai.pipeline import segment
 
@@ -31,9 +32,10 @@ def run_demo(output: Path, contrast: str = "PD") -> str:
         A table of Dice, and where the picture is.
     """
     phantom = make_phantom(contrast)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     path = output / f"phantom_{contrast}.nii.gz"
-    nib.save(phantom.image, path)
+    with staged(path) as temporary:
+        nib.save(phantom.image, temporary)
     result = segment([path], output, overwrite=True)[0]
     direct = segment([path], output / "direct", translated=False, overwrite=True)[0]
     truth = np.asarray(phantom.tissues.dataobj)

@@ -101,6 +101,8 @@ def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
 def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
     """The volumes that an argument stands for."""
     path = Path(item)
+    if item == "":
+        raise InputError("''", "is no input", "Check the variable or the pattern that it came from")
     if path.is_dir():
         yield from _jobs_below(path, output, modality)
     elif path.suffix.lower() in TABLE_SUFFIXES:

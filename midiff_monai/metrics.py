@@ -48,7 +48,11 @@ def hausdorff95(prediction: NDArray, reference: NDArray, labels: Sequence[int], 
     if not (predicted.any() and true.any()):
         return float("inf") if predicted.any() or true.any() else float("nan")
     distance = compute_hausdorff_distance(
-        predicted[None, None], true[None, None], include_background=True, percentile=95, spacing=list(spacing)
+        predicted[None, None],
+        true[None, None],
+        include_background=True,
+        percentile=95,
+        spacing=[float(side) for side in spacing],
     )
     return distance.item()
 
@@ -64,7 +68,8 @@ def match_intensity(image: NDArray, reference: NDArray, mask: NDArray[np.bool_])
 
     Image metrics want it first: MR intensities have no unit, and no translation is to blame for their scale.
     """
-    slope, intercept = np.polyfit(image[mask], reference[mask], deg=1)
+    # in single precision NumPy takes the columns of a million voxels for dependent
+    slope, intercept = np.polyfit(image[mask].astype(float), reference[mask].astype(float), deg=1)
     return slope * image.astype(float) + intercept
 
 

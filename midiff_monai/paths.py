@@ -19,6 +19,12 @@ HALVES = {".hdr": ".img", ".img": ".hdr"}
 DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
 """Where the header of a MetaImage or NRRD names the file of its voxels."""
 
+NUMBERED = re.compile(r"(.*%\d*d.*?) (\d+) (\d+)(?: (\d+))?(?: \d+)?")
+"""Files of one slice each, named by a pattern, the first number, the last and perhaps a step: s%03d.raw 0 45 1."""
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow a name to have."""
+
 STALE_SECONDS = 86400.0
 """A temporary file that has not changed for so long is what a killed run left."""
 
@@ -71,10 +77,9 @@ def volume_stem(path: str | Path) -> str:
 def volume_files(path: Path) -> tuple[Path, ...]:
     """All files that make up a volume: the one that is named, and that of its voxels where they lie in another."""
     if (half := HALVES.get(path.suffix.lower())) is not None:
-        others = [path.with_suffix(half), path.with_suffix(half.upper())]
-    else:
-        others = [path.parent / name for name in _data_files(path)]
-    return (path, *[other for other in others if other.is_file()][:1])
+        halves = path.with_suffix(half), path.with_suffix(half.upper())
+        return (path, *[other for other in halves if other.is_file()][:1])
+    return (path, *filter(Path.is_file, (path.parent / name for name in _data_files(path))))
 
 
 def _data_files(path: Path) -> list[str]:
@@ -82,9 +87,17 @@ def _data_files(path: Path) -> list[str]:
         return []
     try:
         with path.open("rb") as file:
-            return [os.fsdecode(name) for name in DATA_FILE.findall(file.read(65536))]
+            header = file.read(65536)
     except OSError:  # whoever reads the volume will tell
         return []
+    found = DATA_FILE.search(header)
+    name = os.fsdecode(found[1]) if found else ""
+    if name.split()[:1] == ["LIST"]:
+        return os.fsdecode(header[found.end() :]).split("\n")[1:]  # type: ignore[union-attr]
+    if numbered := NUMBERED.fullmatch(name):
+        first, last, step = (int(number or 1) for number in numbered.groups()[1:])
+        return [numbered[1] % number for number in range(first, last + 1, step)]
+    return [name] if name else []
 
 
 def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
@@ -154,11 +167,14 @@ def check_writable(
         inputs: every volume the run is going to read; none is ever replaced, `overwrite` or not.
 
     Raises:
-        OutputError: the folder is a file or cannot be written, or an output exists or is one of the inputs.
+        OutputError: the folder is a file or cannot be written, or an output has too long a name, exists, or is one of
+            the inputs.
     """
     make_folder(Path(out_dir))
     sources = {path.resolve() for path in inputs}
     for path in paths_to_write:
+        if len(os.fsencode(_staging_name(path))) > LONGEST_NAME:
+            raise OutputError(path, "has too long a name for a file", "Shorten that of the input")
         if path.resolve() in sources:
             raise OutputError(path, "is an input of this run and would be overwritten", "Choose another folder with -o")
         if path.exists() and not overwrite:
@@ -192,7 +208,7 @@ def staged(path: Path) -> Iterator[Path]:
     """
     for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
         _remove_if_stale(left)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = path.with_name(_staging_name(path))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -202,7 +218,11 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _staging_name(path: Path) -> str:
+    return f".{secrets.token_hex(4)}.{path.name}"
+
+
 def _remove_if_stale(temporary: Path) -> None:
-    with suppress(FileNotFoundError):  # another run may remove it too, or finish it
+    with suppress(OSError):  # another run may remove it too, or finish it, and it may be another user's
         if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
             temporary.unlink()

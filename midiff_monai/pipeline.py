@@ -19,11 +19,12 @@ from midiff_monai.errors import InputError
 from midiff_monai.geometry import restore_foreground
 from midiff_monai.inputs import Job, find_jobs
 from midiff_monai.paths import check_writable
+from midiff_monai.quality import quality_flags
 from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
 from midiff_monai.transforms import fill_holes, plain, restore_segmentation
-from midiff_monai.volumes import negative_share, read_volume, tells_sides
+from midiff_monai.volumes import check_file, negative_share, read_volume, tells_sides
 from midiff_monai.whole_head import translate_head
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
@@ -186,7 +187,7 @@ def check_settings(settings: Settings, translating: bool) -> None:
         if value is not None and not 1 <= value <= most:
             raise InputError(f"--{name}", f"is {value}", f"Give a whole number from 1 to {most}")
     try:
-        torch.empty(0, device=settings.device or "cpu")
+        torch.zeros(1, device=settings.device or "cpu").item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"--device {settings.device}", "is not usable here", "Use cpu, or see `midiff info`"
@@ -225,6 +226,8 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     if models.segmentation and models.segmenting:
         with report.timed("segment"):
             _segment(image, foreground, models.segmentation, result, logits)
+    with report.timed("check"):
+        report.warnings += [flag.text for flag in quality_flags(result.measures())]
     result.write()
     return result
 
@@ -246,7 +249,9 @@ def _read_series(job: Job) -> nib.Nifti1Image:
 
 
 def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
-    """The manifest of a volume that is about to be processed."""
+    """The manifest of a volume that is about to be processed; raises InputError where its files are not there."""
+    for file in job.files:
+        check_file(file)
     command = "segment" if models.segmenting else "translate"
     return RunReport(
         command,

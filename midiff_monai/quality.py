@@ -1,4 +1,4 @@
-"""Automatic flags on the results of a study: where a person should look first.
+"""Automatic flags on results: where a person should look first.
 
 A flag accuses nobody. Each has one number behind it, and a limit in this module with the reason for its value.
 """
@@ -77,6 +77,10 @@ def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
     return {"brain": sum(volumes.values())} | groups
 
 
+ALONE = dict.fromkeys((*group_volumes({}), "agreement", "spread"), nan)
+"""The z-scores of a subject that nothing is known to compare with."""
+
+
 def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
     """Return each score's distance from the median of its column in robust standard deviations (1.4826 MAD).
 
@@ -146,12 +150,41 @@ def edge_agreement(source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_],
     return correlation(edges, synthetic_edges, mask)
 
 
-def quality_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
+def measure(
+    source: NDArray | None,
+    synthetic: NDArray | None,
+    spread: NDArray | None,
+    segmentation: NDArray | None,
+    volumes: Mapping[int, float],
+    affine: NDArray[np.float64],
+) -> Measures:
+    """Measure one subject's results, of which any may be missing, but not source and synthetic T1w both.
+
+    Args:
+        source: (X, Y, Z), the input.
+        synthetic: the same shape, as are the following.
+        spread: standard deviation of the samples.
+        segmentation: FreeSurfer ids.
+        volumes: millilitres by FreeSurfer id.
+        affine: voxel to RAS mm.
+    """
+    seen = synthetic if source is None else source
+    mask = foreground(segmentation, seen)
+    compared = source is not None and synthetic is not None
+    return Measures(
+        volumes,
+        edge_contact(segmentation, seen, affine),
+        edge_agreement(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
+        nan if spread is None else float(spread[mask].mean()),
+    )
+
+
+def quality_flags(measures: Measures, z: Mapping[str, float] = ALONE) -> list[Flag]:
     """Name what is odd about one subject's results.
 
     Args:
         measures: of the subject.
-        z: its row of `robust_z` over the `scores` of the study.
+        z: its row of `robust_z` over the `scores` of the study, if it is part of one.
     """
     return [
         *_edge_flags(measures),
@@ -171,7 +204,7 @@ def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
     odd = [name for name in groups if abs(z[name]) > ODD_Z]
     flags = [Flag("volume", f"Odd volume of {name}: {groups[name]:.1f} ml, z {z[name]:+.1f}.") for name in odd]
     absent = [structure.name for structure in STRUCTURES[1:] if measures.volumes.get(structure.id, 0) == 0]
-    if measures.volumes and absent:
+    if 0 < len(absent) < len(STRUCTURES) - 1 and measures.volumes:
         flags.append(Flag("absent", f"Not found: {', '.join(absent)}."))
     return flags
 

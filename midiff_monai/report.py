@@ -24,6 +24,8 @@ Setting = str | int | float | bool | None
 
 PACKAGE = "midiff-monai"
 
+DECISIVE_FILES = ("*.py", "*.yaml", "*.pt", "*/metadata.json")
+
 REPORTED_PACKAGES = (PACKAGE, "torch", "monai", "nibabel", "numpy")
 
 
@@ -201,20 +203,24 @@ def sha256(*paths: Path) -> str:
 def git_commit(checkout: Path) -> str | None:
     """The commit that is checked out, or None where `checkout` is not the top of a repository with one.
 
+    Where code, configurations or weights are not as that commit has them, "-dirty" follows.
+
     The `.git` test keeps a wheel in a virtual environment from reporting the repository around that environment.
     """
     if not (checkout / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(checkout), "rev-parse", "--verify", "--quiet", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        commit = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
+        if not commit:
+            return None
+        changed = _git(checkout, "diff", "--quiet", "HEAD", "--", *DECISIVE_FILES).returncode
     except FileNotFoundError:  # git itself is not installed
         return None
-    return answer.stdout.strip() or None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=False)
 
 
 def _version(package: str) -> str | None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
 from midiff_monai.errors import InputError
 from midiff_monai.figures import qc_mosaic
 from midiff_monai.geometry import voxel_volume_ml
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.paths import OutputPaths, staged
+from midiff_monai.quality import Measures, measure
 from midiff_monai.report import RunReport, earlier_manifest, forget_failure, sha256
 from midiff_monai.segmentation import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.volumes import write_like
@@ -46,6 +48,15 @@ class Result:
     spread: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     series: DicomSeries | None = None
+
+    def measures(self) -> Measures:
+        """What tells whether a person should look at the result before using it."""
+        seen = np.asarray(self.source.dataobj), self.synthetic, self.spread, self.segmentation
+        volumes: dict[int, float] = {}
+        if self.segmentation is not None:
+            table = self._volumes(self.segmentation)
+            volumes = dict(zip(table["id"], table["volume_ml"], strict=True))
+        return measure(*seen, volumes, self.source.affine)
 
     def write(self) -> None:
         """Write every file, each whole or not at all; the report, last, lists the others.
@@ -113,8 +124,10 @@ class Result:
         write_like(segmentation, self.source, path, np.int16)
 
     def _write_volumes(self, segmentation: np.ndarray, path: Path) -> None:
-        table = structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
-        table.to_csv(path, index=False, float_format="%.4f")
+        self._volumes(segmentation).to_csv(path, index=False, float_format="%.4f")
+
+    def _volumes(self, segmentation: np.ndarray) -> pd.DataFrame:
+        return structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
 
     @staticmethod
     def _write_dicom_seg(segmentation: np.ndarray, series: DicomSeries, path: Path) -> None:

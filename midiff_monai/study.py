@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.paths import VOLUME_SUFFIXES, staged
+from midiff_monai.paths import VOLUME_SUFFIXES, staged, volume_stem
 from midiff_monai.report import sha256
 from midiff_monai.volumes import UNREADABLE, read_volume
 
@@ -25,6 +26,9 @@ SCAN = (
     r"(?:.*_(?P<suffix>[0-9a-zA-Z]+)\.)?"
 )
 """What the name of a scan tells in BIDS."""
+
+CONTRAST = re.compile(r"(?:.*[_.-])?(T1w?|T2w?|T2star|PDw?|FLAIR|SWI|CT|PETw?|inplaneT[12])", re.IGNORECASE)
+"""The name of a scan, without its suffix, that ends in that of a contrast."""
 
 REPORT_SUFFIX = "_report.json"
 ERROR_SUFFIX = "_error.json"
@@ -170,8 +174,9 @@ def read_study(folder: Path) -> list[Subject]:
     """Read every manifest and error in a folder and the folders below it, and the batch's own list, if there is one.
 
     Returns:
-        Subjects by name; the batch's entry, where there is one, decides on status, time and error, but for that of a
-        failure which another run has mended since. Of results beside one another that are of one input, the last.
+        Subjects by name; the batch's entry, where there is one, decides on status, time and error, but for a failure
+        that another run has mended, and for what the batch did not come to and another run has done since. Of results
+        beside one another that are of one input, the last.
 
     Raises:
         InputError: the batch's list is not as a batch leaves it.
@@ -187,8 +192,12 @@ def read_study(folder: Path) -> list[Subject]:
     if batch.is_file():
         table = _read_batch_report(batch)
         # where nothing beside the results tells of a failure any more, another run has made something since
-        mended = table["report"].isin([place for place, subject in subjects.items() if subject.status == "done"])
+        done = {place: subject.told for place, subject in subjects.items() if subject.status == "done"}
+        written = datetime.fromtimestamp(batch.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+        mended = table["report"].isin(done)
+        later = table["report"].isin([place for place, told in done.items() if told > written])
         passed_over = (table["status"] == "passed over") | (table["status"] == "failed") & mended
+        passed_over |= (table["status"] == "pending") & later
         for row in table[~passed_over].to_dict("records"):
             _merge(subjects, row, LAST)
     return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
@@ -222,9 +231,12 @@ def _told_by(subject: Subject) -> str:
 
 
 def contrast(scan: str) -> str:
-    """The suffix of a scan's name in BIDS, such as PDw; empty where the name is none of BIDS."""
-    named = re.match(SCAN, Path(scan).name)
-    return (named and named["suffix"]) or ""
+    """The contrast by which a scan's name ends, such as PDw, in BIDS whatever its suffix is; else empty."""
+    name = Path(scan).name
+    if (bids := re.match(SCAN, name)) and bids["suffix"]:
+        return bids["suffix"]
+    named = CONTRAST.fullmatch(volume_stem(name) if name.lower().endswith(VOLUME_SUFFIXES) else name)
+    return named[1] if named else ""
 
 
 def write_volumes_table(folder: Path) -> Path:

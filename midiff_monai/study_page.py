@@ -31,9 +31,7 @@ from midiff_monai.quality import (
     FEWEST_SCANS,
     ODD_Z,
     Measures,
-    edge_agreement,
-    edge_contact,
-    foreground,
+    measure,
     quality_flags,
     robust_z,
 )
@@ -168,7 +166,8 @@ def _draw(subject: Subject, script: Path, fingerprint: str) -> Portrait:
     warnings = subject.warnings[known:]
     if images is None:
         return Portrait(Measures(volumes, {}), warnings=warnings)
-    portrait = Portrait(_measure(images, volumes), _pictures(images), warnings)
+    seen = images.source, images.synthetic, images.synthetic_std, images.segmentation
+    portrait = Portrait(measure(*seen, volumes, images.affine), _pictures(images), warnings)
     write_viewer_script(images, script)
     if warnings and all(_stamp(path) for path in subject.files()):  # what is there may be readable next time
         return portrait
@@ -200,18 +199,6 @@ def _facts(subject: Subject, folder: Path) -> dict[str, Any]:
     }
 
 
-def _measure(images: Images, volumes: dict[int, float]) -> Measures:
-    seen = images.synthetic if images.source is None else images.source
-    mask = foreground(images.segmentation, seen)
-    compared = (images.source, images.synthetic)
-    return Measures(
-        volumes,
-        edge_contact(images.segmentation, seen, images.affine),
-        edge_agreement(*compared, mask, images.affine) if all(image is not None for image in compared) else np.nan,  # type: ignore[arg-type]
-        np.nan if images.synthetic_std is None else float(images.synthetic_std[mask].mean()),
-    )
-
-
 def _pictures(images: Images) -> dict[str, str]:
     """Return the montages as data URIs: source and synthetic T1w in grey, structures to lay over them."""
     greys, structures = montage(images.greys, images.structures, images.affine, COLOURS)
@@ -239,6 +226,8 @@ def _compare(entries: list[dict[str, Any]], measures: list[Measures]) -> None:
         entry["scores"] = {name: _finite(score) for name, score in measured.scores().items()}
         entry["z"] = {name: _finite(value) for name, value in z.items()}
         entry["flags"] = [flag._asdict() for flag in quality_flags(measured, z)]
+        told = {flag.text for flag in quality_flags(measured)}  # by the manifest, without the comparison
+        entry["warnings"] = [warning for warning in entry["warnings"] if warning not in told]
 
 
 def _finite(value: float) -> float | None:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from nibabel.wrapstruct import WrapStructError
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
+from midiff_monai.formats import (
+    ITK_SUFFIXES,
+    MAX_VOXELS,
+    PLACED,
+    check_size,
+    load_with_itk,
+    load_with_nibabel,
+    scanner_nifti,
+)
 from midiff_monai.geometry import GridError, check_affine
-
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-"""Formats that ITK reads and nibabel does not."""
 
 VOXEL_SIDES_MM = (0.1, 20.0)
 """Smallest and largest voxel side of a plausible scan of a human head."""
 
 MAX_LITRES = 200
 """The largest field of view: head, neck and chest take half as much. What is larger has a wrong voxel size."""
-
-MAX_VOXELS = 2**29
-"""The largest volume that is read, ten times a head at 0.5 mm: a header may promise any number."""
 
 MAX_BYTES = 8 * MAX_VOXELS
 """The most that a compressed file may expand to."""
@@ -39,15 +40,8 @@ UNREADABLE = (ImageFileError, WrapStructError, OSError, EOFError, zlib.error)
 """What nibabel raises for a file that is damaged, or no image at all."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
-
-PLACED = "placed"
-"""In the `extra` of an image: whether its header, of another format, told of axes; ITK makes some up where none are."""
-
 STORED_SHAPE = "stored shape"
 """In the `extra` of an image: its shape in the file, which may end in axes of length 1 that it has not in memory."""
-
-METAIMAGE_AXES = re.compile(rb"^(TransformMatrix|Rotation|Orientation|AnatomicalOrientation)\s*=", re.MULTILINE)
 
 GRID_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
@@ -68,8 +62,9 @@ def read_volume(path: str | Path) -> nib.Nifti1Image:
         InputError: the file cannot be read to its end, or does not hold one such volume.
     """
     path = Path(path)
-    _check_file(path)
-    image = _load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else _load_with_nibabel(path)
+    check_file(path)
+    _check_compression(path)
+    image = load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else load_with_nibabel(path)
     return checked_volume(path, image)
 
 
@@ -84,7 +79,7 @@ def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     data = _read_data(path, image).reshape(image.shape[:3])
     _check_intensities(path, data)
     volume = _as_nifti1(data, image)
-    volume.extra[STORED_SHAPE] = image.shape
+    volume.extra.update(image.extra, **{STORED_SHAPE: image.shape})
     return volume
 
 
@@ -119,7 +114,8 @@ def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTy
     nib.save(_on_grid_of(stored.reshape(reference.extra.get(STORED_SHAPE, data.shape)), reference), path)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Check that a file is there, is not empty and may be read; raises InputError."""
     if not path.exists():
         raise InputError(path, "does not exist", "Check the path for typing errors")
     if path.is_dir():
@@ -127,10 +123,14 @@ def _check_file(path: Path) -> None:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty", "Copy or export it again")
     try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == GZIP_MAGIC
+        path.open("rb").close()
     except OSError as error:
         raise InputError(path, f"cannot be opened ({error.strerror})", "Check its permissions") from error
+
+
+def _check_compression(path: Path) -> None:
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP_MAGIC
     if path.suffix.lower() == ".gz" and not compressed:
         raise InputError(path, "is named .gz but is not compressed", "Rename it without .gz, or compress it with gzip")
     if path.suffix.lower() == ".nii" and compressed:
@@ -154,58 +154,6 @@ def _check_gzip(path: Path) -> None:
         raise InputError(path, f"is corrupt ({error})", "Copy or export it again") from error
 
 
-def _load_with_nibabel(path: Path) -> SpatialImage:
-    try:
-        image = nib.load(path)
-    except Exception as error:  # whatever nibabel's parsers trip over: their own errors, KeyError, OverflowError
-        raise InputError(path, f"cannot be read as an image ({in_one_line(error)})", "Convert it to NIfTI") from error
-    if not isinstance(image, SpatialImage):
-        raise InputError(path, f"holds no volume but a {type(image).__name__}", "Convert it to a NIfTI volume")
-    return image
-
-
-def _load_with_itk(path: Path) -> nib.Nifti1Image:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        _check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(path, "has several values a voxel", "Export one channel as a scalar volume")
-    volume = _nifti_from_itk(image)
-    volume.extra[PLACED] = "NRRD_space" in reader.GetMetaDataKeys() or _is_placed_metaimage(path)
-    return volume
-
-
-def _is_placed_metaimage(path: Path) -> bool:
-    with path.open("rb") as file:
-        return METAIMAGE_AXES.search(file.read(4096)) is not None
-
-
-def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
-    dimension = image.GetDimension()
-    axes = np.reshape(image.GetDirection(), (dimension, dimension)) * image.GetSpacing()
-    spatial = min(dimension, 3)
-    affine = np.eye(4)
-    affine[:spatial, :spatial] = axes[:spatial, :spatial]
-    affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    affine[:2] *= -1  # ITK's world axes point to the left and the back (LPS), NIfTI's to the right and the front (RAS)
-    return scanner_nifti(sitk.GetArrayFromImage(image).T, affine)
-
-
-def scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
-    """Make an image whose affine (4, 4) in millimetres leads to the coordinates of a scanner."""
-    image = nib.Nifti1Image(data, affine, dtype=data.dtype)
-    image.set_sform(affine, SCANNER_CODE)
-    image.set_qform(affine, SCANNER_CODE)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
 def _check_kind(path: Path, image: SpatialImage) -> None:
     dtype = image.get_data_dtype()
     if dtype.names is not None:
@@ -213,18 +161,13 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
     if dtype.kind == "c":
         raise InputError(path, "holds complex numbers", "Export the magnitude")
     shape = image.shape
-    _check_size(path, math.prod(shape[:3]))
+    check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
         mend = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
         raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", mend)
     if len(shape) < 3 or min(shape[:3]) < 2:
         mend = "Give a volume of at least 2 slices along each axis"
         raise InputError(path, f"holds a single slice (shape {_by(shape)})", mend)
-
-
-def _check_size(path: Path, voxels: int) -> None:
-    if voxels > MAX_VOXELS:
-        raise InputError(path, f"has {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}", "Crop or downsample it")
 
 
 def _check_grid(path: Path, image: SpatialImage) -> None:
@@ -266,10 +209,11 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
     if type(image) is nib.Nifti1Image:
         header = image.header.copy()
         header.set_data_dtype(np.float32)
-        return nib.Nifti1Image(data, image.affine, header, extra=image.extra)
+        return nib.Nifti1Image(data, image.affine, header)
     if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
         return _on_grid_of(data, image)
-    if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_base_affine()):
+    if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_best_affine()):
+        image.extra[PLACED] = False  # by a matrix beside it, as SPM writes; its origin alone tells no side
         return nib.Nifti1Image(data, image.affine, nib.Nifti1Header.from_header(image.header))
     return scanner_nifti(data, image.affine)
 

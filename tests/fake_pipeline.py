@@ -69,6 +69,7 @@ class FakePipeline:
     def __call__(self, job: Job, settings: Settings, models: Models) -> Result:
         source, paths = job.source, job.paths
         self.processed.append(source.name)
+        self.report = new_report(job, settings, models)
         error = {
             "full": OSError(errno.ENOSPC, "No space left on device"),
             "large": MemoryError("of 7\nTiB"),
@@ -76,7 +77,6 @@ class FakePipeline:
         }.get(source.read_text())
         if error:
             raise error
-        self.report = new_report(job, settings, models)
         self.report.warnings.append("Look at the picture.")
         result = FakeResult(nib.Nifti1Image(NOTHING, np.eye(4)), paths, self.report)
         result.synthetic = NOTHING if models.translation else None

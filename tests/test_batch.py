@@ -37,7 +37,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(pipeline: FakePipeline, job
         "MemoryError: of 7 TiB",
         f"{tmp_path / 'in' / 'f.nii'}: is truncated. Copy it again.",
     ]
-    assert "FileNotFoundError" in table["error"].iloc[-1]
+    assert table["error"].iloc[-1] == f"{tmp_path / 'absent.nii'}: does not exist. Check the path for typing errors."
     assert (table["warnings"] == "Look at the picture.").tolist() == [s == "done" for s in table["status"]]
     volumes = json.loads((tmp_path / "out" / "batch_report.json").read_text())["volumes"]
     assert [volume["error"] for volume in volumes] == table["error"].tolist()

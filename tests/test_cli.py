@@ -200,6 +200,36 @@ def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.C
     assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
 
 
+def test_training_data_that_cannot_do_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "t1_brain_segmentation", "--dataset_dir", str(tmp_path)]
+    (tmp_path / "A_T1.nii.gz").touch()
+    assert main(command) == 2
+    assert "A_T1_DLMUSE.nii.gz: does not exist" in capsys.readouterr().err
+    (tmp_path / "A_T1_DLMUSE.nii.gz").touch()
+    assert main([*command, "--validation_subjects", "1"]) == 2
+    assert "holds 1 T1w, and 1 are set aside to validate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["segment", "batch"])
+def test_an_empty_argument_is_not_the_current_folder(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "", "-o", str(tmp_path)]) == 2
+    assert "'': is no input" in capsys.readouterr().err
+
+
+def test_a_device_that_computes_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
+    assert "--device meta: is not usable here" in capsys.readouterr().err
+
+
+def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").touch()
+    assert main(["demo", "-o", str(tmp_path / "out")]) == 2
+    assert "is a file or lies below one" in capsys.readouterr().err
+
+
 def test_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
@@ -216,7 +246,9 @@ def test_train_prints_and_runs_the_command_of_the_bundle(
         return subprocess.CompletedProcess(command, 3)
 
     monkeypatch.setattr(subprocess, "run", run)
-    (tmp_path / "A_T1.nii.gz").touch()
+    for name in "ABCDEFG":
+        (tmp_path / f"{name}_T1.nii.gz").touch()
+        (tmp_path / f"{name}_T1_DLMUSE.nii.gz").touch()
     overrides = ["--max_epochs", "2", "--dataset_dir", str(tmp_path)]
     assert main(["train", "t1_brain_segmentation", *overrides]) == 3, "the exit code is that of the training"
     (command,) = commands

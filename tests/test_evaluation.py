@@ -159,7 +159,10 @@ class TestMethods:
         assert 0.9 < np.corrcoef(perturbed[t1 > 0], t1[t1 > 0])[0, 1] < 0.9999
 
     def test_contrast_is_read_from_the_name(self) -> None:
-        assert methods.contrast_of(Path("folder.v2/sub_01_FLAIR.nii.gz")) == "FLAIR"
+        assert methods.contrast_of(Path("folder.v2/sub_01.2_FLAIR.nii.gz")) == "FLAIR"
+
+    def test_true_labels_lie_beside_a_subject_of_any_name(self) -> None:
+        assert methods.true_labels(Path("a.b/sub_01.2_FLAIR.nii.gz")) == Path("a.b/sub_01.2_dseg.nii.gz")
 
 
 @pytest.fixture
@@ -208,6 +211,14 @@ class TestRun:
     def test_the_t1_is_scored_where_it_is_not_the_reference(self, pairs: Path) -> None:
         (pairs / "B_dseg.nii.gz").touch()
         assert [(job.subject, job.contrast) for job in run.jobs(pairs, ["real_t1"])] == [("B", "T1")]
+
+    def test_a_hash_that_looks_like_a_number_is_still_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(table, "installed_weights", lambda: {"translation": "12345e678901" + "0" * 52})
+        key = {"dataset": "d", "subject": "1", "contrast": "PD", "method": "midiff"}
+        new_table(tmp_path).add(key | {"translation_sha256": "12345e678901"})
+        assert new_table(tmp_path).has(key)
 
     def test_rows_that_are_there_are_not_computed_again(self, pairs: Path, tmp_path: Path, calls: list[str]) -> None:
         todo = run.jobs(pairs, ["midiff"])

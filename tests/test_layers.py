@@ -25,6 +25,7 @@ LAYERS = (
         "dicom_seg",
         "dicom_series",
         "diffusion",
+        "formats",
         "geometry",
         "inputs",
         "metrics",

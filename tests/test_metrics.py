@@ -83,6 +83,12 @@ def test_hausdorff_of_shifted_boxes_is_the_shift_in_mm() -> None:
     assert hausdorff95(box(2, 12), box(2, 12), [1], (2.0, 1.0, 1.0)) == 0
 
 
+def test_hausdorff_takes_whole_and_broken_millimetres() -> None:
+    first, second = np.zeros((2, 8, 8, 8), np.uint8)
+    first[2:5, 2:5, 2:5], second[2:5, 2:5, 3:6] = 1, 1
+    assert hausdorff95(first, second, [1], (1, 0.9, 3)) == pytest.approx(3)
+
+
 def test_hausdorff_of_an_absent_structure() -> None:
     assert hausdorff95(box(0, 0), box(0, 5), [1], SPACING) == np.inf
     assert hausdorff95(box(0, 5), box(0, 0), [1], SPACING) == np.inf
@@ -133,6 +139,15 @@ def test_match_intensity_is_the_best_linear_map_inside_the_mask_only() -> None:
     residual = (matched - reference)[mask]
     assert abs(residual.mean()) < 1e-9
     assert abs(np.dot(residual, image[mask])) / residual.size < 1e-9
+
+
+def test_match_intensity_is_the_best_for_a_million_voxels_in_single_precision() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(0.6, 0.12, 1_300_000)
+    reference = 500 * image + 100 + rng.normal(0, 30, image.size)
+    everywhere = np.ones(image.size, bool)
+    matched = match_intensity(image.astype(np.float32), reference.astype(np.float32), everywhere)
+    assert (matched - reference).std() == pytest.approx(30, rel=0.01)
 
 
 def test_bootstrap_interval_equals_scipy() -> None:

@@ -85,6 +85,14 @@ class TestCheckWritable:
         with pytest.raises(OutputError, match="is an input of this run"):
             check_writable(tmp_path / write_to, [output], overwrite=True, inputs=[earlier])
 
+    def test_a_name_that_is_too_long_to_be_staged(self, tmp_path: Path) -> None:
+        """Of 245 bytes, ten of which more are what `staged` takes."""
+        check_writable(tmp_path, [tmp_path / ("x" * 245)], overwrite=False)
+        with staged(tmp_path / ("x" * 245)) as temporary:
+            temporary.touch()
+        with pytest.raises(OutputError, match="too long a name"):
+            check_writable(tmp_path, [tmp_path / ("é" * 123)], overwrite=False)
+
     @pytest.mark.parametrize("below", ["", "deeper"])
     def test_folder_that_is_a_file(self, tmp_path: Path, below: str) -> None:
         (tmp_path / "out").touch()
@@ -145,6 +153,10 @@ class TestStaged:
         ("x.mhd", b"NDims = 3\nElementDataFile = y.raw\n", "y.raw"),
         ("x.nhdr", b"NRRD0004\r\nencoding: raw\r\ndata file: sub/y.raw\r\n", "sub/y.raw"),
         ("x.mhd", b"ElementDataFile = LOCAL\n", None),
+        ("x.mhd", b"ElementDataFile = LIST\nsub/1.raw\nsub/2.raw\n", "sub/1.raw sub/2.raw"),
+        ("x.nhdr", b"data file: LIST 2\nb.raw\na.raw\n", "b.raw a.raw"),
+        ("x.mhd", b"ElementDataFile = s%02d.raw 8 12 2\n", "s08.raw s10.raw s12.raw"),
+        ("x.nhdr", b"data file: sub/s%d.raw 0 1\n", "sub/s0.raw sub/s1.raw"),
         ("x.nii.gz", b"data file: y.raw", None),
         ("x.hdr", b"", None),
     ],
@@ -152,9 +164,10 @@ class TestStaged:
 def test_files_of_a_volume(name: str, header: bytes, other: str | None, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(header)
     (tmp_path / "sub").mkdir()
-    if other:
-        (tmp_path / other).touch()
-    expected = [name, other] if other else [name]
+    others = other.split() if other else []
+    for file in others:
+        (tmp_path / file).touch()
+    expected = [name, *others]
     assert volume_files(tmp_path / name) == tuple(tmp_path / file for file in expected)
     assert volume_files(tmp_path / "absent.mhd") == (tmp_path / "absent.mhd",)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.phantom import make_phantom
 from midiff_monai.quality import (
+    ALONE,
     LEAST_AGREEMENT,
     MOST_CONTACT_CM2,
     Measures,
@@ -26,12 +27,11 @@ from midiff_monai.quality import (
 )
 
 WHOLE = {structure.id: 10.0 for structure in STRUCTURES[1:]}
-NO_Z = dict.fromkeys((*group_volumes({}), "agreement", "spread"), nan)
 CENTIMETRE = np.diag([10.0, 10.0, 10.0, 1.0])
 
 
 def kinds(measures: Measures, **z: float) -> list[str]:
-    return [flag.kind for flag in quality_flags(measures, NO_Z | z)]
+    return [flag.kind for flag in quality_flags(measures, ALONE | z)]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ class TestFlags:
         assert kinds(Measures({}, {})) == []
 
     def test_absent_structures_are_named(self) -> None:
-        (flag,) = quality_flags(Measures(WHOLE | {4: 0.0, 43: 0.0}, {}), NO_Z)
+        (flag,) = quality_flags(Measures(WHOLE | {4: 0.0, 43: 0.0}, {}), ALONE)
         assert flag == ("absent", "Not found: Left-Lateral-Ventricle, Right-Lateral-Ventricle.")
 
     @pytest.mark.parametrize(("z", "flagged"), [(3.4, False), (3.6, True), (-3.6, True)])

@@ -102,6 +102,18 @@ class TestEnvironment:
         run_git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")
         assert git_commit(tmp_path) == run_git(tmp_path, "log", "-1", "--format=%H")
 
+    def test_a_change_of_code_is_told_and_one_of_results_is_not(self, tmp_path: Path) -> None:
+        run_git(tmp_path, "init", "--quiet")
+        for name in ("a.py", "scores.csv"):
+            (tmp_path / name).write_text("1")
+        run_git(tmp_path, "add", ".")
+        run_git(tmp_path, "commit", "--quiet", "--message", "first")
+        commit = run_git(tmp_path, "log", "-1", "--format=%H")
+        (tmp_path / "scores.csv").write_text("2")
+        assert git_commit(tmp_path) == commit
+        (tmp_path / "a.py").write_text("2")
+        assert git_commit(tmp_path) == f"{commit}-dirty"
+
     def test_folder_within_another_repository_has_no_commit(self, tmp_path: Path) -> None:
         run_git(tmp_path, "init", "--quiet")
         run_git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.transforms import LoadImaged
 
+from midiff_monai.errors import InputError
 from midiff_monai.saving import SaveLikeSourced
 
 
@@ -43,3 +44,14 @@ def test_labels_stay_integers_and_need_no_second_file(source: Path, tmp_path: Pa
     (file,) = (tmp_path / "out").iterdir()
     assert file.name == "sub-1_PDw_dseg.nii.gz"
     assert nib.Nifti1Image.from_filename(file).get_data_dtype() == np.int16
+
+
+def test_volumes_of_one_name_do_not_overwrite_each_other(source: Path, tmp_path: Path) -> None:
+    twin = source.with_name("sub-1_PDw.nii")
+    nib.save(nib.Nifti1Image.from_filename(source), twin)
+    save = SaveLikeSourced("pred", tmp_path / "out", ["segmentation"])
+    load = LoadImaged("pred", ensure_channel_first=True)
+    save(load({"pred": str(source)}))
+    save(load({"pred": str(source)}))
+    with pytest.raises(InputError, match="would write the same files as"):
+        save(load({"pred": str(twin)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from midiff_monai.labels import STRUCTURES
 from midiff_monai.paths import output_paths
 from midiff_monai.report import RunReport
 from midiff_monai.results import Result
-from midiff_monai.study import Subject, read_study, write_volumes_table
+from midiff_monai.study import Subject, contrast, read_study, write_volumes_table
 from midiff_monai.volumes import read_volume
 
 HEADER = "input,status,seconds,warnings,error,report\n"
@@ -149,6 +150,31 @@ def test_what_a_batch_failed_at_is_done_once_another_run_has_done_it(folder: Pat
     (folder / "batch_report.csv").write_text(HEADER + row)
     assert (only(folder).status, only(folder).error) == ("done", "")
     assert len(pd.read_csv(write_volumes_table(folder))) == 1
+
+
+def test_what_a_batch_did_not_come_to_is_done_once_another_run_has_done_it(folder: Path) -> None:
+    report = folder / "batch_report.csv"
+    report.write_text(HEADER + "in/sub-01_PDw.nii.gz,pending,,,,sub-01_PDw_report.json")
+    os.utime(report, (0, 0))
+    assert only(folder).status == "done"
+    assert len(pd.read_csv(write_volumes_table(folder))) == 1
+
+
+@pytest.mark.parametrize(
+    ("scan", "expected"),
+    [
+        ("sub-01_ses-2_PDw.nii.gz", "PDw"),
+        ("sub-01_bold.nii.gz", "bold"),
+        ("in.v2/301D00252_PD.nii.gz", "PD"),
+        ("scan01-t2w.mha", "t2w"),
+        ("FLAIR.nii", "FLAIR"),
+        ("impact.nii", ""),
+        ("scan_01.nii.gz", ""),
+        ("dicom/7-ax_t2", "t2"),
+    ],
+)
+def test_contrast_of_a_name(scan: str, expected: str) -> None:
+    assert contrast(scan) == expected
 
 
 def test_failures_of_batches_that_share_a_folder_are_kept(folder: Path) -> None:

@@ -82,6 +82,12 @@ def renamed(before: str, after: str) -> Callable[[Path], Path]:
     return make
 
 
+def latin_name(folder: Path) -> Path:
+    path = folder / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(60.0).reshape(3, 4, 5)), str(path))
+    return path.rename(folder / "\udce9.nrrd")
+
+
 def surface(folder: Path) -> Path:
     nib.save(nib.gifti.GiftiImage(), folder / "a.gii")
     return folder / "a.gii"
@@ -171,6 +177,7 @@ SHEARED = nib.affines.from_matvec([[1, 0.2, 0], [0, 1, 0], [0, 0, 1]])
         pytest.param(of_shape(3, 4, 5, dtype=np.complex64), "holds complex numbers", id="complex"),
         pytest.param(colours, "holds colours", id="RGB"),
         pytest.param(itk_vector, "has several values a voxel", id="ITK vectors"),
+        pytest.param(latin_name, "has a name or folder that is not Unicode", id="ITK name"),
         pytest.param(itk_slice, "holds a single slice", id="ITK 2-D"),
         pytest.param(filled(0), "is constant: every voxel is 0", id="zeros"),
         pytest.param(filled(7), "is constant: every voxel is 7", id="constant"),

@@ -111,7 +111,7 @@ def test_what_is_written_has_as_many_axes_as_what_was_read(
     write_like(voxels + 1, read_volume(tmp_path / "in.nii.gz"), tmp_path / "out.nii.gz", np.int16)
     written = reload(tmp_path / "out.nii.gz")
     assert written.shape == voxels.shape + frames
-    np.testing.assert_array_equal(written.get_fdata()[(..., *(0 for _ in frames))], voxels + 1)
+    np.testing.assert_array_equal(written.get_fdata().squeeze(), voxels + 1)
     np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-5)
 
 
@@ -229,6 +229,46 @@ def test_analyze_places_nothing_in_space_and_says_so(tmp_path: Path, voxels: NDA
     np.testing.assert_array_equal(image.get_fdata(), voxels)
     assert not tells_sides(image)
     assert tells_sides(read_volume(save(tmp_path / "a.nii", voxels)))
+
+
+def test_analyze_that_spm_has_moved_does_not_tell_sides_without_its_matrix(
+    tmp_path: Path, voxels: NDArray[np.int16]
+) -> None:
+    image = nib.Spm99AnalyzeImage(voxels, OBLIQUE)
+    image.header["origin"][:3] = (2, 3, 4)
+    nib.save(image, tmp_path / "a.img")
+    assert tells_sides(read_volume(tmp_path / "a.img"))
+    (tmp_path / "a.mat").unlink()
+    moved = read_volume(tmp_path / "a.img")
+    assert not tells_sides(moved)
+    np.testing.assert_array_equal(moved.affine, nib.Spm99AnalyzeImage.from_filename(tmp_path / "a.img").affine)
+
+
+def test_mgh_whose_axes_are_not_good_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    path = tmp_path / "a.mgh"
+    nib.save(nib.MGHImage(voxels, OBLIQUE), path)
+    assert tells_sides(read_volume(path))
+    stored = bytearray(path.read_bytes())
+    stored[28:30] = b"\0\0"  # goodRASFlag
+    path.write_bytes(stored)
+    assert not tells_sides(read_volume(path))
+
+
+def test_nrrd_that_is_right_handed_and_no_more_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space: 3D-right-handed"))
+    assert not tells_sides(read_volume(path))
+
+
+def test_metaimage_whose_orientation_itk_does_not_heed_does_not_tell_sides(
+    tmp_path: Path, voxels: NDArray[np.int16]
+) -> None:
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path.write_bytes(re.sub(rb"TransformMatrix = .*\n", b"", path.read_bytes()))
+    assert b"AnatomicalOrientation" in path.read_bytes()
+    assert not tells_sides(read_volume(path))
 
 
 def test_share_below_0_is_that_of_what_is_not_0(voxels: NDArray[np.int16]) -> None:
