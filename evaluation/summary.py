@@ -23,6 +23,13 @@ SHOWN = {
 }
 """Measure → heading in Markdown; the CSV has every measure."""
 
+SHOWN_OF_SHAPE = {
+    f"{structure} {measure}": f"{structure.removeprefix('lateral ')}, {heading}"
+    for measure, heading in (("volume error", "volume error"), ("hd95", "HD95 in mm"))
+    for structure in ("white matter", "grey matter", "lateral ventricles")
+}
+"""The same for a second table: how wrong volumes are, and how far surfaces are apart."""
+
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, contrast, method and measure: number of subjects, mean, ends of the 95 % interval.
@@ -51,25 +58,29 @@ def write_summary(rows: pd.DataFrame, folder: Path) -> str:
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """A table a dataset: a line a contrast and method, a column a measure of `SHOWN`."""
-    parts = ["Means over subjects, with bootstrap 95 % intervals. Structures and tissues are Dice; see PROTOCOL.md."]
+    """Two tables a dataset: a line a contrast and method, a column a measure of `SHOWN` or `SHOWN_OF_SHAPE`."""
+    parts = [
+        "Means over subjects, with bootstrap 95 % intervals. Structures and tissues are Dice, volume errors signed and"
+        " relative to the reference; see PROTOCOL.md."
+    ]
     for dataset, rows in summary.groupby("dataset", sort=False):
         subjects = rows["subjects"].max()
-        parts += [f"## {dataset}: {subjects} subject{'s' if subjects > 1 else ''}", _markdown_table(rows)]
+        parts += [f"## {dataset}: {subjects} subject{'s' if subjects > 1 else ''}"]
+        parts += [_markdown_table(rows, shown) for shown in (SHOWN, SHOWN_OF_SHAPE)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(rows: pd.DataFrame) -> str:
-    lines = ["| contrast | method | " + " | ".join(SHOWN.values()) + " |", "|---|---|" + "---|" * len(SHOWN)]
+def _markdown_table(rows: pd.DataFrame, headings: dict[str, str]) -> str:
+    lines = ["| contrast | method | " + " | ".join(headings.values()) + " |", "|---|---|" + "---|" * len(headings)]
     for (contrast, method), measures in rows.groupby(["contrast", "method"], sort=False):
         cells = measures.set_index("measure")
-        shown = [_cell(cells.loc[measure]) if measure in cells.index else "" for measure in SHOWN]
+        shown = [_cell(cells.loc[measure]) if measure in cells.index else "" for measure in headings]
         lines.append(f"| {contrast} | `{method}` | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
 def _cell(row: pd.Series) -> str:
-    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["subjects"] > 1 else ""
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["subjects"] > 1 and np.isfinite(row["low"]) else ""
     return f"{row['mean']:.2f}{interval}"
 
 

@@ -284,8 +284,14 @@ class TestSummary:
 
     def test_lines_stay_in_order_and_what_was_not_measured_stays_empty(self) -> None:
         rows = pd.concat([rows_of("hmrf", [np.nan], correlation=[0.5]), rows_of("midiff", [0.7], correlation=[0.6])])
-        lines = [line for line in summary.markdown(summary.summarise(rows)).splitlines() if line.startswith("| PD")]
+        written = summary.markdown(summary.summarise(rows)).partition("volume error |")[0]
+        lines = [line for line in written.splitlines() if line.startswith("| PD")]
         assert [line.split("|")[2:4] for line in lines] == [[" `hmrf` ", "  "], [" `midiff` ", " 0.70 "]]
+
+    def test_volumes_and_surfaces_have_a_table_of_their_own(self) -> None:
+        shape = {"white matter volume error": [0.1, 0.3], "white matter hd95": [1.0, np.inf]}
+        written = summary.markdown(summary.summarise(rows_of("midiff", [1.0, 1.0], **shape)))
+        assert written.splitlines()[-1].split("|")[3::3] == [" 0.20 [0.10, 0.30] ", " inf ", ""]
 
 
 def test_a_spread_that_is_the_error_is_calibrated_in_any_unit() -> None:

@@ -1,0 +1,67 @@
+"""Pairs of one head's scans, each of which has a grid of its own: the T1w is brought to every other one.
+
+    python evaluation/register.py --scans ../shared/data/open-ms --subject raw-patient01 --out heads
+    python evaluation/run.py --pairs heads --methods midiff direct --out evaluation/results
+
+A person moves between scans, and headers do not tell. Writes SUBJECT-CONTRAST_CONTRAST.nii.gz, the scan as it is, and
+SUBJECT-CONTRAST_T1.nii.gz, the T1w on its grid; see PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import SimpleITK as sitk
+from run import CONTRASTS
+
+BINS = 50
+SHARE = 0.2
+"""Of the voxels, at which the mutual information is measured."""
+
+
+def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Transform:
+    """Find the rigid motion of a head between two scans, from the points of the first to those of the second.
+
+    Global mutual information (Mattes et al., IEEE TMI 22:120, 2003), from coarse to fine; headers are the start.
+    """
+    centre = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(SHARE, seed)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetShrinkFactorsPerLevel([4, 2, 1])
+    method.SetSmoothingSigmasPerLevel([4, 2, 0])  # mm
+    method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-3, numberOfIterations=200)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(sitk.Euler3DTransform(centre), inPlace=False)
+    return method.Execute(sitk.Cast(fixed, sitk.sitkFloat32), sitk.Cast(moving, sitk.sitkFloat32))
+
+
+def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:
+    """Write a scan and the T1w on its grid as a pair of `run.py`, called `name`."""
+    fixed, moving = (sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (scan, t1))
+    moved = sitk.Resample(moving, fixed, register(fixed, moving), sitk.sitkLinear, 0.0)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(scan, out / f"{name}_{scan.name.rpartition('_')[2]}")
+    sitk.WriteImage(moved, str(out / f"{name}_T1.nii.gz"))
+
+
+def main() -> None:
+    """Pair every contrast of a subject with its T1w."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=Path, required=True, help="folder of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …")
+    parser.add_argument("--subject", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
+    arguments = parser.parse_args()
+    t1 = arguments.scans / f"{arguments.subject}_T1.nii.gz"
+    scans = {contrast: arguments.scans / f"{arguments.subject}_{contrast}.nii.gz" for contrast in CONTRASTS}
+    for contrast, scan in scans.items():
+        if scan.exists():
+            write_pair(scan, t1, f"{arguments.subject}-{contrast}", arguments.out)
+
+
+if __name__ == "__main__":
+    main()
