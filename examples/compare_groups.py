@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
+from midiff_monai.study import contrast
+
 NAMES = ["input", "participant_id", "session_id", "suffix"]
 """Columns of volumes.csv that are no structures; but for the first only where the names are those of BIDS."""
 
@@ -64,6 +66,10 @@ def main() -> None:
     table = join(arguments.volumes, arguments.subjects)
     if len(names := sorted(table["group"].dropna().unique())) != 2:
         parser.error(f"two groups can be compared, and the scans are of {len(names)}: {', '.join(map(str, names))}")
+    if len(contrasts := sorted(set(table["input"].map(contrast)))) > 1:
+        parser.error(
+            f"volumes err in another way for each contrast: keep one of {', '.join(contrasts)} in the subjects"
+        )
     result = compare(table)
     result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
     draw(table, arguments.structure, Path(f"{arguments.output}.png"))

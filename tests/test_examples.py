@@ -59,6 +59,17 @@ def test_one_group_or_three_are_refused_in_one_line(groups: list[str], tmp_path:
     assert caught.value.returncode == 2 and f"of {len(set(groups))}: a" in caught.value.stderr
 
 
+def test_scans_of_two_contrasts_are_not_compared(tmp_path: Path) -> None:
+    paths = ["sub-1_PDw.nii.gz", "sub-2_PDw.nii.gz", "sub-3_T2w.nii.gz", "sub-4_T2w.nii.gz"]
+    pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.1, 3.2, 3.3]}).to_csv(
+        tmp_path / "volumes.csv", index=False
+    )
+    pd.DataFrame({"input": paths, "group": ["a", "b", "a", "b"]}).to_csv(tmp_path / "subjects.csv", index=False)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv")
+    assert caught.value.returncode == 2 and "keep one of PDw, T2w" in caught.value.stderr
+
+
 def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path) -> None:
     tool = [sys.executable, "-c", "import sys; print('given', sys.argv[1])", "{t1}"]
     printed = run("t1_for_another_tool.py", echoes[0], "-o", tmp_path / "work", "--", *tool)
