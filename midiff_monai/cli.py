@@ -79,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     bids.add_argument("--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"(default: {' '.join(DEFAULT_SUFFIXES)})")
     bids.add_argument("--skip-bids-validation", action="store_true", help="do not look at dataset_description.json")
     _add_batch_options(bids)
-    train = _add(commands, "train", _train, "print and run the MONAI bundle command that trains a bundle, whose weights it replaces")
+    train = _add(
+        commands,
+        "train",
+        _train,
+        "print and run the MONAI bundle command that trains a bundle, whose weights it replaces",
+    )
     train.add_argument("bundle", choices=available_bundles(), help="bundle to train")
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="passed on, for example --max_epochs 2")
     demo = _add(commands, "demo", _demo, "try it on a volume made from a brain template; needs no file, no network")

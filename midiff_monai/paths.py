@@ -19,8 +19,11 @@ HALVES = {".hdr": ".img", ".img": ".hdr"}
 DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
 """Where the header of a MetaImage or NRRD names the file of its voxels."""
 
-NUMBERED = re.compile(r"(.*%\d*d.*?) (\d+) (\d+)(?: (\d+))?(?: \d+)?")
+NUMBERED = re.compile(r"([^%]*%\d?\dd[^%]*?|[^%]*%d[^%]*?) (\d+) (\d+)(?: ([1-9]\d*))?(?: \d+)?")
 """Files of one slice each, named by a pattern, the first number, the last and perhaps a step: s%03d.raw 0 45 1."""
+
+MOST_SLICES = 2**16
+"""No more of them are looked for: a header may promise any number."""
 
 LONGEST_NAME = 255
 """Bytes that file systems allow a name to have."""
@@ -96,7 +99,7 @@ def _data_files(path: Path) -> list[str]:
         return os.fsdecode(header[found.end() :]).split("\n")[1:]  # type: ignore[union-attr]
     if numbered := NUMBERED.fullmatch(name):
         first, last, step = (int(number or 1) for number in numbered.groups()[1:])
-        return [numbered[1] % number for number in range(first, last + 1, step)]
+        return [numbered[1] % number for number in range(first, last + 1, step)[:MOST_SLICES]]
     return [name] if name else []
 
 

@@ -157,6 +157,8 @@ class TestStaged:
         ("x.nhdr", b"data file: LIST 2\nb.raw\na.raw\n", "b.raw a.raw"),
         ("x.mhd", b"ElementDataFile = s%02d.raw 8 12 2\n", "s08.raw s10.raw s12.raw"),
         ("x.nhdr", b"data file: sub/s%d.raw 0 1\n", "sub/s0.raw sub/s1.raw"),
+        ("x.nhdr", b"data file: s%d.raw 1 999999999999999999999999 1 2\n", "s1.raw s3.raw"),
+        ("x.mhd", b"ElementDataFile = %s%d%999999999d 0 1 0\n", None),
         ("x.nii.gz", b"data file: y.raw", None),
         ("x.hdr", b"", None),
     ],
