@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.metrics import correlation
+from midiff_monai.transforms import air_level
 
 ODD_Z = 3.5
 """Robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
@@ -97,12 +98,12 @@ def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
 def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[np.bool_]:
     """Return the voxels (X, Y, Z) that count as the object: what was segmented, or else what is not air.
 
-    Air is what lies below a tenth of the 99th percentile of the positive voxels, as for the intensities of the models.
+    Air is what lies below `air_level`, as for the intensities of the models.
     """
     if segmentation is not None and segmentation.any():
         return segmentation > 0
     assert source is not None
-    return source > 0.1 * np.percentile(source[source > 0], 99)
+    return source > air_level(source[source > 0])
 
 
 def edge_contact(segmentation: NDArray | None, source: NDArray | None, affine: NDArray[np.float64]) -> dict[str, float]:

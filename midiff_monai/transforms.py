@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from midiff_monai.geometry import resample_to_grid, restore_foreground, restore_to_grid
@@ -22,11 +23,18 @@ DARKEST = 1e-3
 """The least value of a voxel that holds something, once stretched."""
 
 
+def air_level(positive: NDArray) -> float:
+    """A tenth of the 99th percentile of the positive voxels of a volume.
+
+    Below it lie air, zero-filled surroundings and the negative values that bias-field correction leaves.
+    """
+    return 0.1 * np.percentile(positive, 99)
+
+
 def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
     """The grey values at two percentiles of the foreground of a volume.
 
-    The foreground is what exceeds a tenth of the 99th percentile of the positive voxels: air, zero-filled
-    surroundings and the negative values that bias-field correction leaves fall outside it.
+    The foreground is what exceeds `air_level`.
 
     Args:
         volume: any shape, any range.
@@ -40,7 +48,7 @@ def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99
     positive = values[values > 0]
     if not positive.size:
         return 0.0, 1.0
-    foreground = positive[positive > 0.1 * np.percentile(positive, 99)]
+    foreground = positive[positive > air_level(positive)]
     low, high = np.percentile(foreground, [lower, upper])
     return float(low), float(max(high, low * (1 + 1e-6)))
 
