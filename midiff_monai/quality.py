@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.metrics import correlation
@@ -145,7 +146,14 @@ def edge_agreement(source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_],
         affine: voxel to mm.
     """
     spacing = voxel_sizes(affine).tolist()
-    edges, synthetic_edges = (np.linalg.norm(np.gradient(volume, *spacing), axis=0) for volume in (source, synthetic))
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    box = tuple(
+        slice(max(0, side.start - 1), side.stop + 1) for side in box
+    )  # gradients reach as far as the neighbours
+    mask = mask[box]
+    edges, synthetic_edges = (
+        np.sqrt(sum(map(np.square, np.gradient(volume[box], *spacing)))) for volume in (source, synthetic)
+    )
     if np.ptp(edges[mask]) == 0 or np.ptp(synthetic_edges[mask]) == 0:
         return nan
     return correlation(edges, synthetic_edges, mask)
