@@ -39,6 +39,9 @@ LEAST_AGREEMENT = 0.3
 MOST_SPREAD = 0.1
 """Half the contrast of grey and white matter in a synthetic T1w: beyond it the samples disagree on the tissue."""
 
+MOST_NAMED = 10
+"""Structures that a flag names; a volume that lacks more is no brain, or none that was found."""
+
 BRAIN_STEM = 16
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
@@ -214,7 +217,8 @@ def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
     flags = [Flag("volume", f"Odd volume of {name}: {groups[name]:.1f} ml, z {z[name]:+.1f}.") for name in odd]
     absent = [structure.name for structure in STRUCTURES[1:] if measures.volumes.get(structure.id, 0) == 0]
     if 0 < len(absent) < len(STRUCTURES) - 1 and measures.volumes:
-        flags.append(Flag("absent", f"Not found: {', '.join(absent)}."))
+        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        flags.append(Flag("absent", f"Not found: {', '.join(absent[:MOST_NAMED])}{more}."))
     return flags
 
 

@@ -139,6 +139,11 @@ class TestFlags:
     def test_absent_structures_are_named(self) -> None:
         (flag,) = quality_flags(Measures(WHOLE | {4: 0.0, 43: 0.0}, {}), ALONE)
         assert flag == ("absent", "Not found: Left-Lateral-Ventricle, Right-Lateral-Ventricle.")
+        (flag,) = quality_flags(Measures(dict.fromkeys(WHOLE, 0.0) | {2: 1.0}, {}))
+        assert flag.text.startswith("Not found: Left-Cerebral-Cortex, ") and flag.text.endswith(" and 21 more.")
+
+    def test_without_any_structure_there_is_more_to_tell_than_which(self) -> None:
+        assert kinds(Measures(dict.fromkeys(WHOLE, 0.0), {})) == []
 
     @pytest.mark.parametrize(("z", "flagged"), [(3.4, False), (3.6, True), (-3.6, True)])
     def test_odd_volumes_on_either_side(self, z: float, flagged: bool) -> None:
