@@ -150,9 +150,8 @@ def edge_agreement(source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_],
     """
     spacing = voxel_sizes(affine).tolist()
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    box = tuple(
-        slice(max(0, side.start - 1), side.stop + 1) for side in box
-    )  # gradients reach as far as the neighbours
+    # gradients reach as far as the neighbours
+    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     mask = mask[box]
     edges, synthetic_edges = (
         np.sqrt(sum(map(np.square, np.gradient(volume[box], *spacing)))) for volume in (source, synthetic)
