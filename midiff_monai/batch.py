@@ -192,9 +192,12 @@ def _changed(job: Job, task: Task, manifest: Mapping[str, Any]) -> list[Path]:
 def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> bool:
     """Whether an earlier run did all that this one would do, or more, and its files are there.
 
-    A segmentation by way of a synthetic T1w is more than that synthetic T1w alone.
+    A segmentation by way of a synthetic T1w is more than that synthetic T1w alone. With which units it computed counts
+    only if some are asked for.
     """
     if not manifest["complete"] or not all(getattr(job.paths, role).is_file() for role in manifest["outputs"]):
+        return False
+    if task.settings.precision not in ("auto", manifest["settings"].get("precision")):
         return False
     report = new_report(job, task.settings, models)
     if manifest["command"] not in (report.command, "segment"):

@@ -31,6 +31,16 @@ def test_another_device_is_no_reason_to_do_it_again(pipeline: FakePipeline, jobs
     assert statuses(run_batch(jobs, elsewhere, tmp_path / "out")) == ["skipped"] * 3
 
 
+@pytest.mark.parametrize("precision, status", [("auto", "skipped"), ("bfloat16", "skipped"), ("float32", "done")])
+def test_units_that_are_asked_for_are_those_that_compute(
+    precision: str, status: str, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
+) -> None:
+    run_batch(jobs, TASK, tmp_path / "out")
+    assert pipeline.report.settings["precision"] == "bfloat16"
+    asked = replace(TASK, settings=Settings(precision=precision))
+    assert statuses(run_batch(jobs, asked, tmp_path / "out")) == [status] * 3
+
+
 @pytest.mark.parametrize(
     "change", ["input", "settings", "weights", "configuration", "version", "output", "killed", "overwrite"]
 )
