@@ -25,6 +25,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Trans
     """Find the rigid motion of a head between two scans, from the points of the first to those of the second.
 
     Global mutual information (Mattes et al., IEEE TMI 22:120, 2003), from coarse to fine; headers are the start.
+    Both scans are of single precision.
     """
     centre = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
     method = sitk.ImageRegistrationMethod()
@@ -37,7 +38,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Trans
     method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-3, numberOfIterations=200)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(sitk.Euler3DTransform(centre), inPlace=False)
-    return method.Execute(sitk.Cast(fixed, sitk.sitkFloat32), sitk.Cast(moving, sitk.sitkFloat32))
+    return method.Execute(fixed, moving)
 
 
 def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:
