@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import binary_erosion
 
 from midiff_monai.bundles import Bundle
 from midiff_monai.geometry import resample_to_grid, voxel_volume_ml
@@ -18,8 +19,9 @@ def translate_head(
 
     Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
     what most of the training was on. What is around it stays as the first translation made it, for the segmenter
-    knows the fluid between brain and skull by its place. To find the brain a draft is enough. Where grey values have a
-    fixed window, as in CT, the brain has its range already, and one look is enough.
+    knows the fluid between brain and skull by its place. So do the brain's outermost voxels: where bright fluid is cut
+    off from dark bone, there are grey values in between, which look like cortex. To find the brain a draft is enough.
+    Where grey values have a fixed window, as in CT, the brain has its range already, and one look is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.
@@ -44,7 +46,7 @@ def translate_head(
     conformed = translation.conform(alone)
     second = translation.infer(conformed)
     around = first if len(first) == len(second) else torch.cat([first, torch.zeros_like(second[1:])])
-    return torch.where(plain(conformed) != 0, second, around), None
+    return torch.where(_inner(plain(conformed[0]) != 0), second, around), None
 
 
 def _alone(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
@@ -54,3 +56,8 @@ def _alone(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) 
     mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
     alone = plain(image) * mask
     return MetaTensor(alone, affine=image.affine) if (alone > 0).any() else None
+
+
+def _inner(brain: torch.Tensor) -> torch.Tensor:
+    """The voxels of a mask (X, Y, Z) with mask on all six sides; beyond the edge of the volume it goes on."""
+    return torch.from_numpy(binary_erosion(brain.numpy(), border_value=1))
