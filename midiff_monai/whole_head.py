@@ -19,9 +19,10 @@ def translate_head(
 
     Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
     what most of the training was on. What is around it stays as the first translation made it, for the segmenter
-    knows the fluid between brain and skull by its place. So do the brain's outermost voxels: where bright fluid is cut
-    off from dark bone, there are grey values in between, which look like cortex. To find the brain a draft is enough.
-    Where grey values have a fixed window, as in CT, the brain has its range already, and one look is enough.
+    knows the fluid between brain and skull by its place. So do the outermost voxels of the brain of what is a head for
+    certain: where bright fluid is cut off from dark bone, there are grey values in between, which look like cortex. To
+    find the brain of a head a draft is enough. Where grey values have a fixed window, as in CT, the brain has its range
+    already, and one look is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.
@@ -46,7 +47,8 @@ def translate_head(
     conformed = translation.conform(alone)
     second = translation.infer(conformed)
     around = first if len(first) == len(second) else torch.cat([first, torch.zeros_like(second[1:])])
-    return torch.where(_inner(plain(conformed[0]) != 0), second, around), None
+    brain = plain(conformed[0]) != 0
+    return torch.where(_inner(brain) if draft else brain, second, around), None
 
 
 def _alone(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
