@@ -104,7 +104,7 @@ def make_phantom(
     fractions, template_affine = _template_fractions()
     fractions = average_over_voxels(fractions, spacing)[:, ::-1]  # stored from right to left: LAS
     tissues = fractions.argmax(axis=0).astype(np.uint8)
-    image = acquire(fractions, contrast, noise=noise, bias=bias, seed=seed)
+    image = acquire(fractions, CONTRASTS[contrast], noise=noise, bias=bias, seed=seed)
     image[tissues == BACKGROUND] = 0
     affine = _las_affine(template_affine, tissues.shape, spacing)
     return Phantom(_nifti(image, affine), _nifti(tissues, affine))
@@ -155,7 +155,7 @@ def _overlaps(length: int, size: float) -> csr_array:
 
 def acquire(
     fractions: NDArray[np.float32],
-    contrast: str,
+    sequence: PulseSequence,
     *,
     noise: float,
     bias: float,
@@ -166,11 +166,12 @@ def acquire(
 
     Args:
         fractions: shares (T, X, Y, Z) of each voxel, first that of the background, which gives no signal.
-        contrast, noise, bias, seed: as `make_phantom` takes them.
+        sequence: such as those of `CONTRASTS`.
+        noise, bias, seed: as `make_phantom` takes them.
         tissues: index of a share → its properties.
     """
     generator = np.random.default_rng(seed)
-    signals = {label: CONTRASTS[contrast].signal(tissue) for label, tissue in tissues.items()}
+    signals = {label: sequence.signal(tissue) for label, tissue in tissues.items()}
     scale = 1000 / max(signals[label] for label in TISSUES)
     clean = sum(scale * signal * fractions[label] for label, signal in signals.items())
     field = 1 + bias * _smooth_field(fractions.shape[1:], generator)

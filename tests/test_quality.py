@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.phantom import make_phantom
@@ -116,6 +117,14 @@ class TestAgreement:
         assert edge_agreement(image, np.roll(t1, 6, axis), inner, affine) < LEAST_AGREEMENT
         noise = np.random.default_rng(0).random(image.shape)
         assert edge_agreement(image, noise, inner, affine) < LEAST_AGREEMENT
+
+    def test_bone_around_the_brain_does_not_hide_its_edges(self, pair: tuple) -> None:
+        """As in CT: what surrounds the brain is far brighter, and reaches into its outermost voxels."""
+        image, t1, mask, affine = pair
+        inner = binary_erosion(mask, iterations=2)
+        skull = gaussian_filter(np.where(inner, 0.0, 50 * image.max()), 0.5)
+        without = edge_agreement(image, t1, inner, affine)
+        assert edge_agreement(image + skull, t1, inner, affine) > 0.7 * without
 
     def test_a_gradient_is_per_millimetre(self) -> None:
         """One millimetre of slope adds as much to an edge through thick slices as within a slice."""
