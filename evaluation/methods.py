@@ -39,13 +39,16 @@ BRIGHTNESS = {
 }
 """Contrast → tissues from dark to bright, as any textbook has them."""
 
+CT = "CT"
+"""A contrast, and the modality that a user would name for it."""
+
 T1_WHITE = 0.7
 """Grey value of white matter in the T1w that the translation was trained on."""
 
 
 def midiff(volume: Path, folder: Path, **settings: Any) -> Result:
     """Through the synthetic T1w; `settings` are those of `midiff_monai.segment`, such as steps=10."""
-    return segment([volume], folder, **settings)[0]
+    return segment([volume], folder, modality=CT if contrast_of(volume) == CT else None, **settings)[0]
 
 
 def direct(volume: Path, folder: Path) -> Result:
@@ -117,9 +120,12 @@ def real_pairs_weights(volume: Path) -> str:
 def applies(name: str, volume: Path) -> bool:
     """Whether a method can be used on a volume.
 
-    `real_pairs` can where weights were trained for its subject, `real_t1` where it is not its own reference.
+    `real_pairs` can where weights were trained for its subject, `real_t1` where it is not its own reference. On a CT,
+    whose air is below 0, `midiff` alone can.
     """
     match name.partition(":")[0]:
+        case method if contrast_of(volume) == CT and method not in ON_T1:
+            return method == midiff.__name__
         case "real_pairs":
             return (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
         case "real_t1":

@@ -30,7 +30,7 @@ from midiff_monai.results import Result
 
 __all__ = ["direct", "midiff", "score", "subjects"]
 
-CONTRASTS = ("PD", "T2", "FLAIR")
+CONTRASTS = ("PD", "T2", "FLAIR", "CT")
 
 
 class Job(NamedTuple):

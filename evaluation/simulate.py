@@ -1,4 +1,4 @@
-"""Pairs whose truth is known exactly: PD, T2, FLAIR and T1 images of label maps, skull-stripped or whole heads.
+"""Pairs whose truth is known exactly: PD, T2, FLAIR and T1 of label maps, skull-stripped or heads, these as CT too.
 
 Each structure gets the relaxation times of its tissue (`midiff_monai.phantom`): within a tissue there is no contrast,
 and the thalamus is as grey as the cortex.
@@ -6,7 +6,9 @@ and the thalamus is as grey as the cortex.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +25,7 @@ from midiff_monai.phantom import (
     GREY,
     TISSUES,
     WHITE,
+    PulseSequence,
     Tissue,
     acquire,
     average_over_voxels,
@@ -46,6 +49,41 @@ SURROUNDINGS = {FAT: (511,), MUSCLE: (507,), WHITE: (512, 516), GREY: (502, 508,
 """Tissue → what the maps have of it outside the brain: scalp; soft tissue; cord and marrow; mucosa and glands; eyes."""
 
 
+HOUNSFIELD = {CSF: 8.0, GREY: 38.0, WHITE: 29.0}
+"""Of the brain's tissues, in HU."""
+
+HOUNSFIELD_AROUND = {
+    50.0: (502, 507, 508, 509, 512, 530),
+    60.0: (514,),
+    -20.0: (511,),
+    10.0: (506,),
+    300.0: (516,),
+    900.0: (515,),
+}
+"""HU → what the maps have of it: soft tissue and cord; venous sinuses; scalp, half of it fat; eyes; marrow; bone."""
+
+AIR_HU = -1000.0
+
+CT_NOISE = 4.0
+"""Standard deviation in HU."""
+
+
+class Anatomy(NamedTuple):
+    """What a label map has in a field of view.
+
+    Attributes:
+        structures: (X, Y, Z) at 1 mm, FreeSurfer ids of the brain.
+        everything: the labels of all that is to be seen there.
+        affine: of the images to come, in voxels of `SPACING`.
+        stripped: whether the brain is all that is to be seen.
+    """
+
+    structures: NDArray[np.int16]
+    everything: NDArray
+    affine: NDArray[np.float64]
+    stripped: bool
+
+
 def simulate_pairs(label_maps: Path | None, count: int, out: Path, heads: bool = False) -> None:
     """Write SUBJECT_CONTRAST.nii.gz and SUBJECT_dseg.nii.gz of the first `count` label maps of a folder."""
     maps = sorted(label_maps.glob("*.nii.gz"))[:count] if label_maps else []
@@ -54,26 +92,68 @@ def simulate_pairs(label_maps: Path | None, count: int, out: Path, heads: bool =
 
 
 def simulate(label_map: Path, out: Path, seed: int, heads: bool = False) -> None:
-    """Write four contrasts and the true labels of one label map: FreeSurfer ids at 1 mm, any orientation.
+    """Write four contrasts, of a head a CT too, and the true labels of one label map."""
+    anatomy = read_anatomy(label_map, heads)
+    fractions = tissue_fractions(anatomy)
+    images = {}
+    for number, (contrast, sequence) in enumerate(CONTRASTS.items()):
+        settings: dict[str, Any] = {"noise": NOISE, "bias": BIAS, "seed": len(CONTRASTS) * seed + number}
+        images[contrast] = magnetic_resonance(fractions, anatomy.stripped, sequence, **settings)
+    if heads:
+        images["CT"] = tomography(anatomy, seed)
+    save_pair(out, volume_stem(label_map).replace("_", "-"), images, true_labels(anatomy, fractions), anatomy.affine)
 
-    Of a head, all is shown from `NECK` mm below the brain on, noise in the air around it too.
-    """
+
+def save_pair(out: Path, subject: str, images: Mapping[str, NDArray], labels: NDArray, affine: NDArray) -> None:
+    """Write SUBJECT_CONTRAST.nii.gz of each image, and SUBJECT_dseg.nii.gz."""
+    out.mkdir(parents=True, exist_ok=True)
+    for contrast, image in (images | {"dseg": labels}).items():
+        nib.save(nib.Nifti1Image(image, affine), out / f"{subject}_{contrast}.nii.gz")
+
+
+def read_anatomy(label_map: Path, heads: bool = False) -> Anatomy:
+    """Read a label map: FreeSurfer ids at 1 mm, any orientation; of a head, all from `NECK` mm below the brain on."""
     stored = nib.as_closest_canonical(nib.load(label_map))
     box = field_of_view(brain_structures(np.asarray(stored.dataobj)) > 0, heads)
-    everything, affine = np.asarray(stored.dataobj)[box], _coarse_affine(stored.slicer[box].affine)
+    everything = np.asarray(stored.dataobj)[box]
     structures = brain_structures(everything)
-    fractions = tissue_fractions(structures, everything if heads else structures)
-    out.mkdir(parents=True, exist_ok=True)
-    subject = volume_stem(label_map).replace("_", "-")
-    for number, contrast in enumerate(CONTRASTS):
-        seed_of_image = len(CONTRASTS) * seed + number
-        image = acquire(fractions, contrast, noise=NOISE, bias=BIAS, seed=seed_of_image, tissues=HEAD_TISSUES)
-        if not heads:
-            image[fractions.argmax(axis=0) == BACKGROUND] = 0
-        nib.save(nib.Nifti1Image(image, affine), out / f"{subject}_{contrast}.nii.gz")
-    labels = majority(structures)
-    labels[fractions.argmax(axis=0) == BACKGROUND] = 0
-    nib.save(nib.Nifti1Image(labels, affine), out / f"{subject}_dseg.nii.gz")
+    affine = _coarse_affine(stored.slicer[box].affine)
+    return Anatomy(structures, everything if heads else structures, affine, stripped=not heads)
+
+
+def magnetic_resonance(
+    fractions: NDArray[np.float32],
+    stripped: bool,
+    sequence: PulseSequence,
+    *,
+    noise: float,
+    bias: float,
+    seed: int,
+    tissues: Mapping[int, Tissue] = HEAD_TISSUES,
+) -> NDArray[np.float32]:
+    """An image (X, Y, Z) of shares of tissues; of a head with noise in the air around it.
+
+    Args:
+        fractions: of `tissue_fractions`.
+        stripped: whether what is outside the brain is 0.
+        sequence, noise, bias, seed, tissues: as `midiff_monai.phantom.acquire` takes them.
+    """
+    image = acquire(fractions, sequence, noise=noise, bias=bias, seed=seed, tissues=tissues)
+    if stripped:
+        image[fractions.argmax(axis=0) == BACKGROUND] = 0
+    return image
+
+
+def tomography(anatomy: Anatomy, seed: int) -> NDArray[np.float32]:
+    """A CT (X, Y, Z) of a head, in HU, with white noise of `CT_NOISE`; no artefact of bone, and no table."""
+    hounsfield = np.full(anatomy.everything.shape, AIR_HU, dtype=np.float32)
+    for value, labels in HOUNSFIELD_AROUND.items():
+        hounsfield[np.isin(anatomy.everything, labels)] = value
+    tissue = brain_tissue(anatomy.structures)
+    for label, value in HOUNSFIELD.items():
+        hounsfield[tissue == label] = value
+    image = average_over_voxels(hounsfield[None], SPACING)[0]
+    return image + np.random.default_rng(seed).normal(scale=CT_NOISE, size=image.shape).astype(np.float32)
 
 
 def brain_structures(labels: NDArray) -> NDArray[np.int16]:
@@ -91,21 +171,29 @@ def field_of_view(brain: NDArray[np.bool_], heads: bool) -> tuple[slice, ...]:
     return brain_box(brain, margin=9)
 
 
-def tissue_fractions(structures: NDArray[np.int16], everything: NDArray) -> NDArray[np.float32]:
-    """Shares (6, X, Y, Z') of background and of `HEAD_TISSUES` in voxels of `SPACING`.
-
-    Args:
-        structures: those of the brain, (X, Y, Z).
-        everything: the labels of all that is to be seen.
-    """
+def brain_tissue(structures: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """The tissue of each structure, 0 outside the brain."""
     tissue = np.zeros(structures.shape, dtype=np.uint8)
-    for value, ids in SURROUNDINGS.items():
-        tissue[np.isin(everything, ids)] = value
     for value, ids in STRUCTURES_OF.values():
         tissue[np.isin(structures, ids)] = value
     tissue[structures == BRAIN_STEM] = WHITE
+    return tissue
+
+
+def tissue_fractions(anatomy: Anatomy) -> NDArray[np.float32]:
+    """Shares (6, X, Y, Z) of background and of `HEAD_TISSUES` in voxels of `SPACING`."""
+    tissue = brain_tissue(anatomy.structures)
+    for value, ids in SURROUNDINGS.items():
+        tissue[np.isin(anatomy.everything, ids) & (tissue == BACKGROUND)] = value
     shares = [average_over_voxels((tissue == value)[None].astype(np.float32), SPACING) for value in range(6)]
     return np.concatenate(shares)
+
+
+def true_labels(anatomy: Anatomy, fractions: NDArray[np.float32]) -> NDArray[np.int16]:
+    """The structure with the largest share of each voxel; 0 where most of it is background."""
+    labels = majority(anatomy.structures)
+    labels[fractions.argmax(axis=0) == BACKGROUND] = 0
+    return labels
 
 
 def majority(structures: NDArray[np.int16]) -> NDArray[np.int16]:

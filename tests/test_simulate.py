@@ -64,9 +64,22 @@ def test_a_head_has_its_scalp_and_the_same_brain_in_the_same_place(simulated: Pa
         assert image[in_scalp] / white == pytest.approx(abs(expected), rel=1e-4)
 
 
-def test_pairs_are_found(simulated: Path) -> None:
-    assert [case[:2] for case in run.subjects(simulated)] == [
-        ("map-01", "PD"),
-        ("map-01", "T2"),
-        ("map-01", "FLAIR"),
+def test_a_tomogram_is_in_hounsfield_units(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = nib.load(simulated.parent / "heads" / "map-01_CT.nii.gz").get_fdata()
+    truth = np.asarray(nib.load(simulated.parent / "heads" / "map-01_dseg.nii.gz").dataobj)
+    medians = [
+        np.median(image[place]) for place in (truth == 2, truth == 4, truth == 24, (truth == 0) & (image > -500))
     ]
+    assert medians == pytest.approx([29, 8, 8, 50], abs=1)
+    assert np.std(image[truth == 2]) == pytest.approx(simulate.CT_NOISE, rel=0.1)
+    assert image.min() == pytest.approx(-1000, abs=30)
+
+
+def test_pairs_are_found(simulated: Path) -> None:
+    contrasts = [case[:2] for case in run.subjects(simulated)]
+    assert contrasts == [("map-01", "PD"), ("map-01", "T2"), ("map-01", "FLAIR")]
+    heads = {
+        (job.contrast, job.method) for job in run.jobs(simulated.parent / "heads", ["midiff", "direct", "real_t1"])
+    }
+    on_all = {(contrast, method) for contrast in ("PD", "T2", "FLAIR") for method in ("midiff", "direct")}
+    assert heads == on_all | {("T1", "real_t1"), ("CT", "midiff")}

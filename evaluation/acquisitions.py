@@ -1,0 +1,208 @@
+"""What other acquisitions than those of the main table cost: one change at a time, a row each.
+
+    python evaluation/acquisitions.py --subject ../shared/data/multicontrast/301D00293 \
+        --label-map ../shared/data/label-maps/training_seg_01.nii.gz --out evaluation/results/acquisitions
+
+A head is simulated (`simulate.py`) at other timings, noise and fields, and compared with the truth. A real subject's
+volumes are put on other grids, together with the T1w that is segmented for the reference, or have their grey values
+changed. The "subject" of a row is the change; "as-it-is" is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from math import radians
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from methods import contrast_of
+from numpy.typing import NDArray
+from run import CONTRASTS as ORDER
+from run import fill, jobs
+from scores import STRUCTURES
+from simulate import (
+    BIAS,
+    FAT,
+    HEAD_TISSUES,
+    NOISE,
+    magnetic_resonance,
+    read_anatomy,
+    save_pair,
+    tissue_fractions,
+    tomography,
+    true_labels,
+)
+from table import Table
+
+from midiff_monai.phantom import CONTRASTS, CSF, PulseSequence, Tissue
+from midiff_monai.volumes import read_volume, write_like
+
+AS_IT_IS = "as-it-is"
+
+BRIGHT_FAT = HEAD_TISSUES | {FAT: Tissue(350, 200, 1.0)}
+"""A fast spin echo keeps the signal of fat, as if it decayed slowly."""
+
+SLOW_FLUID = HEAD_TISSUES | {CSF: Tissue(4000, 329, 1.0)}
+"""At 3 T, and at body temperature, fluid recovers more slowly than in the table of BrainWeb."""
+
+
+class Scan(NamedTuple):
+    """One simulated scan: what is changed, and all that its image depends on."""
+
+    change: str
+    contrast: str
+    sequence: PulseSequence
+    noise: float = NOISE
+    bias: float = BIAS
+    tissues: dict[int, Tissue] = HEAD_TISSUES
+
+
+SCANS = (
+    *(Scan(AS_IT_IS, contrast, CONTRASTS[contrast]) for contrast in ("PD", "T2", "FLAIR")),
+    *(Scan("noise-5", contrast, CONTRASTS[contrast], noise=0.05) for contrast in ("PD", "T2", "FLAIR")),
+    *(Scan("noise-10", contrast, CONTRASTS[contrast], noise=0.1) for contrast in ("PD", "T2", "FLAIR")),
+    *(Scan("field-50", contrast, CONTRASTS[contrast], bias=0.5) for contrast in ("PD", "T2", "FLAIR")),
+    *(Scan("bright-fat", contrast, CONTRASTS[contrast], tissues=BRIGHT_FAT) for contrast in ("PD", "T2", "FLAIR")),
+    Scan("TR-8000-TE-8", "PD", PulseSequence(8000, 8)),
+    Scan("TR-5700-TE-8-slow-fluid", "PD", PulseSequence(5700, 8), tissues=SLOW_FLUID),
+    Scan("TR-2000-TE-30", "PD", PulseSequence(2000, 30)),
+    Scan("TR-5000-TE-120", "T2", PulseSequence(5000, 120)),
+)
+
+
+def simulate_scans(label_map: Path, out: Path) -> None:
+    """Write the pairs of `SCANS`, and a CT, all of one head; the seed is that of its contrast in `simulate.py`."""
+    anatomy = read_anatomy(label_map, heads=True)
+    fractions = tissue_fractions(anatomy)
+    labels, seeds = true_labels(anatomy, fractions), list(CONTRASTS)
+    image = partial(magnetic_resonance, fractions, anatomy.stripped)
+    t1 = image(CONTRASTS["T1"], noise=NOISE, bias=BIAS, seed=seeds.index("T1"))
+    save_pair(out, AS_IT_IS, {"T1": t1, "CT": tomography(anatomy, seed=0)}, labels, anatomy.affine)
+    for change, contrast, sequence, noise, bias, tissues in SCANS:
+        scan = image(sequence, noise=noise, bias=bias, seed=seeds.index(contrast), tissues=tissues)
+        save_pair(out, change, {"T1": t1, contrast: scan}, labels, anatomy.affine)
+
+
+class Grid(NamedTuple):
+    """Another grid: voxel sides in mm along right, anterior and superior, and angles by which the head is turned."""
+
+    change: str
+    spacing: tuple[float, float, float]
+    nodded: float = 0.0
+    tilted: float = 0.0
+
+
+GRIDS = (
+    Grid("nodded-25", (1.2, 1.2, 1.2), nodded=25.0),
+    Grid("tilted-20", (1.2, 1.2, 1.2), tilted=20.0),
+    Grid("axial-6-mm", (1.0, 1.0, 6.0)),
+    Grid("coronal-5-mm", (1.0, 5.0, 1.0)),
+    Grid("sagittal-5-mm", (5.0, 1.0, 1.0)),
+)
+
+
+def regrid(image: sitk.Image, grid: Grid) -> sitk.Image:
+    """Bring a skull-stripped volume to a grid straight to the world's axes, the head turned about its centre.
+
+    Thick voxels are means of as many thin ones. What is 0 has no part in a voxel, and what is half of 0 becomes 0, so
+    that the surface of the brain stays as bright as it is.
+    """
+    side = max(size * spacing for size, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
+    per_voxel = [max(1, round(spacing)) for spacing in grid.spacing]
+    fine = np.array(grid.spacing) / per_voxel
+    size = [int(side / spacing) * count for spacing, count in zip(grid.spacing, per_voxel, strict=True)]
+    centre = image.TransformContinuousIndexToPhysicalPoint([(length - 1) / 2 for length in image.GetSize()])
+    turn = sitk.Euler3DTransform(centre, radians(grid.nodded), radians(grid.tilted), 0.0)
+    place = size, turn, sitk.sitkLinear, centre - fine * (np.array(size) - 1) / 2, fine
+    parts = image, sitk.Cast(image != 0, sitk.sitkFloat32)
+    total, weight = (sitk.BinShrink(sitk.Resample(part, *place), per_voxel) for part in parts)
+    return sitk.Mask(sitk.Divide(total, sitk.Maximum(weight, 0.5)), weight > 0.5)
+
+
+def regrid_subject(subject: str, out: Path) -> None:
+    """Write the pairs of a subject, the path of whose volumes less _PD.nii.gz is given, on `GRIDS` and as they are."""
+    for volume in sorted(Path(subject).parent.glob(f"{Path(subject).name}_*.nii.gz")):
+        contrast = contrast_of(volume)
+        if contrast in CONTRASTS:
+            image = sitk.ReadImage(str(volume), sitk.sitkFloat32)
+            sitk.WriteImage(image, str(out / f"{AS_IT_IS}_{contrast}.nii.gz"))
+            for grid in GRIDS:
+                sitk.WriteImage(regrid(image, grid), str(out / f"{grid.change}_{contrast}.nii.gz"))
+
+
+def _spikes(voxels: NDArray) -> NDArray:
+    every = np.arange(voxels.size).reshape(voxels.shape) % 5000 == 0
+    return np.where(every, 8 * voxels.max(), voxels)
+
+
+def _noise(voxels: NDArray) -> NDArray:
+    deviation = 0.1 * np.median(voxels[voxels > 0])
+    return np.hypot(
+        voxels + deviation * _standard_normal(voxels.shape, 0), deviation * _standard_normal(voxels.shape, 1)
+    )
+
+
+def _standard_normal(shape: tuple[int, ...], seed: int) -> NDArray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+GREY_VALUES: dict[str, Callable[[NDArray], NDArray]] = {
+    "squared": np.square,
+    "square-root": np.sqrt,
+    "cut-off-at-97-percent": lambda voxels: voxels.clip(max=np.percentile(voxels[voxels > 0], 97)),
+    "spikes": _spikes,
+    "noise-10-of-median": _noise,
+    "field-0.45-to-2.2": lambda voxels: voxels * np.geomspace(0.45, 2.2, voxels.shape[1])[:, None],
+}
+"""Change → grey values (X, Y, Z) of a skull-stripped volume to changed ones."""
+
+
+def change_grey_values(subject: str, out: Path, contrast: str = "PD") -> None:
+    """Write the pairs of one contrast of a subject with its grey values changed, where they are not 0."""
+    source, t1 = (read_volume(Path(f"{subject}_{name}.nii.gz")) for name in (contrast, "T1"))
+    voxels = np.asarray(source.dataobj, dtype=np.float64)
+    for change, function in GREY_VALUES.items():
+        changed = function(voxels) * (voxels != 0)
+        write_like(changed, source, out / f"{change}_{contrast}.nii.gz", np.float32)
+        write_like(np.asarray(t1.dataobj), t1, out / f"{change}_T1.nii.gz", np.float32)
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """White matter / grey matter / ventricles, a line a data set and change, a column a contrast."""
+    dice = rows[[f"{structure} dice" for structure in STRUCTURES]]
+    cells = dice.map(lambda value: f"{value:.3f}".removeprefix("0")).agg("/".join, axis=1)
+    table = rows.assign(cell=cells).pivot(index=["dataset", "subject"], columns="contrast", values="cell")
+    order = rows[["dataset", "subject"]].drop_duplicates()
+    table = table.loc[list(order.itertuples(index=False, name=None)), [name for name in ORDER if name in table]]
+    lines = [f"| data | change | {' | '.join(table)} |", "|---|---|" + "---|" * len(table.columns)]
+    for place, line in table.fillna("").iterrows():
+        lines.append(f"| {' | '.join((*place, *line))} |")  # type: ignore[misc]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Fill the table and sum it up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", required=True, help="path of a stripped subject's volumes, less _PD.nii.gz")
+    parser.add_argument("--label-map", type=Path, required=True, help="a whole head")
+    parser.add_argument("--out", type=Path, required=True, help="folder for scores.csv and summary.md")
+    arguments = parser.parse_args()
+    table = Table(arguments.out / "scores.csv", key=("dataset", "subject", "contrast", "method"))
+    with tempfile.TemporaryDirectory() as folder:
+        simulated, real = Path(folder) / "simulated-head", Path(folder) / "real-brain"
+        real.mkdir()
+        simulate_scans(arguments.label_map, simulated)
+        regrid_subject(arguments.subject, real)
+        change_grey_values(arguments.subject, real)
+        fill(table, [job for pairs in (simulated, real) for job in jobs(pairs, ["midiff"])])
+    (arguments.out / "summary.md").write_text(markdown(table.rows()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
