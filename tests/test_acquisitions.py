@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from midiff_monai.volumes import read_volume
+
 CENTRE = np.array([12.0, -7.0, 30.0])
 
 
@@ -57,7 +59,7 @@ def test_changed_grey_values_lie_in_the_brain_alone(tmp_path: Path) -> None:
     acquisitions.change_grey_values(str(tmp_path / "a"), tmp_path / "out")
     for change in acquisitions.GREY_VALUES:
         changed, t1 = (
-            np.asarray(nib.load(tmp_path / "out" / f"{change}_{name}.nii.gz").dataobj) for name in ("PD", "T1")
+            np.asarray(read_volume(tmp_path / "out" / f"{change}_{name}.nii.gz").dataobj) for name in ("PD", "T1")
         )
         np.testing.assert_array_equal(changed != 0, voxels != 0)
         assert not np.allclose(changed, voxels)
