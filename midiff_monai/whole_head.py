@@ -21,8 +21,7 @@ def translate_head(
     what most of the training was on. What is around it stays as the first translation made it, for the segmenter
     knows the fluid between brain and skull by its place. So do the outermost voxels of the brain of what is a head for
     certain: where bright fluid is cut off from dark bone, there are grey values in between, which look like cortex. To
-    find the brain of a head a draft is enough. Where grey values have a fixed window, as in CT, the brain has its range
-    already, and one look is enough.
+    find the brain of a head a draft is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.
@@ -35,7 +34,7 @@ def translate_head(
         is all there is; and the logits of the segmentation of just that, where one look was enough, to spare it a
         second time.
     """
-    if segmentation is None or translation.setting("stretch").window:
+    if segmentation is None:
         return translation.infer(conformed), None
     there, affine = plain(conformed[0] != 0), conformed.affine
     draft = bool(there.sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML)
