@@ -33,7 +33,7 @@ MOST_CONTACT_CM2 = 5.0
 """1 mm below its pole a ball of 75 mm radius is 4.7 cm² wide: so much a brain touches that was cropped tightly."""
 
 LEAST_AGREEMENT = 0.38
-"""Between the 0.42 of the worst of ten synthetic T1w, three of them of CT, and the 0.34 of the best of them mirrored."""
+"""Between the 0.42 of the worst of ten synthetic T1w, three of CT, and the 0.34 of the best of them mirrored."""
 
 MOST_SPREAD = 0.1
 """Half the contrast of grey and white matter in a synthetic T1w: beyond it the samples disagree on the tissue."""
