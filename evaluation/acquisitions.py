@@ -5,7 +5,7 @@
 
 A head is simulated (`simulate.py`) at other timings, noise and fields, and compared with the truth. A real subject's
 volumes are put on other grids, together with the T1w that is segmented for the reference, or have their grey values
-changed. The "subject" of a row is the change; "as-it-is" is none.
+changed. The "subject" of a row is the change; "as-it-is" is none. Another subject or label map needs another folder.
 """
 
 from __future__ import annotations

@@ -24,16 +24,13 @@ from midiff_monai.report import RunReport
 from midiff_monai.resources import available_overlays
 from midiff_monai.results import Result
 from midiff_monai.transforms import fill_holes, plain, restore_segmentation
-from midiff_monai.volumes import check_file, negative_share, read_volume, tells_sides
+from midiff_monai.volumes import check_file, check_scale, read_volume, tells_sides
 from midiff_monai.whole_head import translate_head
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
 PRECISIONS = {"auto": None, "float32": False, "bfloat16": True}
 """What the networks compute in, and whether a bundle has to mix precisions for it (its `amp`)."""
-
-MOST_NEGATIVE = 0.1
-"""A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
 
 SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be as is usual for the format, check it."
 
@@ -235,10 +232,7 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
     source = read_volume(job.source) if job.series is None else _read_series(job)
-    if settings.modality is None and (share := negative_share(source)) > MOST_NEGATIVE:
-        fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
-        mend = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
-        raise InputError(job.source, fault, mend)
+    check_scale(source, job.source, settings.modality)
     return source
 
 

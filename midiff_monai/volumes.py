@@ -27,6 +27,12 @@ from midiff_monai.formats import (
 )
 from midiff_monai.geometry import GridError, check_affine
 
+MOST_NEGATIVE = 0.1
+"""A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
+
+DENSE_HU, MOST_DENSE = 700, 0.15
+"""Bone takes a tenth of a head; with 1024 added, as unsigned numbers need, all of a head is as dense."""
+
 VOXEL_SIDES_MM = (0.1, 20.0)
 """Smallest and largest voxel side of a plausible scan of a human head."""
 
@@ -83,10 +89,22 @@ def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     return volume
 
 
-def negative_share(image: nib.Nifti1Image) -> float:
-    """The share of the voxels below 0 among those that are not 0, in [0, 1]."""
+def check_scale(image: nib.Nifti1Image, name: str | Path, modality: str | None) -> None:
+    """Check that grey values can be what they are taken for: Hounsfield units of a CT, else magnitudes.
+
+    Raises:
+        InputError: of what is not 0 more than `MOST_NEGATIVE` is below 0, or of a CT more than `MOST_DENSE` is as dense
+            as bone; of other modalities nothing is known.
+    """
     data = np.asarray(image.dataobj)
-    return float((data < 0).sum() / (data != 0).sum())
+    something = (data != 0).sum()
+    if modality is None and (share := (data < 0).sum() / something) > MOST_NEGATIVE:
+        fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
+        mend = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
+        raise InputError(name, fault, mend)
+    if modality == "CT" and (share := (data > DENSE_HU).sum() / something) > MOST_DENSE:
+        fault = f"has {share:.0%} of its voxels above {DENSE_HU}, where of Hounsfield units only those of bone are"
+        raise InputError(name, fault, "Take off what was added to them, most often 1024")
 
 
 def tells_sides(image: nib.Nifti1Image) -> bool:

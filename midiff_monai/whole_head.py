@@ -17,11 +17,11 @@ def translate_head(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume; of a whole head, the brain a second time, alone, as the first translation shows it.
 
-    Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, and looks like
-    what most of the training was on. What is around it stays as the first translation made it, for the segmenter
-    knows the fluid between brain and skull by its place. So do the outermost voxels of the brain of what is a head for
-    certain: where bright fluid is cut off from dark bone, there are grey values in between, which look like cortex. To
-    find the brain of a head a draft is enough.
+    Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, unless that is a
+    fixed window, as in CT, and looks like what most of the training was on. What is around it stays as the first
+    translation made it, for the segmenter knows the fluid between brain and skull by its place. So do the outermost
+    voxels of the brain of what is a head for certain: where bright fluid is cut off from dark bone, there are grey
+    values in between, which look like cortex. To find the brain of a head a draft is enough.
 
     Args:
         image: (1, X', Y', Z'), as read.

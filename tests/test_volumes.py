@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from midiff_monai.volumes import negative_share, read_volume, tells_sides, write_like
+from midiff_monai.errors import InputError
+from midiff_monai.volumes import check_scale, read_volume, tells_sides, write_like
 
 OBLIQUE = nib.affines.from_matvec(
     Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
@@ -271,7 +272,20 @@ def test_metaimage_whose_orientation_itk_does_not_heed_does_not_tell_sides(
     assert not tells_sides(read_volume(path))
 
 
-def test_share_below_0_is_that_of_what_is_not_0(voxels: NDArray[np.int16]) -> None:
+def test_magnitudes_are_not_below_0() -> None:
     data = np.zeros((4, 5, 6), np.float32)
     data[0], data[1, 0] = 1, -1
-    assert negative_share(nib.Nifti1Image(data, np.eye(4))) == pytest.approx(6 / 36)
+    image = nib.Nifti1Image(data, np.eye(4))
+    with pytest.raises(InputError, match="a.nii: has 17% of its voxels below 0"):
+        check_scale(image, "a.nii", None)
+    check_scale(image, "a.nii", "CT")
+
+
+@pytest.mark.parametrize("air", [-1000.0, 0.0], ids=["head", "stripped"])
+def test_a_tomogram_is_in_hounsfield_units(air: float) -> None:
+    """Half of it air, a tenth bone; scanners store it unsigned, and some converters forget to take the offset off."""
+    data = np.full((10, 10, 10), air, np.float32)
+    data[5:], data[9] = 35, 900 if air else 35
+    check_scale(nib.Nifti1Image(data, np.eye(4)), "a.nii", "CT")
+    with pytest.raises(InputError, match="% of its voxels above 700, .* 1024"):
+        check_scale(nib.Nifti1Image(data + 1024, np.eye(4)), "a.nii", "CT")
