@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
+from torch.nn import functional as F
 from trained import RIVALS, open_rival
 
 from midiff_monai.baselines import match_histogram
@@ -72,13 +73,23 @@ def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) 
     The grey values are turned around first where the contrast shows fluid brightest. The network has no unguided mode,
     so the guide stays: what differs from `midiff` is the start.
     """
+    return _from_matched(volume, folder, "StartFromSource", steps, noise_level=noise_level)
+
+
+def ilvr(volume: Path, folder: Path, factor: int = 8, steps: int = 20) -> Result:
+    """Our network as in ILVR (Choi et al., ICCV 2021): low frequencies are those of the histogram-matched volume.
+
+    Matched and guided as in `sdedit`. `factor` voxels of 2 mm are the side of a low frequency.
+    """
+    return _from_matched(volume, folder, "LowFrequenciesOfSource", steps, factor=factor)
+
+
+def _from_matched(volume: Path, folder: Path, inferer: str, steps: int, **arguments: int) -> Result:
     matched = _matched(volume, folder, invert=BRIGHTNESS[contrast_of(volume)][-1] == FLUID)
-    inferer: dict[str, Any] = {
-        "inferer::inferer::_target_": "methods.StartFromSource",
-        "inferer::inferer::noise_level": noise_level,
-    }
-    (folder / "sdedit").mkdir()
-    return _translated(matched, folder / "sdedit", open_bundle(TRANSLATION, steps=steps, **inferer))
+    settings: dict[str, Any] = {f"inferer::inferer::{name}": value for name, value in arguments.items()}
+    settings["inferer::inferer::_target_"] = f"methods.{inferer}"
+    (folder / "translated").mkdir()
+    return _translated(matched, folder / "translated", open_bundle(TRANSLATION, steps=steps, **settings))
 
 
 def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
@@ -162,8 +173,38 @@ class StartFromSource(LMIGuidedInferer):
 
     def sample(self, input_noise: torch.Tensor, *args: Any, source: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
         """As `LMIGuidedInferer.sample`, with the middle slice of `source` (B, slices, H, W) as the start."""
-        kwargs |= {"start_image": 2 * T1_WHITE * middle(source) - 1, "noise_level": self.noise_level}
+        kwargs |= {"start_image": _as_t1(source), "noise_level": self.noise_level}
         return super().sample(input_noise, *args, source=source, **kwargs)
+
+
+class LowFrequenciesOfSource(LMIGuidedInferer):
+    """Sample with the low frequencies of the source, scaled like a T1w, in every estimate of the image."""
+
+    def __init__(self, factor: int, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.factor = factor
+
+    def sample(  # type: ignore[override]
+        self, input_noise: torch.Tensor, diffusion_model: Any, *args: Any, source: torch.Tensor, **kwargs: Any
+    ) -> Any:
+        """As `LMIGuidedInferer.sample`."""
+        low = self._low_frequencies(_as_t1(source))
+
+        def network(x: torch.Tensor, **options: Any) -> torch.Tensor:
+            estimate = diffusion_model(x, **options)
+            return estimate + low - self._low_frequencies(estimate)
+
+        return super().sample(input_noise, network, *args, source=source, **kwargs)  # type: ignore[arg-type]
+
+    def _low_frequencies(self, image: torch.Tensor) -> torch.Tensor:
+        """An image (B, 1, H, W) thinned out by the factor and brought back."""
+        small = F.interpolate(image, scale_factor=1 / self.factor, mode="area")
+        return F.interpolate(small, size=image.shape[2:], mode="bilinear")
+
+
+def _as_t1(source: torch.Tensor) -> torch.Tensor:
+    """The middle slice (B, 1, H, W) of a matched source, as bright as a T1w, in [-1, 1]."""
+    return 2 * T1_WHITE * middle(source) - 1
 
 
 def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
@@ -243,6 +284,7 @@ ON_CONTRASTS: dict[str, Method] = {
         published,
         one_step,
         sdedit,
+        ilvr,
         hmrf,
         real_pairs,
     )

@@ -140,6 +140,23 @@ class TestMethods:
         assert seen["noise_level"] == 300 and seen["source"] is source
         torch.testing.assert_close(seen["start_image"], torch.full((1, 1, 4, 4), 2 * 0.7 - 1))
 
+    def test_ilvr_takes_low_frequencies_from_the_source_and_fine_detail_from_the_network(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            LMIGuidedInferer, "sample", lambda self, noise, network, **given: network(noise, timesteps=0)
+        )
+        inferer = methods.LowFrequenciesOfSource(4, scheduler=None, guide=None)
+        source = torch.linspace(0, 1, 16 * 24).reshape(1, 1, 16, 24)
+        reference = 2 * 0.7 * source - 1
+        checks = 0.1 * (torch.arange(16)[:, None] + torch.arange(24)[None]).remainder(2).mul(2).sub(1)
+        answers = [
+            inferer.sample(torch.zeros(1, 1, 16, 24), lambda x, given=given, **options: given, source=source)
+            for given in (reference + checks, reference + checks + 0.3)
+        ]
+        torch.testing.assert_close(answers[0], reference + checks)
+        torch.testing.assert_close(answers[1], reference + checks)
+
     def test_perturbed_t1_is_near_the_t1_and_empty_where_that_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
