@@ -184,7 +184,7 @@ class TestMake:
     def planned(self, tree: Path, target: str) -> str:
         return self.make(tree, "--dry-run", target)
 
-    @pytest.mark.parametrize("target", ["demo", "test", "lint"])
+    @pytest.mark.parametrize("target", ["demo", "test", "lint", "evaluation"])
     def test_environment_is_kept(self, tree: Path, target: str) -> None:
         plan = self.planned(tree, target)
         assert ".venv/bin/" in plan and "install" not in plan and "venv .venv" not in plan
@@ -195,14 +195,15 @@ class TestMake:
         plan = self.planned(tree, "test")
         assert plan.count("install -c constraints.txt") == 2 and "venv .venv" not in plan
 
-    @pytest.mark.parametrize("target", ["demo", "test", "lint"])
+    @pytest.mark.parametrize("target", ["demo", "test", "lint", "evaluation"])
     def test_fresh_checkout_gets_an_environment_first(self, tree: Path, target: str) -> None:
         shutil.rmtree(tree / ".venv")
         plan = self.planned(tree, target)
         assert plan.index("-m venv .venv") < plan.index("install -c constraints.txt") < plan.index("touch")
 
     def test_help_names_every_target(self, tree: Path) -> None:
-        assert {line.split()[1] for line in self.make(tree).splitlines()} == {"help", "demo", "test", "lint", "clean"}
+        named = {line.split()[1] for line in self.make(tree).splitlines()}
+        assert named == {"help", "demo", "test", "lint", "evaluation", "clean"}
 
 
 def test_continuous_integration_script_runs_anywhere() -> None:
