@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from math import radians
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,6 @@ from simulate import (
     FAT,
     HEAD_TISSUES,
     NOISE,
-    magnetic_resonance,
     read_anatomy,
     save_pair,
     tissue_fractions,
@@ -40,7 +38,7 @@ from simulate import (
 )
 from table import Table
 
-from midiff_monai.phantom import CONTRASTS, CSF, PulseSequence, Tissue
+from midiff_monai.phantom import CONTRASTS, CSF, PulseSequence, Tissue, acquire
 from midiff_monai.volumes import read_volume, write_like
 
 AS_IT_IS = "as-it-is"
@@ -63,12 +61,21 @@ class Scan(NamedTuple):
     tissues: dict[int, Tissue] = HEAD_TISSUES
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    AS_IT_IS: {},
+    "noise-5": {"noise": 0.05},
+    "noise-10": {"noise": 0.1},
+    "field-50": {"bias": 0.5},
+    "bright-fat": {"tissues": BRIGHT_FAT},
+}
+"""Change → what is changed in `Scan`s of all contrasts."""
+
 SCANS = (
-    *(Scan(AS_IT_IS, contrast, CONTRASTS[contrast]) for contrast in ("PD", "T2", "FLAIR")),
-    *(Scan("noise-5", contrast, CONTRASTS[contrast], noise=0.05) for contrast in ("PD", "T2", "FLAIR")),
-    *(Scan("noise-10", contrast, CONTRASTS[contrast], noise=0.1) for contrast in ("PD", "T2", "FLAIR")),
-    *(Scan("field-50", contrast, CONTRASTS[contrast], bias=0.5) for contrast in ("PD", "T2", "FLAIR")),
-    *(Scan("bright-fat", contrast, CONTRASTS[contrast], tissues=BRIGHT_FAT) for contrast in ("PD", "T2", "FLAIR")),
+    *(
+        Scan(change, contrast, CONTRASTS[contrast], **settings)
+        for change, settings in CHANGES.items()
+        for contrast in ("PD", "T2", "FLAIR")
+    ),
     Scan("TR-8000-TE-8", "PD", PulseSequence(8000, 8)),
     Scan("TR-5700-TE-8-slow-fluid", "PD", PulseSequence(5700, 8), tissues=SLOW_FLUID),
     Scan("TR-2000-TE-30", "PD", PulseSequence(2000, 30)),
@@ -81,11 +88,11 @@ def simulate_scans(label_map: Path, out: Path) -> None:
     anatomy = read_anatomy(label_map, heads=True)
     fractions = tissue_fractions(anatomy)
     labels, seeds = true_labels(anatomy, fractions), list(CONTRASTS)
-    image = partial(magnetic_resonance, fractions, anatomy.stripped)
-    t1 = image(CONTRASTS["T1"], noise=NOISE, bias=BIAS, seed=seeds.index("T1"))
+    t1 = acquire(fractions, CONTRASTS["T1"], noise=NOISE, bias=BIAS, seed=seeds.index("T1"), tissues=HEAD_TISSUES)
     save_pair(out, AS_IT_IS, {"T1": t1, "CT": tomography(anatomy, seed=0)}, labels, anatomy.affine)
     for change, contrast, sequence, noise, bias, tissues in SCANS:
-        scan = image(sequence, noise=noise, bias=bias, seed=seeds.index(contrast), tissues=tissues)
+        seed = seeds.index(contrast)
+        scan = acquire(fractions, sequence, noise=noise, bias=bias, seed=seed, tissues=tissues)
         save_pair(out, change, {"T1": t1, contrast: scan}, labels, anatomy.affine)
 
 
@@ -143,13 +150,8 @@ def _spikes(voxels: NDArray) -> NDArray:
 
 def _noise(voxels: NDArray) -> NDArray:
     deviation = 0.1 * np.median(voxels[voxels > 0])
-    return np.hypot(
-        voxels + deviation * _standard_normal(voxels.shape, 0), deviation * _standard_normal(voxels.shape, 1)
-    )
-
-
-def _standard_normal(shape: tuple[int, ...], seed: int) -> NDArray:
-    return np.random.default_rng(seed).standard_normal(shape)
+    real, imaginary = (deviation * np.random.default_rng(seed).standard_normal(voxels.shape) for seed in (0, 1))
+    return np.hypot(voxels + real, imaginary)
 
 
 GREY_VALUES: dict[str, Callable[[NDArray], NDArray]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +25,6 @@ from midiff_monai.phantom import (
     GREY,
     TISSUES,
     WHITE,
-    PulseSequence,
     Tissue,
     acquire,
     average_over_voxels,
@@ -47,7 +46,6 @@ HEAD_TISSUES = {**TISSUES, FAT: Tissue(350, 70, 1.0), MUSCLE: Tissue(900, 47, 1.
 
 SURROUNDINGS = {FAT: (511,), MUSCLE: (507,), WHITE: (512, 516), GREY: (502, 508, 509, 530), CSF: (506,)}
 """Tissue → what the maps have of it outside the brain: scalp; soft tissue; cord and marrow; mucosa and glands; eyes."""
-
 
 HOUNSFIELD = {CSF: 8.0, GREY: 38.0, WHITE: 29.0}
 """Of the brain's tissues, in HU."""
@@ -75,13 +73,11 @@ class Anatomy(NamedTuple):
         structures: (X, Y, Z) at 1 mm, FreeSurfer ids of the brain.
         everything: the labels of all that is to be seen there.
         affine: of the images to come, in voxels of `SPACING`.
-        stripped: whether the brain is all that is to be seen.
     """
 
     structures: NDArray[np.int16]
     everything: NDArray
     affine: NDArray[np.float64]
-    stripped: bool
 
 
 def simulate_pairs(label_maps: Path | None, count: int, out: Path, heads: bool = False) -> None:
@@ -97,8 +93,11 @@ def simulate(label_map: Path, out: Path, seed: int, heads: bool = False) -> None
     fractions = tissue_fractions(anatomy)
     images = {}
     for number, (contrast, sequence) in enumerate(CONTRASTS.items()):
-        settings: dict[str, Any] = {"noise": NOISE, "bias": BIAS, "seed": len(CONTRASTS) * seed + number}
-        images[contrast] = magnetic_resonance(fractions, anatomy.stripped, sequence, **settings)
+        seed_of_image = len(CONTRASTS) * seed + number
+        image = acquire(fractions, sequence, noise=NOISE, bias=BIAS, seed=seed_of_image, tissues=HEAD_TISSUES)
+        if not heads:
+            image[fractions.argmax(axis=0) == BACKGROUND] = 0
+        images[contrast] = image
     if heads:
         images["CT"] = tomography(anatomy, seed)
     save_pair(out, volume_stem(label_map).replace("_", "-"), images, true_labels(anatomy, fractions), anatomy.affine)
@@ -118,30 +117,7 @@ def read_anatomy(label_map: Path, heads: bool = False) -> Anatomy:
     everything = np.asarray(stored.dataobj)[box]
     structures = brain_structures(everything)
     affine = _coarse_affine(stored.slicer[box].affine)
-    return Anatomy(structures, everything if heads else structures, affine, stripped=not heads)
-
-
-def magnetic_resonance(
-    fractions: NDArray[np.float32],
-    stripped: bool,
-    sequence: PulseSequence,
-    *,
-    noise: float,
-    bias: float,
-    seed: int,
-    tissues: Mapping[int, Tissue] = HEAD_TISSUES,
-) -> NDArray[np.float32]:
-    """An image (X, Y, Z) of shares of tissues; of a head with noise in the air around it.
-
-    Args:
-        fractions: of `tissue_fractions`.
-        stripped: whether what is outside the brain is 0.
-        sequence, noise, bias, seed, tissues: as `midiff_monai.phantom.acquire` takes them.
-    """
-    image = acquire(fractions, sequence, noise=noise, bias=bias, seed=seed, tissues=tissues)
-    if stripped:
-        image[fractions.argmax(axis=0) == BACKGROUND] = 0
-    return image
+    return Anatomy(structures, everything if heads else structures, affine)
 
 
 def tomography(anatomy: Anatomy, seed: int) -> NDArray[np.float32]:
