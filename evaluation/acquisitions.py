@@ -24,8 +24,11 @@ from methods import contrast_of
 from numpy.typing import NDArray
 from run import CONTRASTS as ORDER
 from run import fill, jobs
-from scores import STRUCTURES
-from simulate import (
+from table import Table
+
+from midiff_monai.evaluation.phantom import CONTRASTS, CSF, PulseSequence, Tissue, acquire
+from midiff_monai.evaluation.scores import STRUCTURES
+from midiff_monai.evaluation.simulation import (
     BIAS,
     FAT,
     HEAD_TISSUES,
@@ -36,10 +39,7 @@ from simulate import (
     tomography,
     true_labels,
 )
-from table import Table
-
-from midiff_monai.phantom import CONTRASTS, CSF, PulseSequence, Tissue, acquire
-from midiff_monai.volumes import read_volume, write_like
+from midiff_monai.io.volumes import read_volume, write_like
 
 AS_IT_IS = "as-it-is"
 

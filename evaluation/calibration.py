@@ -19,7 +19,7 @@ from run import reference, subjects
 from table import Table, weights_columns
 from tqdm import tqdm
 
-from midiff_monai.metrics import match_intensity
+from midiff_monai.evaluation.metrics import match_intensity
 
 BINS = 10
 

@@ -31,20 +31,20 @@ from methods import METHODS, ON_T1, WITHOUT_IMAGE
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from run import Job, jobs, parse_method
-from scores import image_of
 from table import HASH_LENGTH, Table, weights_columns
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from midiff_monai.bundles import Bundle, open_bundle
-from midiff_monai.diffusion import middle
-from midiff_monai.metrics import frechet_distance, kernel_distance
-from midiff_monai.pipeline import SEGMENTATION
-from midiff_monai.report import sha256
-from midiff_monai.slices import Network, foreground_box, in_batches, pad_to_multiple, stack_slices
-from midiff_monai.transforms import plain
-from midiff_monai.volumes import read_volume
+from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
+from midiff_monai.evaluation.scores import image_of
+from midiff_monai.guidance.guide import middle
+from midiff_monai.inferers.slicewise import Network, foreground_box, in_batches, pad_to_multiple, stack_slices
+from midiff_monai.io.volumes import read_volume
+from midiff_monai.pipeline.run import SEGMENTATION
+from midiff_monai.provenance import sha256
+from midiff_monai.transforms.meta import plain
 
 KEY = ("dataset", "contrast", "method")
 

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from phantom_figures import draw_denoising, draw_panel
-from scores import STRUCTURES
 from summary import summarise
+
+from midiff_monai.evaluation.scores import STRUCTURES
 
 MEASURES = (*(f"{structure} dice" for structure in STRUCTURES), "correlation")
 DOTS_PER_INCH = 100

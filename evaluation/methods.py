@@ -13,19 +13,17 @@ import numpy as np
 import torch
 from monai.transforms import Compose, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
-from torch.nn import functional as F
 from trained import RIVALS, open_rival
 
-from midiff_monai.baselines import match_histogram
-from midiff_monai.bundles import Bundle, open_bundle
-from midiff_monai.diffusion import LMIGuidedInferer, middle
-from midiff_monai.inputs import Job
-from midiff_monai.paths import output_paths
-from midiff_monai.phantom import make_phantom
-from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
-from midiff_monai.report import RunReport
-from midiff_monai.results import Result
-from midiff_monai.volumes import read_volume, write_like
+from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.evaluation.baselines import match_histogram
+from midiff_monai.evaluation.phantom import make_phantom
+from midiff_monai.io.inputs import Job
+from midiff_monai.io.manifest import RunReport
+from midiff_monai.io.paths import output_paths
+from midiff_monai.io.volumes import read_volume, write_like
+from midiff_monai.pipeline.result import Result
+from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
 
 Method = Callable[..., Result]
 
@@ -42,9 +40,6 @@ BRIGHTNESS = {
 
 CT = "CT"
 """A contrast, and the modality that a user would name for it."""
-
-T1_WHITE = 0.7
-"""Grey value of white matter in the T1w that the translation was trained on."""
 
 
 def midiff(volume: Path, folder: Path, **settings: Any) -> Result:
@@ -164,49 +159,6 @@ def _translated(volume: Path, folder: Path, translation: Bundle) -> Result:
     return process(Job(volume, output_paths(volume, folder)), Settings(), models)
 
 
-class StartFromSource(LMIGuidedInferer):
-    """Sample from the source itself, scaled like a T1w and noised to a level, instead of from pure noise."""
-
-    def __init__(self, noise_level: int, **parts: Any) -> None:
-        super().__init__(**parts)
-        self.noise_level = noise_level
-
-    def sample(self, input_noise: torch.Tensor, *args: Any, source: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As `LMIGuidedInferer.sample`, with the middle slice of `source` (B, slices, H, W) as the start."""
-        kwargs |= {"start_image": _as_t1(source), "noise_level": self.noise_level}
-        return super().sample(input_noise, *args, source=source, **kwargs)
-
-
-class LowFrequenciesOfSource(LMIGuidedInferer):
-    """Sample with the low frequencies of the source, scaled like a T1w, in every estimate of the image."""
-
-    def __init__(self, factor: int, **parts: Any) -> None:
-        super().__init__(**parts)
-        self.factor = factor
-
-    def sample(  # type: ignore[override]
-        self, input_noise: torch.Tensor, diffusion_model: Any, *args: Any, source: torch.Tensor, **kwargs: Any
-    ) -> Any:
-        """As `LMIGuidedInferer.sample`."""
-        low = self._low_frequencies(_as_t1(source))
-
-        def network(x: torch.Tensor, **options: Any) -> torch.Tensor:
-            estimate = diffusion_model(x, **options)
-            return estimate + low - self._low_frequencies(estimate)
-
-        return super().sample(input_noise, network, *args, source=source, **kwargs)  # type: ignore[arg-type]
-
-    def _low_frequencies(self, image: torch.Tensor) -> torch.Tensor:
-        """An image (B, 1, H, W) thinned out by the factor and brought back."""
-        small = F.interpolate(image, scale_factor=1 / self.factor, mode="area")
-        return F.interpolate(small, size=image.shape[2:], mode="bilinear")
-
-
-def _as_t1(source: torch.Tensor) -> torch.Tensor:
-    """The middle slice (B, 1, H, W) of a matched source, as bright as a T1w, in [-1, 1]."""
-    return 2 * T1_WHITE * middle(source) - 1
-
-
 def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
     """Tissues by a hidden Markov random field (Zhang et al., IEEE TMI 20:45, 2001), without any training.
 
@@ -289,11 +241,14 @@ ON_CONTRASTS: dict[str, Method] = {
         real_pairs,
     )
 }
+
 ON_T1: dict[str, Method] = {method.__name__: method for method in (perturbed_t1, real_t1)}
 """Methods that are given the real T1w itself."""
 
 METHODS = ON_CONTRASTS | ON_T1
+
 WITHOUT_STRUCTURES = {hmrf.__name__}
 """Methods that tell tissues apart but no structures."""
+
 WITHOUT_IMAGE = {hmrf.__name__, randomised_contrast.__name__}
 """Methods that make no T1w, not even a poor one."""

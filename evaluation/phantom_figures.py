@@ -17,11 +17,11 @@ from methods import direct, midiff
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from midiff_monai.bundles import Bundle, open_bundle
-from midiff_monai.diffusion import middle
+from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.evaluation.phantom import make_phantom
+from midiff_monai.guidance.guide import middle
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.phantom import make_phantom
-from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
+from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION
 
 CONTRASTS = ("PD", "T2", "FLAIR")
 HEIGHT = 0.46

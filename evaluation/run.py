@@ -19,14 +19,14 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from methods import METHODS, ON_T1, WITHOUT_IMAGE, WITHOUT_STRUCTURES, Method, applies, direct, midiff, true_labels
-from scores import score
-from simulate import simulate_pairs
 from summary import write_summary
 from table import Table, weights_columns
 from tqdm import tqdm
 
-from midiff_monai.geometry import same_grid
-from midiff_monai.results import Result
+from midiff_monai.evaluation.scores import score
+from midiff_monai.evaluation.simulation import simulate_pairs
+from midiff_monai.io.affines import same_grid
+from midiff_monai.pipeline.result import Result
 
 __all__ = ["direct", "midiff", "score", "subjects"]
 

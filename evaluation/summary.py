@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from midiff_monai.metrics import bootstrap_interval
+from midiff_monai.evaluation.metrics import bootstrap_interval
 
 GROUP = ["dataset", "contrast", "method"]
 SHOWN = {

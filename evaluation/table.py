@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 from trained import RIVALS
 
-from midiff_monai.bundles import read_metadata
-from midiff_monai.paths import staged
-from midiff_monai.pipeline import SEGMENTATION, TRANSLATION
-from midiff_monai.report import environment, sha256
-from midiff_monai.resources import bundle_root
+from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.weights import read_metadata
+from midiff_monai.io.paths import staged
+from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION
+from midiff_monai.provenance import environment, sha256
 
 HASH_LENGTH = 12
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.networks.schedulers import Scheduler
 from monai.networks.utils import copy_model_state
 from torch import nn
 
-from midiff_monai.bundles import WEIGHTS, Bundle, halved
-from midiff_monai.diffusion import LMIGuidedInferer
-from midiff_monai.report import sha256
-from midiff_monai.resources import bundle_root
+from midiff_monai.bundle.bundle import Bundle
+from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.weights import WEIGHTS, halved
+from midiff_monai.provenance import sha256
 
 RIVALS = Path(__file__).parent / "rivals"
 
@@ -51,10 +50,3 @@ def begin_from_bundle(network: nn.Module, root: str | Path) -> None:
     shipped = torch.load(Path(root) / WEIGHTS, weights_only=True)
     unet = {name.rpartition("network.")[2]: value.float() for name, value in shipped.items()}
     copy_model_state(network, unet)
-
-
-class UnweightedInferer(LMIGuidedInferer):
-    """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
-
-    def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return torch.ones(1, 1, 1, 1, device=x.device)

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
-from midiff_monai.study import contrast
+from midiff_monai.qc.study import contrast
 
 NAMES = ["input", "participant_id", "session_id", "suffix"]
 """Columns of volumes.csv that are no structures; but for the first only where the names are those of BIDS."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from midiff_monai import segment
-from midiff_monai.geometry import same_grid
+from midiff_monai.evaluation.metrics import dice_table
+from midiff_monai.io.affines import same_grid
+from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.labels import GROUPS
-from midiff_monai.metrics import dice_table
-from midiff_monai.volumes import read_volume, write_like
 
 
 def main() -> None:

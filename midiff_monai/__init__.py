@@ -1,16 +1,21 @@
 """Zero-shot cross-modality segmentation of medical volumes by diffusion guided with local mutual information."""
 
-from __future__ import annotations
+from importlib import metadata
 
-from typing import Any
+import lazy_loader
 
-__all__ = ["segment", "translate"]
+__version__ = metadata.version("midiff-monai")
 
-
-def __getattr__(name: str) -> Any:
-    # torch and MONAI take seconds to import: `midiff --help` must not wait for them
-    if name in __all__:
-        from midiff_monai import pipeline
-
-        return getattr(pipeline, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# torch and MONAI take seconds to import: `midiff --help` must not wait for them
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "guidance": ["LMIGuide", "LocalMutualInformation"],
+        "inferers": ["LMIGuidedInferer"],
+        "io.inputs": ["find_jobs"],
+        "pipeline.batch": ["run_batch"],
+        "pipeline.result": ["Result"],
+        "pipeline.run": ["Settings", "segment", "translate"],
+    },
+)
+__all__ = [*__all__, "__version__"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from midiff_monai.cli import main
+from midiff_monai.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from fake_pipeline import FakePipeline
 
-    from midiff_monai.inputs import Job
+    from midiff_monai.io.inputs import Job
 
 # Read by torch, ITK and matplotlib when they are first imported, hence before any test module imports them.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from midiff_monai.phantom import make_phantom
+from midiff_monai.evaluation.phantom import make_phantom
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -9,17 +9,8 @@ import pandas as pd
 import pytest
 from nibabel.affines import apply_affine
 
-from midiff_monai.labels import (
-    FREESURFER_IDS,
-    GROUPS,
-    MIRRORED,
-    MUSE_MIDLINE,
-    MUSE_TO_FREESURFER,
-    STRUCTURES,
-    freesurfer_from_muse,
-    structure_volumes,
-    write_label_table,
-)
+from midiff_monai.labels import FREESURFER_IDS, GROUPS, MIRRORED, STRUCTURES, structure_volumes, write_label_table
+from midiff_monai.training.muse import MUSE_MIDLINE, MUSE_TO_FREESURFER, freesurfer_from_muse
 
 NAME_OF = {structure.id: structure.name for structure in STRUCTURES}
 

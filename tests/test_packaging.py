@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from midiff_monai.bundles import read_metadata
-from midiff_monai.resources import available_bundles, bundle_root
+from midiff_monai.bundle.resources import available_bundles, bundle_root
+from midiff_monai.bundle.weights import read_metadata
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

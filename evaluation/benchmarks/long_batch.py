@@ -21,10 +21,10 @@ import nibabel as nib
 import numpy as np
 from benchmarks.measure import publish, status
 
-from midiff_monai.batch import Outcome, Task, run_batch
-from midiff_monai.inputs import find_jobs
-from midiff_monai.phantom import make_phantom
-from midiff_monai.pipeline import segment
+from midiff_monai.evaluation.phantom import make_phantom
+from midiff_monai.io.inputs import find_jobs
+from midiff_monai.pipeline.batch import Outcome, Task, run_batch
+from midiff_monai.pipeline.run import segment
 
 CONTRASTS = ("PD", "T2", "FLAIR")
 Spacing = tuple[float, float, float]

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from midiff_monai.report import environment, usable_processors
+from midiff_monai.provenance import environment, usable_processors
 
 RESULTS = Path(__file__).parent / "results"
 

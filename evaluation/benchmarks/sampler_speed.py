@@ -17,8 +17,8 @@ from benchmarks.scaling import volume
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
-from midiff_monai.bundles import open_bundle
-from midiff_monai.pipeline import TRANSLATION
+from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.pipeline.run import TRANSLATION
 
 SIDE, SLICES = 96, 8
 STOCK = {"MONAI, DDIM": (DDIMScheduler, 50), "MONAI, DDPM": (DDPMScheduler, 1000)}

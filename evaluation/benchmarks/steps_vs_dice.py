@@ -19,15 +19,15 @@ from benchmarks.measure import publish
 from run import score, subjects
 from tqdm import tqdm
 
-from midiff_monai.bundles import open_bundle
-from midiff_monai.inputs import Job
-from midiff_monai.paths import output_paths
-from midiff_monai.pipeline import SEGMENTATION, TRANSLATION, Models, Settings, process
-from midiff_monai.results import Result
+from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.io.inputs import Job
+from midiff_monai.io.paths import output_paths
+from midiff_monai.pipeline.result import Result
+from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION, Models, Settings, process
 
 SOLVERS = {
-    "trailing": "midiff_monai.schedulers.TrailingDDIMScheduler",
-    "dpmsolver": "midiff_monai.schedulers.DPMSolverScheduler",
+    "trailing": "midiff_monai.networks.schedulers.TrailingDDIMScheduler",
+    "dpmsolver": "midiff_monai.networks.schedulers.DPMSolverScheduler",
     "ddim": "monai.networks.schedulers.DDIMScheduler",
     "ddpm": "monai.networks.schedulers.DDPMScheduler",
 }

@@ -1,0 +1,13 @@
+"""MONAI bundles: found, verified, opened, and their results saved."""
+
+import lazy_loader
+
+# `resources` must not wait for torch: `midiff --help` lists the bundles
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bundle": ["Bundle", "open_bundle"],
+        "saving": ["SaveLikeSourced"],
+        "weights": ["load_weights", "save_weights"],
+    },
+)

@@ -1,0 +1,68 @@
+"""Opens a bundle, its weights checked, ready to use in process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+
+from midiff_monai.bundle.resources import bundle_root, overlay_path
+from midiff_monai.bundle.weights import load_weights
+from midiff_monai.provenance import sha256
+from midiff_monai.transforms.meta import plain
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle ready for inference.
+
+    Attributes:
+        root: the bundle's folder.
+        parser: the configuration, whose parts are made when they are first asked for.
+        weights_sha256: SHA-256 of the weights that were loaded.
+        configuration_sha256: SHA-256 of the configuration and its overlay.
+    """
+
+    root: Path
+    parser: ConfigParser
+    weights_sha256: str
+    configuration_sha256: str
+
+    def setting(self, name: str) -> Any:
+        """The value of an id of the configuration."""
+        return self.parser.get_parsed_content(name)
+
+    def conform(self, volume: MetaTensor) -> MetaTensor:
+        """Bring a volume (1, X, Y, Z) to the grid and the intensities that the network knows."""
+        return self.setting("conform")({"image": volume})["image"]
+
+    def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
+        """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""
+        network, inferer = self.setting("network"), self.setting("inferer")
+        return inferer.infer(plain(volume).to(self.setting("device")), network, draft).cpu()
+
+
+def open_bundle(name: str, overlay: str | None = None, trusted: bool = False, **settings: Any) -> Bundle:
+    """Open the inference configuration of a bundle that came with the package.
+
+    Args:
+        name: as listed by `resources.available_bundles`.
+        overlay: a configuration of `transforms/` that is laid over it.
+        trusted: as for `load_weights`.
+        settings: ids of the configuration and the values that replace theirs; None leaves the bundle's own.
+
+    Raises:
+        BundleError: no such bundle or overlay, or its weights are not to be used.
+    """
+    root = bundle_root(name)
+    files = [root / "configs" / "inference.yaml"] + ([overlay_path(overlay)] if overlay else [])
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(root)} | {key: value for key, value in settings.items() if value is not None})
+    with torch.random.fork_rng():  # the weights that a network is born with are drawn at random
+        network = parser.get_parsed_content("network_def")
+    return Bundle(root, parser, load_weights(network, root, trusted), sha256(*files))

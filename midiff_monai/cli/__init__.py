@@ -1,0 +1,1 @@
+"""The `midiff` command."""

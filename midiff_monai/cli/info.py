@@ -1,0 +1,28 @@
+"""What is installed here, for `midiff info` and for reports of faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root
+from midiff_monai.bundle.weights import WEIGHTS, read_metadata
+from midiff_monai.provenance import environment, sha256, usable_processors
+
+
+def describe_installation() -> dict[str, Any]:
+    """Versions, bundles and whether their weights are intact, processors, GPUs and modalities, as JSON types."""
+    return environment() | {
+        "bundles": {name: _bundle(name) for name in available_bundles()},
+        "cpus": usable_processors(),
+        "modalities": available_overlays(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _bundle(name: str) -> dict[str, Any]:
+    root = bundle_root(name)
+    metadata, weights = read_metadata(root), root / WEIGHTS
+    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
+    return {"version": metadata["version"], "weights_sha256": metadata["weights_sha256"], "intact": intact}

@@ -1,0 +1,1 @@
+"""Truth and scores: metrics, phantoms, simulated scans, baselines."""

@@ -1,0 +1,108 @@
+"""What a result is worth: scores against the segmentation and the image of the same subject's real T1w."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from midiff_monai.evaluation.metrics import (
+    SSIM_WINDOW,
+    correlation,
+    dice,
+    hausdorff95,
+    match_intensity,
+    psnr,
+    ssim,
+    volume_error,
+)
+from midiff_monai.io.affines import voxel_volume_ml
+from midiff_monai.labels import GROUPS, TISSUES
+from midiff_monai.pipeline.result import Result
+
+STRUCTURES = ("white matter", "grey matter", "lateral ventricles")
+"""Of the cerebrum: groups of `midiff_monai.labels`; grey matter is cortex and deep grey matter."""
+
+PEAK_PERCENTILE = 99.5
+"""Of the real T1w in the brain: the peak of PSNR and the data range of SSIM."""
+
+
+def score(result: Result, truth: Result, structures: bool = True, image: bool = True) -> dict[str, float]:
+    """Compare a result with that of the real T1w, on one grid.
+
+    Args:
+        result: of a method.
+        truth: of the real T1w, or with the true labels in place of its segmentation.
+        structures: whether the result knows structures, and not tissues alone.
+        image: whether there is a T1w: the synthetic one, or what was taken for one.
+
+    Returns:
+        By tissue: "T tissue dice". By structure: "S dice", "S hd95" (mm), "S volume error" (relative, signed) and
+        "S reference ml". Of the image in the brain: "correlation", "psnr" (dB), "ssim", "through-plane".
+    """
+    assert result.segmentation is not None and truth.segmentation is not None
+    scores = tissue_scores(result.segmentation, truth.segmentation)
+    if structures:
+        scores |= structure_scores(result.segmentation, truth.segmentation, truth.source.affine)
+    if image:
+        axis = slice_axis(truth.source.affine)
+        scores |= image_scores(image_of(result), np.asarray(truth.source.dataobj), truth.segmentation > 0, axis)
+    return scores
+
+
+def image_of(result: Result) -> NDArray:
+    """The T1w (X, Y, Z) of a result: the synthetic one, or what was taken for one."""
+    return np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
+
+
+def tissue_scores(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
+    """Dice of the whole brain's white matter, grey matter and fluid, the brain stem aside."""
+    return {f"{tissue} tissue dice": dice(segmentation, truth, ids) for tissue, (_, ids) in TISSUES.items()}
+
+
+def structure_scores(segmentation: NDArray, truth: NDArray, affine: NDArray) -> dict[str, float]:
+    """Dice, distance and volume of `STRUCTURES`."""
+    spacing, voxel = nib.affines.voxel_sizes(affine), voxel_volume_ml(affine)
+    scores = {}
+    for name in STRUCTURES:
+        ids = GROUPS[name]
+        scores[f"{name} dice"] = dice(segmentation, truth, ids)
+        scores[f"{name} hd95"] = hausdorff95(segmentation, truth, ids, spacing)
+        scores[f"{name} volume error"] = volume_error(segmentation, truth, ids)
+        scores[f"{name} reference ml"] = float(np.isin(truth, ids).sum() * voxel)
+    return scores
+
+
+def image_scores(image: NDArray, reference: NDArray, brain: NDArray[np.bool_], axis: int) -> dict[str, float]:
+    """Compare images (X, Y, Z) in the brain; PSNR and SSIM after the linear alignment of `metrics.match_intensity`."""
+    box = brain_box(brain, SSIM_WINDOW // 2)
+    image, reference, brain = image[box], reference[box], brain[box]
+    aligned = match_intensity(image, reference, brain)
+    peak = float(np.percentile(reference[brain], PEAK_PERCENTILE))
+    return {
+        "correlation": correlation(image, reference, brain),
+        "psnr": psnr(aligned, reference, brain, peak),
+        "ssim": ssim(aligned, reference, peak, brain),
+        "through-plane": roughness(image, brain, axis) / roughness(reference, brain, axis),
+    }
+
+
+def roughness(image: NDArray, brain: NDArray[np.bool_], axis: int) -> float:
+    """Mean absolute difference of neighbours along an axis, both in the brain, in standard deviations of the brain.
+
+    Standard deviations rather than the aligned grey values: least squares flatten an image that agrees badly.
+    """
+    # floats, for differences of unsigned integers would wrap around
+    steps = np.abs(np.diff(image.astype(float), axis=axis))
+    pairs = np.take(brain, range(1, brain.shape[axis]), axis) & np.take(brain, range(brain.shape[axis] - 1), axis)
+    return float(steps[pairs].mean() / image[brain].std())
+
+
+def slice_axis(affine: NDArray) -> int:
+    """The axis nearest to inferior-superior, along which the translation goes slice by slice."""
+    return int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 2)[0])
+
+
+def brain_box(brain: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
+    """The box around the brain and a margin in voxels, as far as the volume reaches."""
+    return tuple(slice(max(index.min() - margin, 0), index.max() + margin + 1) for index in brain.nonzero())

@@ -1,0 +1,16 @@
+"""The method: local mutual information, conditional means, and the guide made of them. It needs torch alone."""
+
+from midiff_monai.guidance.affine_head import LocallyAffine
+from midiff_monai.guidance.conditional_mean import ConditionalMean
+from midiff_monai.guidance.guide import LMIGuide, PreparedSource
+from midiff_monai.guidance.mutual_information import LocalMutualInformation, LocalStatistics, standardize_locally
+
+__all__ = [
+    "ConditionalMean",
+    "LMIGuide",
+    "LocalMutualInformation",
+    "LocalStatistics",
+    "LocallyAffine",
+    "PreparedSource",
+    "standardize_locally",
+]

@@ -1,0 +1,1 @@
+"""DICOM series read as volumes, segmentations written as DICOM SEG."""

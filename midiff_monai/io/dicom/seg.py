@@ -1,0 +1,176 @@
+"""DICOM SEG out: a segmentation of a series, with coded names, that refers to the images it was made from.
+
+Needs the extra `dicom`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
+from pydicom.valuerep import DA
+
+from midiff_monai.errors import in_one_line
+from midiff_monai.io.dicom.frames import Frame
+from midiff_monai.io.dicom.reader import DicomSeries, ordered_frames
+from midiff_monai.labels import FREESURFER_IDS, STRUCTURES, Structure
+
+STRUCTURE_CODES: Mapping[str, Code] = MappingProxyType(
+    {
+        "Cerebral-White-Matter": codes.cid7140.CerebralWhiteMatter,
+        "Cerebral-Cortex": codes.cid7153.CerebralCortex,
+        "Lateral-Ventricle": codes.cid7140.LateralVentricle,
+        "Inf-Lat-Vent": codes.cid7140.InferiorHornOfLateralVentricle,
+        "Cerebellum-White-Matter": codes.cid7140.CerebellarWhiteMatter,
+        "Cerebellum-Cortex": codes.cid7140.CerebellarCortex,
+        "Thalamus": codes.cid7153.Thalamus,
+        "Caudate": codes.cid7140.CaudateNucleus,
+        "Putamen": codes.cid7140.Putamen,
+        "Pallidum": codes.cid7140.GlobusPallidus,
+        "3rd-Ventricle": codes.cid7140.ThirdVentricle,
+        "4th-Ventricle": codes.cid7140.FourthVentricle,
+        "Brain-Stem": codes.cid7140.BrainStem,
+        "Hippocampus": codes.cid7140.Hippocampus,
+        "Amygdala": codes.cid7140.Amygdala,
+        "CSF": codes.cid7153.CerebrospinalFluid,
+        "Accumbens-area": codes.cid7140.NucleusAccumbens,
+        "VentralDC": codes.cid7140.VentralDiencephalon,
+    }
+)
+"""FreeSurfer name without its side → code of DICOM's CID 7140 or 7153 (PS3.16), SNOMED CT but for VentralDC."""
+
+SIDES: Mapping[str, Code] = MappingProxyType({"Left": codes.cid244.Left, "Right": codes.cid244.Right})
+
+SEXES = ("M", "F", "O")
+
+VERSION = metadata.version("midiff-monai")
+
+SERIES_NUMBER_OFFSET = 9000
+"""Added to the SeriesNumber of the source, so that the segmentation is listed behind what was acquired."""
+
+_TYPE_2_KEYWORDS = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+
+"""Attributes that may be empty but not absent, and that some tools for anonymising remove."""
+
+
+def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path: Path) -> None:
+    """Write a segmentation as DICOM SEG (BINARY), which viewers lay over the series.
+
+    Segments are numbered from 1 in the order of `labels.STRUCTURES`, those that have no voxel left out.
+
+    Args:
+        segmentation: (X, Y, Z), FreeSurfer ids, on the grid of `dicom.read_series`.
+        series: what was segmented; its files are read again for their headers.
+        path: where to write; ends in .dcm.
+
+    Raises:
+        InputError: the series is no volume any more, or its headers are not such that a DICOM SEG can refer to it.
+        ValueError: the segmentation has another shape than the series, or no structure at all.
+    """
+    frames = ordered_frames(series)
+    _check_referable(frames[0].dataset, series)
+    rows, columns = frames[0].matrix
+    if segmentation.shape != (columns, rows, len(frames)):
+        raise ValueError(f"a segmentation of shape {segmentation.shape} is not on the grid of series {series.name}")
+    numbers, segments = _number_segments(segmentation)
+    try:
+        _dicom_seg(frames, numbers.T, segments).save_as(path)  # (Z, Y, X), one frame a slice
+    except OSError:
+        raise
+    except Exception as error:  # whatever highdicom and pydicom trip over in headers that break the standard
+        fault = f"has headers that a DICOM SEG cannot refer to ({in_one_line(error)})"
+        raise series.error(fault, "Export it as standard MR or CT images") from error
+
+
+def _number_segments(
+    segmentation: NDArray[np.integer],
+) -> tuple[NDArray[np.uint8], list[hd.seg.SegmentDescription]]:
+    """Number the structures that are there; returns the segmentation in these numbers, and what they stand for."""
+    present = [structure for structure in STRUCTURES[1:] if (segmentation == structure.id).any()]
+    if not present:
+        raise ValueError("a DICOM SEG needs at least one structure")
+    number_of_id = np.zeros(max(FREESURFER_IDS) + 1, dtype=np.uint8)
+    number_of_id[[structure.id for structure in present]] = np.arange(1, len(present) + 1)
+    segments = [describe_segment(number, structure) for number, structure in enumerate(present, start=1)]
+    return number_of_id[segmentation], segments
+
+
+def describe_segment(number: int, structure: Structure) -> hd.seg.SegmentDescription:
+    """Describe a structure by its code, its side, its FreeSurfer name and its colour."""
+    side, _, unsided = structure.name.partition("-")
+    code = STRUCTURE_CODES[unsided if side in SIDES else structure.name]
+    is_fluid = code == codes.cid7153.CerebrospinalFluid
+    description = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=structure.name,
+        segmented_property_category=codes.cid7150.BodySubstance if is_fluid else codes.cid7150.AnatomicalStructure,
+        segmented_property_type=code,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="midiff_monai", family=codes.cid7162.ArtificialIntelligence, version=VERSION
+        ),
+        display_color=hd.color.CIELabColor.from_rgb(*structure.colour),
+    )
+    description.SegmentDescription = f"FreeSurfer id {structure.id}"
+    if side in SIDES:
+        (property_type,) = description.SegmentedPropertyTypeCodeSequence
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(SIDES[side])]
+    return description
+
+
+def _check_referable(image: Dataset, series: DicomSeries) -> None:
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        if not image.get(keyword):
+            raise series.error(f"has no {keyword}, to which a DICOM SEG refers", "Export it with all its UIDs")
+
+
+def _make_acceptable(source: Dataset) -> None:
+    """Rid an image, as read, of what highdicom refuses: some character sets, what is no date of birth, no sex."""
+    source.decode()
+    source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, in which any text can be written
+    for keyword in _TYPE_2_KEYWORDS:
+        source.setdefault(keyword, None)
+    if source.PatientSex not in SEXES:
+        source.PatientSex = None
+    try:
+        DA(source.PatientBirthDate)
+    except ValueError:  # "00000000" and the like, which stand for an unknown one
+        source.PatientBirthDate = None
+
+
+def _dicom_seg(
+    frames: list[Frame], slices: NDArray[np.uint8], segments: list[hd.seg.SegmentDescription]
+) -> hd.seg.Segmentation:
+    sources = list({id(frame.dataset): frame.dataset for frame in frames}.values())
+    for source in sources:
+        _make_acceptable(source)
+    if len(sources) == 1:  # highdicom takes the frames of a multi-frame image in the order in which that stores them
+        slices = slices[np.argsort([frame.index for frame in frames])]
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=slices,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=generate_uid(),
+        series_number=SERIES_NUMBER_OFFSET + int(sources[0].get("SeriesNumber") or 0),
+        series_description="midiff_monai segmentation",
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="midiff_monai",
+        manufacturer_model_name="midiff_monai",
+        software_versions=VERSION,
+        device_serial_number="none",
+        content_description="Research only, not for diagnosis",
+    )

@@ -1,0 +1,13 @@
+"""Network wrappers and few-step solvers, named by the bundles' configurations."""
+
+from midiff_monai.networks.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
+from midiff_monai.networks.wrappers import MixedPrecision, PixelUnshuffled, SliceInstanceNorm, has_fast_bfloat16
+
+__all__ = [
+    "DPMSolverScheduler",
+    "MixedPrecision",
+    "PixelUnshuffled",
+    "SliceInstanceNorm",
+    "TrailingDDIMScheduler",
+    "has_fast_bfloat16",
+]

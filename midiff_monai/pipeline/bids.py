@@ -1,0 +1,217 @@
+"""BIDS data sets in, BIDS derivatives out (Gorgolewski et al., Scientific Data 3:160044, 2016)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from midiff_monai.errors import InputError, OutputError
+from midiff_monai.io.inputs import Job, without_duplicates
+from midiff_monai.io.manifest import earlier_manifest
+from midiff_monai.io.paths import OutputPaths, make_folder, staged
+
+DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
+BIDS_VERSION = "1.9.0"
+DESCRIPTION = "dataset_description.json"
+SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
+
+OTHER_PART = re.compile("_part-(phase|real|imag)_")
+"""In the name of what is no image of magnitudes."""
+
+#: What derivatives hold that BIDS has no name for.
+BIDSIGNORE = (
+    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n"
+    "/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
+)
+
+
+def find_jobs(
+    dataset: Path,
+    output: Path,
+    suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+) -> list[Job]:
+    """Find the anatomical scans of a data set, named as BIDS derivatives name what is made of them.
+
+    A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
+    scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`. Such are looked
+    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others of these does not replace
+    results. A scan that such another one joins later is done again under its new name, and `study.read_study` passes
+    over the old one.
+
+    Args:
+        dataset: folder of a raw data set.
+        output: folder of the derivative.
+        suffixes: the scans to take, for example "T2w".
+        participants: labels with or without "sub-"; empty for all.
+        sessions: labels with or without "ses-"; empty for all.
+
+    Raises:
+        InputError: a participant is not there, there is no such scan at all, two scans would write the same files, or
+            one those of another one that an earlier run was on.
+    """
+    wanted = _wanted(dataset, participants)
+    chosen_sessions = {_labelled("ses", label) for label in sessions}
+    scans = [scan for subject in sorted(wanted) for scan in _scans(dataset / subject, chosen_sessions)]
+    suffixes_of = defaultdict(set)
+    for scan in (scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}):
+        suffixes_of[scan.parent, _entities(scan)].add(_suffix(scan))
+    jobs = [
+        Job(scan, _derivatives(scan, dataset, output, ambiguous=len(suffixes_of[scan.parent, _entities(scan)]) > 1))
+        for scan in scans
+        if _suffix(scan) in suffixes
+    ]
+    if not jobs:
+        raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+    present = set(scans)
+    for job in jobs:
+        _check_replaces_no_other(job, present)
+    return without_duplicates(jobs, mend="Remove one")
+
+
+def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
+    earlier = earlier_manifest(job.paths).get("input")
+    other = job.source.with_name(Path(earlier["path"]).name) if earlier else job.source
+    if other != job.source and other in scans:
+        fault = f"would replace what was made of {other.name}"
+        raise InputError(job.source, fault, "Name both after --suffix, and what is made of each has a name of its own")
+
+
+def participants_without(jobs: Iterable[Job], dataset: Path, participants: Sequence[str] = ()) -> list[str]:
+    """Those of the participants, or of all if none are named, of whom there is no job, sorted."""
+    with_job = {job.source.relative_to(dataset).parts[0] for job in jobs}
+    return sorted(_wanted(dataset, participants) - with_job)
+
+
+def _wanted(dataset: Path, participants: Sequence[str]) -> set[str]:
+    present = {folder.name for folder in dataset.glob("sub-*") if folder.is_dir()}
+    wanted = {_labelled("sub", label) for label in participants} or present
+    if missing := sorted(wanted - present):
+        raise InputError(dataset, f"has no {', '.join(missing)}", "Check --participant-label")
+    return wanted
+
+
+def _labelled(entity: str, label: str) -> str:
+    return f"{entity}-{label.removeprefix(f'{entity}-')}"
+
+
+def _scans(subject: Path, sessions: set[str]) -> list[Path]:
+    folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
+    folders += [] if sessions else [subject]
+    found = [path for folder in folders for path in folder.glob("anat/*")]
+    return sorted(path for path in found if SCAN.fullmatch(path.name) and not OTHER_PART.search(path.name))
+
+
+def _entities(scan: Path) -> str:
+    return SCAN.fullmatch(scan.name)["entities"]  # type: ignore[index]
+
+
+def _suffix(scan: Path) -> str:
+    return SCAN.fullmatch(scan.name)["suffix"]  # type: ignore[index]
+
+
+def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> OutputPaths:
+    suffix = _suffix(scan) if ambiguous else ""
+    prefix = output / scan.parent.relative_to(dataset) / _entities(scan)
+
+    def named(description: str, ending: str) -> Path:
+        return prefix.with_name(f"{prefix.name}_desc-{description}{suffix}_{ending}")
+
+    return OutputPaths(
+        synthetic=named("synthetic", "T1w.nii.gz"),
+        synthetic_std=named("synthetic", "std.nii.gz"),
+        segmentation=named("midiff", "dseg.nii.gz"),
+        dicom_seg=named("midiff", "dseg.dcm"),
+        label_table=named("midiff", "dseg.tsv"),
+        volumes=named("midiff", "volumes.csv"),
+        picture=named("midiff", "qc.png"),
+        report=named("midiff", "report.json"),
+        error=named("midiff", "error.json"),
+    )
+
+
+def check_dataset(dataset: Path) -> None:
+    """Raise InputError for a folder that is no BIDS data set at first sight."""
+    description = dataset / DESCRIPTION
+    try:
+        facts = json.loads(description.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(description, "does not exist", "Name the root of a BIDS data set") from None
+    except (OSError, ValueError) as error:
+        raise InputError(description, f"cannot be read ({error})", "Check it with the BIDS validator") from error
+    if not isinstance(facts, dict) or not {"Name", "BIDSVersion"} <= facts.keys():
+        raise InputError(description, "lacks Name or BIDSVersion", "Check it with the BIDS validator")
+
+
+def check_own(dataset: Path, output: Path) -> None:
+    """Raise OutputError for an output folder that is that of the data set or of another tool's derivative."""
+    mend = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
+    if output.resolve() == dataset.resolve():
+        raise OutputError(output, "is the data set itself", mend)
+    description = output / DESCRIPTION
+    if description.exists():
+        try:
+            makers = [maker["Name"] for maker in json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            makers = []
+        if "midiff-monai" not in makers:
+            raise OutputError(description, "was not made by midiff", mend)
+
+
+def write_description(dataset: Path, output: Path) -> None:
+    """Write what makes the output folder a derivative of the data set: its description, and what to ignore.
+
+    Raises:
+        OutputError: the folder is that of the data set or of another derivative, or cannot be written.
+    """
+    check_own(dataset, output)
+    description = {
+        "Name": "midiff: synthetic T1w volumes and brain segmentations",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "License": "see the source data set",
+        "GeneratedBy": [{"Name": "midiff-monai", "Version": metadata.version("midiff-monai")}],
+        "SourceDatasets": [{"URL": dataset.resolve().as_uri()}],
+        "DatasetLinks": {"raw": os.path.relpath(dataset.resolve(), output.resolve())},
+    }
+    make_folder(output)
+    _write_json(description, output / DESCRIPTION)
+    with staged(output / ".bidsignore") as temporary:
+        temporary.write_text(BIDSIGNORE, encoding="utf-8")
+
+
+def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
+    """Write the JSON files beside the images that there are."""
+    from midiff_monai.io.volumes import UNREADABLE
+    from midiff_monai.pipeline.result import shows_only_brain  # heavy, and not needed to read a command line
+
+    for job in jobs:
+        common = {
+            "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
+            "SpatialReference": "orig",
+        }
+        if job.paths.segmentation.is_file():
+            labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
+            _write_json(common | labels, _sidecar(job.paths.segmentation))
+        if job.paths.synthetic.is_file():
+            synthetic: dict[str, Any] = {"Description": "T1w contrast made from another contrast by midiff"}
+            with suppress(*UNREADABLE, ValueError):  # of a damaged or edited volume, the batch has told
+                synthetic["SkullStripped"] = shows_only_brain(job.paths)
+            _write_json(common | synthetic, _sidecar(job.paths.synthetic))
+
+
+def _sidecar(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def _write_json(facts: dict[str, Any], path: Path) -> None:
+    with staged(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")

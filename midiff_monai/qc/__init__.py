@@ -1,0 +1,1 @@
+"""Quality control: may a result be trusted?"""

@@ -1,0 +1,63 @@
+"""Volumes for the interactive viewer of a page that is opened from disk, where a browser refuses to read other files.
+
+What a browser does allow from disk is a script. So every subject gets a script of its own, whose one call hands the
+page its volumes: NIfTI, compressed and in base64, reduced to what a look needs.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+from midiff_monai.io.paths import staged
+from midiff_monai.qc.mosaic import prepare
+from midiff_monai.qc.study import Images
+from midiff_monai.transforms.resampling import resample_to_grid
+
+FINEST_MM = 1.5
+"""Voxels of the viewer are not smaller than this, which keeps a subject's script below 5 MB."""
+
+
+def write_viewer_script(images: Images, path: Path) -> None:
+    """Write a script that calls `midiffVolumes({role: base64 of a .nii.gz})` for source, synthetic and segmentation.
+
+    The volumes are uint8 in RAS, cropped to the segmented brain and a margin; intensities are stretched as in the
+    pictures, the segmentation keeps its FreeSurfer ids.
+    """
+    structures, greys = prepare(images.greys, images.structures, images.affine)
+    reduced = {"segmentation": _reduce(structures, "nearest")}
+    for role, grey in greys.items():
+        levels = nib.Nifti1Image(255 * np.asarray(grey.dataobj), grey.affine)
+        reduced[role] = _reduce(levels, "bilinear")
+    with staged(path) as temporary:
+        encoded = {role: _base64(image) for role, image in reduced.items()}
+        temporary.write_text(f"midiffVolumes({json.dumps(encoded)});\n", encoding="ascii")
+
+
+def _reduce(image: nib.Nifti1Image, mode: str) -> nib.Nifti1Image:
+    """Resample to voxels of at least `FINEST_MM` along every axis, over the same field of view."""
+    fine = voxel_sizes(image.affine)
+    shape = np.maximum(1, np.floor(image.shape * fine / np.maximum(fine, FINEST_MM))).astype(int)
+    factors = np.array(image.shape) / shape
+    to_image = np.diag([*factors, 1.0])
+    to_image[:3, 3] = (factors - 1) / 2  # the outer faces of both grids coincide, not the centres of their voxels
+    affine = image.affine @ to_image
+    voxels = torch.from_numpy(np.array(image.dataobj, dtype=np.float32))
+    sampled = resample_to_grid(voxels, image.affine, shape.tolist(), affine, fill=0.0, mode=mode)  # type: ignore[arg-type]
+    return nib.Nifti1Image(_as_uint8(sampled.numpy()), affine)
+
+
+def _as_uint8(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(values).astype(np.uint8)
+
+
+def _base64(image: nib.Nifti1Image) -> str:
+    return base64.b64encode(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)).decode("ascii")

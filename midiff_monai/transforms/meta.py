@@ -1,0 +1,23 @@
+"""Tensors with and without meta data."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+Data = dict[Hashable, Any]
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A MetaTensor without its meta data."""
+    return torch.as_tensor(tensor).as_subclass(torch.Tensor)
+
+
+def like(array: torch.Tensor, reference: Any) -> torch.Tensor:
+    """An array with the meta data of the reference, if that has any."""
+    if isinstance(reference, MetaTensor):
+        return MetaTensor(array, meta=reference.meta)
+    return array

@@ -1,0 +1,271 @@
+"""Each bundle as MONAI's own tools see it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+
+from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root
+from midiff_monai.bundle.weights import load_weights, read_metadata, save_weights
+from midiff_monai.errors import BundleError
+from midiff_monai.provenance import sha256
+from midiff_monai.training.contrast import PseudoSource
+
+BUNDLES = available_bundles()
+
+# MONAI's bundle specification of metadata.json, as a JSON schema; MONAI itself downloads its own
+TEXT = {"type": "string", "minLength": 1}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+NAMED = "schema version monai_version pytorch_version numpy_version name task description authors copyright".split()
+TENSOR = {
+    "type": {"enum": ["image", "series", "tuples", "probabilities"]},
+    "format": TEXT,
+    "modality": TEXT,
+    "num_channels": {"type": "integer"},
+    "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}, "uniqueItems": True},
+    "dtype": TEXT,
+    "value_range": {"type": "array", "items": {"type": "number"}},
+    "is_patch_data": {"type": "boolean"},
+    "channel_def": TEXTS,
+}
+TENSORS = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"type": "object", "properties": TENSOR, "required": list(TENSOR)},
+}
+PACKAGES = {"changelog": TEXTS, "required_packages_version": TEXTS}
+FORMATS = {"type": "object", "properties": dict.fromkeys(("inputs", "outputs"), TENSORS)}
+SCHEMA = {
+    "type": "object",
+    "properties": dict.fromkeys(NAMED, TEXT)
+    | PACKAGES
+    | {"network_data_format": FORMATS | {"required": ["inputs", "outputs"]}},
+    "required": [*NAMED, *PACKAGES, "network_data_format"],
+}
+
+
+def workflow(name: str, kind: str, **overrides: Any) -> ConfigWorkflow:
+    configs = bundle_root(name) / "configs"
+    return ConfigWorkflow(
+        config_file=str(configs / ("train.yaml" if kind == "train" else "inference.yaml")),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(bundle_root(name)),
+        **overrides,
+    )
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_has_every_property_that_monai_asks_for(name: str, kind: str, tmp_path: Path) -> None:
+    flow = workflow(name, kind, dataset_dir=str(tmp_path), init_id="nothing")
+    flow.initialize()
+    assert not flow.check_properties()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_an_inference_takes_the_volumes_of_a_folder(name: str, tmp_path: Path) -> None:
+    volumes = ["a.nii.gz", "b.NII", "c.nrrd", "d.mha"]
+    for file in (*volumes, "notes.txt", "a.json"):
+        (tmp_path / file).touch()
+    found = workflow(name, "inference", dataset_dir=str(tmp_path)).parser.get_parsed_content("datalist")
+    assert found == [{"image": str(tmp_path / volume)} for volume in volumes]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("sizes", [{}, {"n": 2, "p": 3}])
+def test_metadata_describe_the_network(name: str, sizes: dict[str, int]) -> None:
+    configs = bundle_root(name) / "configs"
+    options: dict[str, Any] = {"device": "cpu", "config_file": str(configs / "inference.yaml")} | sizes
+    times = {"timesteps": torch.zeros(1)} if "translation" in name else {}
+    verify_net_in_out("network_def", str(configs / "metadata.json"), extra_forward_args=times, **options)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_metadata_are_as_specified(name: str, tmp_path: Path) -> None:
+    """The schema lies where `verify_metadata` would have put what it downloads."""
+    schema, meta_file = tmp_path / "schema.json", bundle_root(name) / "configs" / "metadata.json"
+    schema.write_text(json.dumps(SCHEMA))
+    verify_metadata(meta_file=str(meta_file), filepath=str(schema))
+    metadata = read_metadata(bundle_root(name))
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_every_channel_is_described(name: str, side: str) -> None:
+    for tensor in read_metadata(bundle_root(name))["network_data_format"][side].values():
+        assert tensor["format"] != "segmentation" or tensor["num_channels"] == 1, "one-hot channels are `labels`"
+        assert list(tensor["channel_def"]) == [str(channel) for channel in range(tensor["num_channels"])]
+        assert tensor["value_range"] == sorted(tensor["value_range"])
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_weights_are_a_bare_state_dict_of_the_recorded_hash(name: str) -> None:
+    path = bundle_root(name) / "models" / "model.pt"
+    assert path.stat().st_size <= 25e6
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == read_metadata(bundle_root(name))["weights_sha256"]
+    assert all(isinstance(value, torch.Tensor) for value in torch.load(path, weights_only=True).values())
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_training_and_inference_have_the_same_network_and_guide(name: str) -> None:
+    configs = [
+        ConfigParser.load_config_file(str(bundle_root(name) / "configs" / f"{c}.yaml")) for c in ("train", "inference")
+    ]
+    for part in ("network_def", "guide", "scheduler", "context"):
+        assert configs[0].get(part) == configs[1].get(part)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("files", [["train"], ["train", "multi_gpu_train"]])
+@pytest.mark.parametrize(
+    "options, resumed",
+    [
+        ({}, True),
+        ({"warm_start": True}, False),
+        ({"warm_start": True, "resume": True}, True),
+        ({"resume": False}, False),
+    ],
+)
+def test_a_warm_start_is_not_undone_by_a_checkpoint(
+    name: str, files: list[str], options: dict[str, bool], resumed: bool, tmp_path: Path
+) -> None:
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root(name) / "configs" / f"{file}.yaml") for file in files])
+    parser.update({"ckpt_dir": str(tmp_path)} | options)
+    assert parser.get_parsed_content("checkpoint_loader::_disabled_"), "nothing to resume"
+    (tmp_path / "checkpoint_last.pt").touch()
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("checkpoint_loader::_disabled_") != resumed
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("files", [["train"], ["train", "multi_gpu_train"]])
+def test_averaged_weights_are_where_the_network_is(
+    name: str, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of them the configuration asks for first."""
+    monkeypatch.setenv("RANK", "0")
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root(name) / "configs" / f"{file}.yaml") for file in files])
+    parser["device"] = torch.device("meta")  # the one beside the CPU that every machine has
+    averaged = parser.get_parsed_content("ema").ema_model
+    assert {parameter.device.type for parameter in averaged.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_has_the_files_of_the_model_zoo(name: str) -> None:
+    root = bundle_root(name)
+    for file in (
+        "LICENSE",
+        "configs/metadata.json",
+        "configs/inference.yaml",
+        "models/model.pt",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "configs/evaluate.yaml",
+        "configs/multi_gpu_train.yaml",
+    ):
+        assert (root / file).is_file(), file
+    assert not (root / "scripts").exists()
+
+
+@pytest.mark.parametrize("overlay", available_overlays())
+def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
+    plain, laid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", overlay)
+    assert plain.parser["stretch"] != laid.parser["stretch"]
+
+
+def test_weights_survive_saving(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    network = open_bundle("t1_brain_segmentation").setting("network_def")
+    for parameter in network.parameters():
+        torch.nn.init.uniform_(parameter)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert save_weights(state, tmp_path / "bundle") == load_weights(network, tmp_path / "bundle")
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
+
+
+def test_weights_of_several_names_are_stored_once(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    shared = torch.rand(1000, 100)
+    state = {"once": shared, "again": shared, "other": shared + 1, "first": shared[0]}
+    save_weights(state, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    stored = torch.load(path, weights_only=True)
+    torch.testing.assert_close(stored["again"].float(), shared, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stored["other"].float(), shared + 1, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stored["first"].float(), shared[0], atol=1e-3, rtol=0)
+    assert path.stat().st_size < 2.1 * shared.numel() * 2
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    torch.save({"evil": Path("x")}, path)
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_weights(torch.nn.Identity(), tmp_path / "bundle")
+    with pytest.raises(BundleError, match="more than tensors"):
+        load_weights(torch.nn.Identity(), tmp_path / "bundle", trusted=True)
+
+
+def test_weights_of_another_hash_are_used_when_they_are_trusted(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    network = torch.nn.Linear(2, 2)
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, path)
+    assert load_weights(network, tmp_path / "bundle", trusted=True) == sha256(path)
+    assert (network.weight == 1).all()
+
+
+def test_weights_that_are_replaced_are_kept(tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
+    path = tmp_path / "bundle" / "models" / "model.pt"
+    before = path.read_bytes()
+    save_weights({"weight": torch.ones(2, 2)}, tmp_path / "bundle")
+    assert path.with_name(f"model_{hashlib.sha256(before).hexdigest()[:12]}.pt").read_bytes() == before
+    assert torch.load(path, weights_only=True)["weight"].dtype == torch.float16
+
+
+def test_real_and_synthetic_t1w_are_drawn_equally_often() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
+    parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": [{"image": "synthetic"}] * 12})
+    parser.update({"train#dataset": {"_target_": "Dataset", "data": "@train_datalist"}, "epoch_length": 500})
+    torch.manual_seed(0)
+    drawn = list(parser.get_parsed_content("train#sampler"))
+    items = parser.get_parsed_content("train#dataset")
+    share = sum(items[index]["image"] == "synthetic" for index in drawn) / len(drawn)
+    assert len(drawn) == 1000 and abs(share - 0.5) < 0.05
+    assert set(drawn) == set(range(4 + 12))
+
+
+def test_without_synthetic_t1w_all_are_real() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
+    parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": []})
+    assert set(parser.get_parsed_content("train#sampler")) == set(range(4))
+
+
+def test_poor_sources_tell_less() -> None:
+    configs = bundle_root("t1_lmi_translation") / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "pseudo_sources", "poor_sources")])
+    poor = parser.get_parsed_content("validate#make_source#2").pseudo_source
+    usual = PseudoSource()
+    for setting in ("pale_fluid", "blur", "thick", "noise"):
+        assert getattr(poor, setting) > getattr(usual, setting)
+    assert poor.order_weights.sum() == pytest.approx(1.0)

@@ -1,0 +1,262 @@
+"""The command line: exit codes, one-line errors, no half-written output."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from unittest.mock import Mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from midiff_monai.bundle import resources
+from midiff_monai.cli.main import main
+from midiff_monai.pipeline.batch import BatchReportError, Outcome
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def ramp(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def truncated(folder: Path) -> Path:
+    path = save(folder / "bad.nii.gz", np.random.default_rng(0).random((16, 16, 16)))
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def text(folder: Path) -> Path:
+    path = folder / "bad.nii"
+    path.write_text("no image")
+    return path
+
+
+SHEAR = np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+BAD_INPUTS: dict[str, Callable[[Path], Path]] = {
+    "missing": lambda folder: folder / "bad.nii.gz",
+    "empty folder": lambda folder: folder,
+    "truncated": truncated,
+    "no image": text,
+    "several frames": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8, 3)),
+    "flat": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8)),
+    "zeros": lambda folder: save(folder / "bad.nii.gz", np.zeros((8, 8, 8))),
+    "negative": lambda folder: save(folder / "bad.nii.gz", -1 - ramp(8, 8, 8)),
+    "not a number": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8) * np.nan),
+    "sheared": lambda folder: save(folder / "bad.nii.gz", ramp(8, 8, 8), SHEAR),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_a_bad_input_is_one_line_and_exit_code_2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    path = BAD_INPUTS[kind](tmp_path / "in")
+    assert main(["segment", str(path), "-o", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"midiff: error: {path}") and message.count("\n") == 0 and message.endswith(".")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def own_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(resources.bundle_root("t1_brain_segmentation").parent, tmp_path / "bundles")
+    monkeypatch.setattr(resources, "_folder", lambda kind: tmp_path / kind)
+    return tmp_path / "bundles"
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_weights_that_are_not_the_shipped_ones_are_refused(
+    damage: str, own_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = own_bundles / "t1_brain_segmentation" / "models" / "model.pt"
+    weights.unlink() if damage == "missing" else weights.write_bytes(weights.read_bytes() + b"x")
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["segment", "--no-translate", str(volume), "-o", str(tmp_path / "out")]) == 2
+    assert "model.pt" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*")), "nothing half-written"
+
+
+def test_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(volume / "out")]) == 2
+    assert "Choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(tmp_path / "out")]) == 2
+
+
+def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert all(bundle["intact"] for bundle in facts["bundles"].values()) and len(facts["bundles"]) == 2
+
+
+def test_info_tells_of_weights_that_are_missing(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_bundles / "t1_brain_segmentation" / "models" / "model.pt").unlink()
+    assert main(["info", "--json"]) == 0
+    bundles = json.loads(capsys.readouterr().out)["bundles"]
+    assert [bundles[name]["intact"] for name in sorted(bundles)] == [False, True]
+
+
+def test_a_modality_is_refused_where_nothing_is_translated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    for command in ("segment", "batch"):
+        options = ["--no-translate", "--modality", "CT", "-o", str(tmp_path / "out")]
+        assert main([command, str(volume), *options]) == 2
+        assert "--modality: is of no use" in capsys.readouterr().err
+
+
+def test_a_group_without_participants_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bids", str(tmp_path), str(tmp_path / "out"), "group"]) == 2
+    assert "is no folder of results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", ["participant", "group"])
+def test_the_raw_data_set_is_no_place_for_results(
+    level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    save(tmp_path / "sub-01" / "anat" / "sub-01_PDw.nii.gz", ramp(8, 8, 8))
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.9.0"}))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["bids", str(tmp_path), str(tmp_path / "sub-01" / ".."), level]) == 2
+    assert "is the data set itself" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz"), "No space left on device: 'x_dseg.nii.gz'"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA out of memory.\nTried to allocate 9 GiB"), "CUDA out of memory. Tried to allocate 9 GiB"),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("midiff_monai.pipeline.run.run", Mock(side_effect=error))
+    assert main(["segment", "x.nii", "-o", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert told in message and message.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_no_fault_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midiff_monai.pipeline.run.run", Mock(side_effect=RuntimeError("sizes do not match")))
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        main(["segment", "x.nii", "-o", str(tmp_path)])
+
+
+def test_outcomes_are_printed_though_their_report_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.nii"))
+    path.touch()
+
+    def unreported(*_: object) -> None:
+        raise BatchReportError(tmp_path / "out", "No space left on device", [Outcome(path, "done")])
+
+    monkeypatch.setattr("midiff_monai.pipeline.batch.run_batch", unreported)
+    monkeypatch.setattr("midiff_monai.cli.main._summarize", lambda folder: None)
+    assert main(["batch", str(path), "-o", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("done\t") and "No space left" in printed.err
+
+
+@pytest.mark.parametrize("option", ["--participant-label", "--participant_label"])
+def test_labels_are_taken_in_the_spelling_of_bids_apps(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bids", str(tmp_path), str(tmp_path / "out"), "participant", "--skip-bids-validation", option, "07"]
+    assert main(arguments) == 2
+    assert "has no sub-07" in capsys.readouterr().err
+
+
+def test_unknown_commands_are_usage_errors() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["segmnet"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("overrides", [[], ["--dataset_dir", "nowhere"], ["--dataset_dir=nowhere", "--max_epochs=2"]])
+def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "t1_brain_segmentation", *overrides]) == 2
+    assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
+
+
+def test_training_data_that_cannot_do_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "t1_brain_segmentation", "--dataset_dir", str(tmp_path)]
+    (tmp_path / "A_T1.nii.gz").touch()
+    assert main(command) == 2
+    assert "A_T1_DLMUSE.nii.gz: does not exist" in capsys.readouterr().err
+    (tmp_path / "A_T1_DLMUSE.nii.gz").touch()
+    assert main([*command, "--validation_subjects", "1"]) == 2
+    assert "holds 1 T1w, and 1 are set aside to validate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["segment", "batch"])
+def test_an_empty_argument_is_not_the_current_folder(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "", "-o", str(tmp_path)]) == 2
+    assert "'': is no input" in capsys.readouterr().err
+
+
+def test_a_device_that_computes_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
+    assert main(["translate", str(volume), "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
+    assert "--device meta: is not usable here" in capsys.readouterr().err
+
+
+def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").touch()
+    assert main(["demo", "-o", str(tmp_path / "out")]) == 2
+    assert "is a file or lies below one" in capsys.readouterr().err
+
+
+def test_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"midiff {metadata.version('midiff-monai')}\n"
+
+
+def test_train_prints_and_runs_the_command_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for name in "ABCDEFG":
+        (tmp_path / f"{name}_T1.nii.gz").touch()
+        (tmp_path / f"{name}_T1_DLMUSE.nii.gz").touch()
+    overrides = ["--max_epochs", "2", "--dataset_dir", str(tmp_path)]
+    assert main(["train", "t1_brain_segmentation", *overrides]) == 3, "the exit code is that of the training"
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    root = resources.bundle_root("t1_brain_segmentation")
+    assert options.pop("--max_epochs") == "2" and options.pop("--bundle_root") == str(root)
+    assert options.pop("--dataset_dir") == str(tmp_path)
+    files = {"--config_file": "train.yaml", "--meta_file": "metadata.json", "--logging_file": "logging.conf"}
+    assert options == {option: str(root / "configs" / name) for option, name in files.items()}
+    assert shlex.split(capsys.readouterr().out) == command

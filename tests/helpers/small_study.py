@@ -1,0 +1,55 @@
+"""Results of phantoms that take no time: ellipsoid brains, without the models and without the pictures' drawing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from midiff_monai.io.manifest import RunReport
+from midiff_monai.io.paths import output_paths
+from midiff_monai.io.volumes import read_volume
+from midiff_monai.pipeline import result as results
+from midiff_monai.pipeline.result import Result
+
+WEIGHTS = "0123456789abcdef" * 4
+
+
+def head(size: float) -> tuple[np.ndarray, np.ndarray]:
+    """A source and the structures of an ellipsoid brain, 24 x 28 x 24 voxels; `size` scales the white matter."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 24)), indexing="ij")
+    radius = np.hypot(np.hypot(x, y), z)
+    left = x < 0
+    segmentation = np.select(
+        [radius < 0.2, radius < 0.5 * size, radius < 0.8],
+        [np.where(left, 4, 43), np.where(left, 2, 41), np.where(left, 3, 42)],
+        0,
+    )
+    return np.select([radius < 0.2, radius < 0.5 * size, radius < 0.8], [900.0, 500.0, 650.0], 10.0), segmentation
+
+
+def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None:
+    """A volume and its results in one folder, without the picture's drawing."""
+    source, segmentation = head(size)
+    path = folder / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
+    report = RunReport("segment", path, {"steps": 2}, {"t1_lmi_translation": WEIGHTS}, **facts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
+        Result(read_volume(path), output_paths(path, folder), report, 0.8 - source / 1500, None, segmentation).write()
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """What a page was filled with."""
+    (text,) = re.findall(r'<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def subjects_of(page: Path) -> dict[str, dict[str, Any]]:
+    """The subjects of a page by their names."""
+    return {subject["name"]: subject for subject in data_of(page)["subjects"]}

@@ -1,0 +1,42 @@
+"""Deflated DICOM, of which a small file may expand without end, even where its header alone is read."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from midiff_monai.errors import InputError
+from midiff_monai.io.dicom.reader import DicomSeries, read_series
+from midiff_monai.io.dicom.series import find_series
+
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def deflated(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> Path:
+    """A small file, of which pydicom makes 32 MiB."""
+    (path,) = write_dicom(tmp_path, np.zeros((4096, 4096, 1), np.int16), np.eye(4))
+    image = dcmread(path)
+    image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    image.save_as(path)
+    assert path.stat().st_size < MEBIBYTE // 8
+    return path
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_it_is_refused_before_it_expands(deflated: Path, known: bool) -> None:
+    """Where series are looked for, and where one that was found before is read again."""
+    tracemalloc.start()
+    try:
+        (series,) = [DicomSeries((deflated,), "1.2", "MR", "PD", "004_PD")] if known else find_series([deflated])
+        with pytest.raises(InputError, match=rf"{deflated.name}: is deflated DICOM.*\. Decompress it.*dcmconv \+te"):
+            read_series(series)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MEBIBYTE
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,252 @@
+"""Which series of a folder are volumes of anatomy: a study as a scanner exports it holds others too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from fake_pipeline import FakePipeline
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from midiff_monai.errors import InputError
+from midiff_monai.io.dicom.reader import DicomSeries, read_series
+from midiff_monai.io.inputs import find_jobs
+from midiff_monai.io.manifest import RunReport
+from midiff_monai.pipeline.batch import Task, run_batch
+from midiff_monai.pipeline.run import segment
+from midiff_monai.qc.study import read_study
+
+WriteDicom = Callable[..., list[Path]]
+AddSeries = Callable[..., list[Path]]
+AXIAL = nib.affines.from_matvec(np.diag([-0.9, -0.9, 5.0]), [40, 50, -20])
+SAGITTAL = nib.affines.from_matvec(np.array([[0, 0, 5.0], [-0.9, 0, 0], [0, -0.9, 0]]), [40, 50, -20])
+
+
+@pytest.fixture
+def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
+    """Adds a series to a study, all of whose files lie in one folder."""
+    study = generate_uid()
+
+    def add(number: int, description: str, slices: int, affine: np.ndarray = AXIAL, **attributes: Any) -> list[Path]:
+        voxels = np.random.default_rng(number).integers(1, 900, (8, 8, slices))
+        common = {"StudyInstanceUID": study, "SeriesNumber": number, "SeriesDescription": description}
+        files = write_dicom(tmp_path / "new", voxels, affine, **(common | attributes))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        return [Path(shutil.move(file, tmp_path / "in" / f"{generate_uid()}.dcm")) for file in files]
+
+    return add
+
+
+def taken(tmp_path: Path, modality: str | None = None) -> dict[str, DicomSeries]:
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
+    return {job.series.name: job.series for job in jobs if job.series and not job.unfit}
+
+
+def passed_over(tmp_path: Path, modality: str | None = None) -> dict[str, str]:
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
+    return {job.source.relative_to(tmp_path / "in").as_posix(): job.unfit for job in jobs if job.unfit}
+
+
+MR = "004_PD", "MR", ("006_head", "is of modality 'CT'; that takes --modality CT")
+CT = "006_head", "CT", ("004_PD", "is of modality 'MR' and not 'CT'")
+
+
+@pytest.mark.parametrize("modality, expected", [(None, MR), ("CT", CT)])
+def test_scouts_and_other_modalities_are_passed_over_and_told(
+    modality: str | None, expected: tuple[str, str, tuple[str, str]], tmp_path: Path, add: AddSeries
+) -> None:
+    add(1, "scout", 1)
+    add(2, "planning", 5, SAGITTAL)
+    add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    add(4, "PD", 20)
+    add(5, "FDG", 20, Modality="PT")
+    add(6, "head", 30, Modality="CT")
+    (series,) = taken(tmp_path, modality).values()
+    read_series(series)
+    assert (series.name, series.modality) == expected[:2]
+    assert passed_over(tmp_path, modality) == dict([expected[2]]) | {
+        "001_scout": "has few slices (1, another series of its study 20)",
+        "002_planning": "has few slices (5, another series of its study 20)",
+        "003_localizer": "is a localizer",
+        "005_FDG": "is of modality 'PT', neither MR nor CT",
+    }
+
+
+def test_a_batch_reports_what_it_passes_over(tmp_path: Path, add: AddSeries, pipeline: FakePipeline) -> None:
+    """It is no failure, and no subject of the study; the stand-in for the models fails, for it cannot read DICOM."""
+    add(1, "scout", 1)
+    add(4, "PD", 20)
+    outcomes = run_batch(find_jobs([tmp_path / "in"], tmp_path / "out"), Task(translating=False), tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
+    assert table["status"].tolist() == [outcome.status for outcome in outcomes] == ["failed", "passed over"]
+    assert table["input"].tolist()[1] == str(tmp_path / "in" / "001_scout")
+    assert table["error"].tolist()[1] == "has few slices (1, another series of its study 20)"
+    assert [subject.name for subject in read_study(tmp_path / "out")] == ["004_PD"]
+
+
+def test_a_run_tells_what_it_passes_over(tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture) -> None:
+    add(1, "scout", 1)
+    add(4, "PD", 20)[7].unlink()
+    with pytest.raises(InputError, match="series 004_PD"):
+        segment([tmp_path / "in"], tmp_path / "out")
+    assert caplog.messages == [
+        f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 19)"
+    ]
+
+
+def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(tmp_path: Path, add: AddSeries) -> None:
+    uid = generate_uid()
+    for affine in (AXIAL, SAGITTAL):
+        add(1, "survey", 15, affine, SeriesInstanceUID=uid)
+    add(4, "PD", 20)
+    assert list(taken(tmp_path)) == ["004_PD"]
+    assert passed_over(tmp_path) == {"001_survey": "has slices of several orientations"}
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_time_and_diffusion_series_are_passed_over_beside_a_volume(
+    beside: bool, tmp_path: Path, add: AddSeries
+) -> None:
+    uid = generate_uid()
+    for _ in range(3):
+        add(5, "DTI", 20, SeriesInstanceUID=uid)
+    add(6, "BOLD", 4, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])
+    if beside:
+        add(4, "PD", 6)  # few slices beside the 60 images of the other, but those are no volume
+    assert list(taken(tmp_path)) == (["004_PD"] if beside else ["005_DTI", "006_BOLD"])
+    assert passed_over(tmp_path) == (
+        {
+            "005_DTI": "has up to 3 images at a position, as time and diffusion series have",
+            "006_BOLD": "is a mosaic, as time and diffusion series are",
+        }
+        if beside
+        else {}
+    )
+
+
+def test_a_position_that_is_there_twice_is_a_fault(tmp_path: Path, add: AddSeries) -> None:
+    files = add(4, "PD", 20)
+    shutil.copy(files[7], tmp_path / "in" / "again.dcm")
+    add(5, "T2", 20)
+    assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
+    with pytest.raises(InputError, match="several images at one position"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
+@pytest.mark.parametrize("what", ["two echoes", "copy"])
+def test_what_is_there_twice_may_be_wanted_and_is_left_to_its_reader(what: str, tmp_path: Path, add: AddSeries) -> None:
+    uid = generate_uid()
+    files = add(4, "PD_T2", 20, SeriesInstanceUID=uid, EchoTime=20)
+    if what == "two echoes":
+        add(4, "PD_T2", 20, SeriesInstanceUID=uid, EchoTime=90)
+    else:
+        for file in files:
+            shutil.copy(file, file.with_suffix(".copy"))
+    add(5, "FLAIR", 20)
+    assert list(taken(tmp_path)) == ["004_PD_T2", "005_FLAIR"]
+
+
+@pytest.mark.parametrize("beside", ["cine", "fMRI that lacks an image", "multi-frame DTI", "CT"])
+def test_a_short_volume_is_not_passed_over_beside_what_is_none(
+    beside: str, tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
+) -> None:
+    add(4, "PD", 7)
+    uid, in_place = generate_uid(), AXIAL @ np.diag([1, 1, 1e-9, 1])
+    if beside == "cine":
+        add(5, "cine", 30, in_place)
+    elif beside == "multi-frame DTI":
+        frames = [file for _ in range(3) for file in add(5, "DTI", 20, SeriesInstanceUID=uid, FrameOfReferenceUID=uid)]
+        write_multiframe(frames, tmp_path / "in" / "image.dcm")
+        for file in frames:
+            file.unlink()
+    elif beside == "CT":
+        add(5, "head", 60, Modality="CT")
+    else:
+        runs = [add(5, "fMRI", 20, SeriesInstanceUID=uid) for _ in range(3)]
+        runs[0][3].unlink()
+    assert list(taken(tmp_path)) == ["004_PD"]
+
+
+def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:
+    """As the topogram of a CT may."""
+    files = add(4, "head", 12, Modality="CT")
+    topogram = dcmread(files[0])
+    topogram.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    topogram.save_as(files[0])
+    series = taken(tmp_path, "CT")
+    assert list(series) == ["004_head"] and series["004_head"].files == tuple(files[1:])
+
+
+def test_a_damaged_volume_is_not_passed_over(tmp_path: Path, add: AddSeries) -> None:
+    add(4, "PD", 20)[7].unlink()
+    add(5, "T2", 20)
+    with pytest.raises(InputError, match="series 004_PD has slices 5 to 10 mm apart"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
+def test_short_series_of_like_length_are_all_taken(tmp_path: Path, add: AddSeries) -> None:
+    add(4, "PD", 4)
+    add(5, "T2", 5)
+    assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
+
+
+def test_a_scout_without_a_volume_is_left_to_its_reader(tmp_path: Path, add: AddSeries) -> None:
+    add(1, "scout", 1)
+    add(5, "FDG", 20, Modality="PT")
+    with pytest.raises(InputError, match="series 001_scout holds a single slice"):
+        read_series(taken(tmp_path)["001_scout"])
+    assert list(passed_over(tmp_path)) == ["005_FDG"]
+
+
+def test_what_is_short_is_judged_in_its_own_study(tmp_path: Path, add: AddSeries) -> None:
+    """A patient of whom only one slice was exported is not lost sight of."""
+    add(4, "PD", 1)
+    add(5, "T2", 20, StudyInstanceUID=generate_uid())
+    with pytest.raises(InputError, match="series 004_PD holds a single slice"):
+        read_series(taken(tmp_path)["004_PD"])
+
+
+def test_a_multiframe_volume_counts_by_its_frames(
+    tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
+) -> None:
+    write_multiframe(add(4, "PD", 20), tmp_path / "image.dcm")
+    shutil.rmtree(tmp_path / "in")
+    add(1, "scout", 3)
+    shutil.move(tmp_path / "image.dcm", tmp_path / "in")
+    (series,) = taken(tmp_path).values()
+    assert len(series.files) == 1 and read_series(series).shape == (8, 8, 20)
+
+
+@pytest.mark.parametrize("affine", [AXIAL, SAGITTAL])
+def test_a_folder_of_one_scout_is_refused_by_its_reader(tmp_path: Path, add: AddSeries, affine: np.ndarray) -> None:
+    add(1, "scout", 1, affine)
+    (series,) = taken(tmp_path).values()
+    with pytest.raises(InputError, match=r"series 001_scout holds a single slice\. Give a series of at least 2"):
+        read_series(series)
+
+
+def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddSeries) -> None:
+    add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    add(5, "FDG", 20, Modality="PT")
+    reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"
+    with pytest.raises(InputError, match=f"in: holds no volume to take: {reasons}. Name"):
+        taken(tmp_path)
+
+
+def test_a_series_that_is_named_otherwise_by_now_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
+    """The name depends on the other series of the folder."""
+    (tmp_path / "out").mkdir()
+    for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
+        add(4, "PD", 20)
+        for job in find_jobs([tmp_path / "in"], tmp_path / "out"):
+            RunReport("segment", job.source, {}, files=job.files, started=started).write(job.paths.report)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    subjects = read_study(tmp_path / "out")
+    assert len(subjects) == 2 and all(subject.name.startswith("004_PD_") for subject in subjects)

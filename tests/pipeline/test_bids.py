@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bids_validator import VALIDATOR, validated
+
+from midiff_monai.errors import InputError, OutputError
+from midiff_monai.io.manifest import RunReport
+from midiff_monai.labels import write_label_table
+from midiff_monai.pipeline.bids import check_dataset, find_jobs, participants_without, write_description, write_sidecars
+from midiff_monai.qc.study import read_study
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    scans = [
+        "sub-01/anat/sub-01_PDw",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_PDw",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_T2w",
+        "sub-02/ses-b/anat/sub-02_ses-b_run-1_FLAIR",
+        "sub-02/ses-b/anat/sub-02_ses-b_T1w",
+    ]
+    for scan in scans:
+        path = root / f"{scan}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.9.0"}))
+    (root / "README").write_text("A data set of four scans, made to try the names of derivatives.")
+    return root
+
+
+def names(dataset: Path, **chosen: list[str]) -> dict[str, str]:
+    jobs = find_jobs(dataset, dataset / "derivatives", **chosen)
+    return {job.source.name: str(job.paths.synthetic.relative_to(dataset / "derivatives")) for job in jobs}
+
+
+def test_derivatives_keep_folders_and_entities(dataset: Path) -> None:
+    assert names(dataset) == {
+        "sub-01_PDw.nii.gz": "sub-01/anat/sub-01_desc-synthetic_T1w.nii.gz",
+        "sub-02_ses-a_acq-tse_PDw.nii.gz": "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_desc-syntheticPDw_T1w.nii.gz",
+        "sub-02_ses-a_acq-tse_T2w.nii.gz": "sub-02/ses-a/anat/sub-02_ses-a_acq-tse_desc-syntheticT2w_T1w.nii.gz",
+        "sub-02_ses-b_run-1_FLAIR.nii.gz": "sub-02/ses-b/anat/sub-02_ses-b_run-1_desc-synthetic_T1w.nii.gz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"suffixes": ["PDw"]}, ["sub-01_PDw", "sub-02_ses-a_acq-tse_PDw"]),
+        ({"participants": ["01"]}, ["sub-01_PDw"]),
+        ({"participants": ["sub-02"], "sessions": ["b"]}, ["sub-02_ses-b_run-1_FLAIR"]),
+        ({"suffixes": ["T1w"]}, ["sub-02_ses-b_T1w"]),
+    ],
+)
+def test_labels_and_suffixes_choose(chosen: dict[str, list[str]], expected: list[str], dataset: Path) -> None:
+    assert sorted(names(dataset, **chosen)) == [f"{name}.nii.gz" for name in expected]
+
+
+def test_phase_images_are_no_scans_to_segment(dataset: Path) -> None:
+    before = find_jobs(dataset, dataset / "derivatives" / "midiff")
+    scan = before[0].source
+    for part in ("phase", "real", "imag"):
+        scan.with_name(scan.name.replace("_PDw", f"_part-{part}_PDw").replace("_T2w", f"_part-{part}_T2w")).touch()
+    assert find_jobs(dataset, dataset / "derivatives" / "midiff") == before
+
+
+def test_names_do_not_depend_on_the_suffixes_asked_for(dataset: Path) -> None:
+    """Else a second run, on T2w, would replace what a first one made of PDw."""
+    together = names(dataset)
+    for suffix in ("PDw", "T2w"):
+        assert names(dataset, suffixes=[suffix]).items() <= together.items()
+
+
+def test_a_scan_whose_results_are_called_otherwise_by_now_is_listed_once(dataset: Path, tmp_path: Path) -> None:
+    scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
+    for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
+        for job in find_jobs(dataset, tmp_path / "out", participants=["01"]):
+            job.paths.report.parent.mkdir(parents=True, exist_ok=True)
+            RunReport("segment", job.source, {}, started=started).write(job.paths.report)
+        shutil.copy(scan, scan.with_name("sub-01_T2w.nii.gz"))
+    assert len(list((tmp_path / "out").rglob("*_report.json"))) == 3
+    subjects = read_study(tmp_path / "out")
+    assert [subject.name for subject in subjects] == ["sub-01_desc-midiffPDw", "sub-01_desc-midiffT2w"]
+
+
+def test_two_scans_of_one_name_cannot_be_told_apart(dataset: Path) -> None:
+    (dataset / "sub-01" / "anat" / "sub-01_PDw.nii").touch()
+    with pytest.raises(InputError, match="same files"):
+        names(dataset)
+
+
+def test_a_folder_that_is_no_derivative_of_midiff_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+    description = (dataset / "dataset_description.json").read_text()
+    with pytest.raises(OutputError, match="data set itself"):
+        write_description(dataset, dataset / "sub-01" / "..")
+    assert (dataset / "dataset_description.json").read_text() == description
+    for other in (description, '{"GeneratedBy": [{"Name": "fMRIPrep"}]}', "{"):
+        (tmp_path / "dataset_description.json").write_text(other)
+        with pytest.raises(OutputError, match="not made by midiff"):
+            write_description(dataset, tmp_path)
+        assert (tmp_path / "dataset_description.json").read_text() == other
+    for _ in range(2):
+        write_description(dataset, tmp_path / "out")
+
+
+def test_participants_without_such_a_scan_are_known(dataset: Path) -> None:
+    jobs = find_jobs(dataset, dataset / "derivatives", suffixes=["FLAIR"])
+    assert participants_without(jobs, dataset) == ["sub-01"]
+    assert participants_without(jobs, dataset, ["02"]) == []
+
+
+def test_what_is_not_there_is_an_error(dataset: Path) -> None:
+    with pytest.raises(InputError, match="has no sub-03"):
+        names(dataset, participants=["01", "03"])
+    with pytest.raises(InputError, match="has no anat"):
+        names(dataset, suffixes=["T2starw"])
+
+
+@pytest.mark.parametrize("description", [None, "{", "[]", '{"Name": "x"}'])
+def test_a_folder_without_a_description_is_no_data_set(description: str | None, tmp_path: Path) -> None:
+    if description is not None:
+        (tmp_path / "dataset_description.json").write_text(description)
+    with pytest.raises(InputError, match="dataset_description.json"):
+        check_dataset(tmp_path)
+
+
+def write_derivative(dataset: Path, output: Path) -> None:
+    """All that a run writes, with empty images in place of the models' results."""
+    jobs = find_jobs(dataset, output)
+    write_description(dataset, output)
+    for job in jobs:
+        job.paths.segmentation.parent.mkdir(parents=True, exist_ok=True)
+        for role, path in asdict(job.paths).items():
+            kind = np.int16 if role == "segmentation" else np.float32
+            if role == "dicom_seg":  # BIDS holds no DICOM series
+                continue
+            if path.name.endswith(".nii.gz"):
+                nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), kind), np.eye(4)), path)
+            else:
+                path.write_text("x")
+        write_label_table(job.paths.label_table)
+    for name in ("batch_report.csv", "volumes.csv", "index.html", "_viewer/niivue.js"):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("x")
+    write_sidecars(jobs, dataset)
+
+
+def facts_beside(image: Path) -> dict[str, Any]:
+    return json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+
+
+def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
+    write_derivative(dataset, tmp_path / "out")
+    images = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    described = [path for path in images if "_std" not in path.name]
+    for image in described:
+        facts = facts_beside(image)
+        (source,) = facts["Sources"]
+        assert (dataset / source.removeprefix("bids:raw:")).is_file()
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (tmp_path / "out" / description["DatasetLinks"]["raw"]).resolve() == dataset.resolve()
+
+
+@pytest.mark.parametrize(("beyond_the_brain", "stripped"), [(2, True), (20, False)])
+def test_the_sidecar_tells_a_brain_from_a_head(
+    beyond_the_brain: int, stripped: bool, dataset: Path, tmp_path: Path
+) -> None:
+    """Voxels of the synthetic T1w that have no label are scalp, unless they are few."""
+    job = find_jobs(dataset, tmp_path / "out")[0]
+    job.paths.synthetic.parent.mkdir(parents=True)
+    labels = np.zeros(60, np.int16)
+    labels[:18] = 3
+    image = np.zeros(60, np.float32)
+    image[: 18 + beyond_the_brain] = 0.5
+    for path, voxels in ((job.paths.segmentation, labels), (job.paths.synthetic, image)):
+        nib.save(nib.Nifti1Image(voxels.reshape(3, 4, 5), np.eye(4)), path)
+    write_sidecars([job], dataset)
+    assert facts_beside(job.paths.synthetic)["SkullStripped"] is stripped
+
+
+@pytest.mark.parametrize(("side", "stripped"), [(50, True), (60, False)])
+def test_without_a_segmentation_the_size_tells_a_brain_from_a_head(
+    side: int, stripped: bool, dataset: Path, tmp_path: Path
+) -> None:
+    """Boxes of 1500 and 2592 ml."""
+    job = find_jobs(dataset, tmp_path / "out")[0]
+    job.paths.synthetic.parent.mkdir(parents=True)
+    image = np.zeros((side + 2,) * 3, np.float32)
+    image[1:-1, 1:-1, 1:-1] = 0.5
+    nib.save(nib.Nifti1Image(image, np.diag([2, 2, 3, 1])), job.paths.synthetic)
+    write_sidecars([job], dataset)
+    assert facts_beside(job.paths.synthetic)["SkullStripped"] is stripped
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
+def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write_derivative(dataset, output)
+    assert validated(output) == []
+    stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
+    shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
+    assert validated(output), "a validator that finds nothing wrong with this proves nothing"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another grid"])
+def test_a_damaged_result_costs_no_other_its_sidecar(damage: str, dataset: Path, tmp_path: Path) -> None:
+    write_derivative(dataset, tmp_path / "out")
+    jobs = find_jobs(dataset, tmp_path / "out")
+    for sidecar in (tmp_path / "out").rglob("*_T1w.json"):
+        sidecar.unlink()
+    if damage == "truncated":
+        content = jobs[0].paths.synthetic.read_bytes()
+        jobs[0].paths.synthetic.write_bytes(content[: len(content) // 2])
+    else:
+        nib.save(nib.Nifti1Image(np.zeros((5, 4, 4), np.int16), np.eye(4)), jobs[0].paths.segmentation)
+    write_sidecars(jobs, dataset)
+    told = [facts_beside(job.paths.synthetic) for job in jobs]
+    assert ["SkullStripped" in facts for facts in told] == [False] + [True] * (len(jobs) - 1)
+    assert all(facts["Sources"] for facts in told)
+
+
+def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path) -> None:
+    """Suffixes that are not looked for by default would be given the same names, one after the other."""
+    scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
+    for suffix in ("T1w", "T2starw"):
+        shutil.copy(scan, scan.with_name(f"sub-01_{suffix}.nii.gz"))
+    scan.unlink()
+    (job,) = find_jobs(dataset, tmp_path / "out", ["T1w"], ["01"])
+    job.paths.report.parent.mkdir(parents=True)
+    RunReport("segment", job.source, {}).write(job.paths.report)
+    assert find_jobs(dataset, tmp_path / "out", ["T1w"], ["01"]) == [job]
+    with pytest.raises(InputError, match=r"sub-01_T2starw.nii.gz: would replace what was made of sub-01_T1w.nii.gz"):
+        find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])
+    both = find_jobs(dataset, tmp_path / "out", ["T1w", "T2starw"], ["01"])
+    assert len({each.paths.report for each in both} | {job.paths.report}) == 3
+    job.source.unlink()  # what it was made of is gone: it is out of date
+    assert find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])

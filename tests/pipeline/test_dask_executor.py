@@ -1,0 +1,201 @@
+"""Batches on Dask workers, in processes of their own, with a stand-in for the models."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from midiff_monai.errors import InputError
+from midiff_monai.io.inputs import find_jobs
+from midiff_monai.pipeline.batch import Outcome, Task, run_batch
+
+pytest.importorskip("distributed", reason="needs the extra [cluster]")
+import cloudpickle  # noqa: E402
+import dask  # noqa: E402
+from distributed import Client, Future, LocalCluster, WorkerPlugin  # noqa: E402
+
+from midiff_monai.pipeline.dask_executor import DaskExecutor  # noqa: E402
+
+TASK = Task(translating=False)
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
+
+
+class StandIn(WorkerPlugin):
+    """Replaces the models, also in a worker that is started again after one was killed."""
+
+    def setup(self, worker) -> None:  # type: ignore[no-untyped-def]
+        import os
+
+        from midiff_monai.pipeline import batch
+        from midiff_monai.pipeline.run import Models, new_report
+
+        class Bundle:
+            root = Path("t1_brain_segmentation")
+            weights_sha256 = configuration_sha256 = "0" * 64
+
+            def setting(self, name: str) -> str:
+                return name
+
+        def process(job, settings, models):  # type: ignore[no-untyped-def]
+            source = job.source
+            attempts = Path(f"{source}.attempts")
+            with attempts.open("a") as file:
+                file.write("x")
+            deadly = {"deadly": 99, "unlucky": 1}.get(source.read_text(), 0)
+            if len(attempts.read_text()) <= deadly:
+                os.kill(os.getpid(), 9)
+            if source.read_text() == "bad":
+                raise ValueError("bad")
+            report = new_report(job, settings, models)
+            job.paths.report.parent.mkdir(exist_ok=True)
+            report.write(job.paths.report)
+            return type("Result", (), {"report": report})
+
+        batch._load = lambda *_: Models(segmentation=Bundle())  # type: ignore[arg-type,assignment]
+        batch.process = process  # type: ignore[assignment]
+
+
+@contextmanager
+def cluster_of_two(allowed_failures: int) -> Iterator[str]:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(StandIn())
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with cluster_of_two(allowed_failures=0) as address:
+        yield address
+
+
+def run(
+    kinds: list[str],
+    folder: Path,
+    scheduler: str,
+    stop: threading.Event | None = None,
+    progress: Callable[[Iterable[Outcome]], Iterable[Outcome]] = iter,  # type: ignore[assignment]
+) -> list[str]:
+    (folder / "in").mkdir(exist_ok=True)
+    for index, kind in enumerate(kinds):
+        (folder / "in" / f"{index:02}.nii").write_text(kind)
+    StandIn().setup(None)  # for the hash of the weights in this process
+    jobs = find_jobs([folder / "in"], folder / "out")
+    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress)
+    return [outcome.status for outcome in outcomes]
+
+
+@pytest.fixture(autouse=True)
+def real_models_afterwards() -> Iterator[None]:
+    from midiff_monai.pipeline import batch
+
+    originals = batch._load, batch.process
+    yield
+    batch._load, batch.process = originals
+
+
+def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
+    kinds = ["good"] * 7 + ["bad"] + ["good"] * 4
+    assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "done" for kind in kinds]
+    assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "skipped" for kind in kinds]
+
+
+def test_workers_in_another_folder_find_what_is_named_from_this_one(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # of this process; the workers run already
+    assert run(["good", "bad"], Path(), scheduler) == ["done", "failed"]
+    assert (tmp_path / "out" / "00_report.json").is_file()
+    table = pd.read_csv("out/batch_report.csv")
+    assert list(table["input"]) == ["in/00.nii", "in/01.nii"] and table["report"][0] == "00_report.json"
+
+
+@pytest.mark.parametrize("allowed_failures", [0, 3])
+def test_a_volume_survives_one_killed_worker_but_not_two(
+    allowed_failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask's own default is 3: its scheduler then says nothing of the first three workers that are killed."""
+    monkeypatch.setattr("midiff_monai.pipeline.dask_executor.GRACE_SECONDS", 1.0)
+    with cluster_of_two(allowed_failures) as scheduler:
+        statuses = run(["good", "unlucky", "deadly", "good"], tmp_path, scheduler)
+    # an outcome that is lost along with the worker that had it is asked for again, and the volume found done
+    assert [status.replace("skipped", "done") for status in statuses] == ["done", "done", "failed", "done"]
+    assert (tmp_path / "in" / "01.nii.attempts").read_text() == "xx"
+    assert (tmp_path / "in" / "02.nii.attempts").read_text() == "xx"
+    assert "were killed" in (tmp_path / "out" / "batch_report.csv").read_text()
+
+
+def test_a_volume_sent_to_a_worker_that_is_gone_is_sent_again(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, answers = Client.nthreads, iter([{"tcp://127.0.0.1:9": 1}])
+    monkeypatch.setattr(Client, "nthreads", lambda client: next(answers, None) or truth(client))
+    monkeypatch.setattr("midiff_monai.pipeline.dask_executor.GRACE_SECONDS", 0.5)
+    assert run(["good", "good"], tmp_path, scheduler) == ["done", "done"]
+    assert (tmp_path / "in" / "00.nii.attempts").read_text() == "x"
+
+
+def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, losses = Future.result, iter([TimeoutError])
+
+    def result(future: Future, timeout: float | None = None) -> object:
+        assert timeout is not None, "else it waits for ever"
+        for loss in losses:
+            raise loss
+        return truth(future, timeout)
+
+    monkeypatch.setattr(Future, "result", result)
+    assert sorted(run(["good", "good"], tmp_path, scheduler)) == ["done", "skipped"]
+
+
+def test_a_lost_scheduler_fails_what_was_not_done(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        with Client(cluster) as client:
+            client.register_plugin(StandIn())
+
+        def losing(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+            for outcome in outcomes:
+                yield outcome
+                cluster.close()
+
+        assert run(["good"] * 3, tmp_path, cluster.scheduler_address, progress=losing) == ["done", "failed", "failed"]
+    assert "scheduler was lost" in (tmp_path / "out" / "batch_report.csv").read_text()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://host"])
+def test_a_scheduler_that_does_not_answer_is_named(address: str) -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=address):
+        list(DaskExecutor(scheduler=address)([], TASK, threading.Event()))
+
+
+def test_a_stop_ends_the_wait_for_workers(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        threading.Timer(1.0, stop.set).start()
+        assert run(["good"], tmp_path, cluster.scheduler_address, stop) == ["pending"]
+
+
+def test_a_stop_begins_no_other_volume(scheduler: str, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert run(["good"] * 3, tmp_path, scheduler, stop) == ["pending"] * 3
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"midiff-monai\[cluster\]"):
+        list(DaskExecutor(workers=1)([], TASK, threading.Event()))

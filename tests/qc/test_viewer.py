@@ -1,0 +1,70 @@
+"""The viewer's script, read back with nibabel: grids, ids and sizes must be those of the results."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from midiff_monai.qc.study import Images
+from midiff_monai.qc.viewer import FINEST_MM, write_viewer_script
+
+
+def volumes_of(script: Path) -> dict[str, nib.Nifti1Image]:
+    (payload,) = re.fullmatch(r"midiffVolumes\((\{.*\})\);\n", script.read_text()).groups()  # type: ignore[union-attr]
+    encoded = json.loads(payload)
+    return {role: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text))) for role, text in encoded.items()}
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SLA"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 3.0), (0.7, 0.8, 0.9)])
+def test_structures_stay_where_they_are(tmp_path: Path, axcodes: str, spacing: tuple[float, ...]) -> None:
+    shape = (60, 64, 50)
+    grid = np.indices(shape).T
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = (-30, -40, 20)
+    centre = apply_affine(affine, (25.3, 34.6, 22.2))
+    distance = np.linalg.norm(apply_affine(affine, grid) - centre, axis=-1).T
+    ball = np.where(distance < 12, 58, 0).astype(np.int16)
+    stored = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axcodes))
+    images = Images(
+        affine @ inv_ornt_aff(stored, shape),
+        source=nib.apply_orientation(100 - distance, stored),
+        synthetic=None,
+        synthetic_std=None,
+        segmentation=nib.apply_orientation(ball, stored),
+    )
+    write_viewer_script(images, tmp_path / "a.js")
+
+    found = volumes_of(tmp_path / "a.js")
+    assert found.keys() == {"source", "segmentation"}
+    segmentation = found["segmentation"]
+    labels = np.asarray(segmentation.dataobj)
+    assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, 58}
+    middle = apply_affine(segmentation.affine, np.argwhere(labels == 58)).mean(axis=0)
+    np.testing.assert_allclose(middle, centre, atol=0.25)
+    sides = voxel_sizes(segmentation.affine)
+    assert nib.aff2axcodes(segmentation.affine) == ("R", "A", "S")
+    assert (sides >= np.maximum(spacing, FINEST_MM) - 1e-3).all()
+    assert (sides <= np.maximum(spacing, 1.2 * FINEST_MM) + 1e-3).all()
+    assert (labels == 58).sum() * sides.prod() == pytest.approx((ball == 58).sum() * np.prod(spacing), rel=0.05)
+
+    source = np.asarray(found["source"].dataobj)
+    peak = apply_affine(found["source"].affine, np.argwhere(source == source.max())).mean(axis=0)
+    np.testing.assert_allclose(peak, centre, atol=1)
+    assert source.max() == 255
+
+
+def test_a_large_volume_takes_a_few_megabytes(tmp_path: Path) -> None:
+    shape = (190, 220, 190)  # the box around a brain at 0.9 mm, of noise: nothing compresses worse
+    noise = np.random.default_rng(0).random(shape, dtype=np.float32)
+    write_viewer_script(Images(np.diag([0.9, 0.9, 0.9, 1]), noise, noise, None, None), tmp_path / "a.js")
+    assert (tmp_path / "a.js").stat().st_size < 5e6
