@@ -44,7 +44,7 @@ from midiff_monai.inferers.slicewise import Network, foreground_box, in_batches,
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline.run import SEGMENTATION
 from midiff_monai.provenance import sha256
-from midiff_monai.transforms.meta import plain
+from midiff_monai.transforms.meta import as_plain_tensor
 
 KEY = ("dataset", "contrast", "method")
 
@@ -109,11 +109,11 @@ def brain_slices(made: MetaTensor, real: MetaTensor, segmenter: Bundle) -> tuple
     Returns:
         (N, 2·context + 1, H, W) of either, in [0, 1].
     """
-    volumes = [plain(segmenter.conform(image)) for image in (made, real)]
+    volumes = [as_plain_tensor(segmenter.conform(image)) for image in (made, real)]
     multiple, context = segmenter.setting("inferer").multiple, segmenter.setting("context")
-    there = (volumes[0] != 0)[0] & (volumes[1] != 0)[0]
-    area = there.sum(dim=(0, 1))
-    rows, columns, _ = foreground_box(there, multiple)
+    foreground_mask = (volumes[0] != 0)[0] & (volumes[1] != 0)[0]
+    area = foreground_mask.sum(dim=(0, 1))
+    rows, columns, _ = foreground_box(foreground_mask, multiple)
     crops = (pad_to_multiple(volume[:, rows, columns], multiple) for volume in volumes)
     of_made, of_real = (stack_slices(crop[None], context)[area >= LEAST_SHARE * area.max()] for crop in crops)
     return of_made, of_real

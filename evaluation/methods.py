@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
-from trained import RIVALS, open_rival
+from trained import BASELINES, open_baseline
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.evaluation.baselines import match_histogram
@@ -88,7 +88,7 @@ def _from_matched(volume: Path, folder: Path, inferer: str, steps: int, **argume
 
 
 def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
-    """The method as Wang et al. published it, with our U-Net; see rivals/published.yaml.
+    """The method as Wang et al. published it, with our U-Net; see baselines/published.yaml.
 
     Args:
         volume: SUBJECT_CONTRAST.nii.gz.
@@ -100,22 +100,22 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
         "inferer::mirror": False,
         "inferer::conditional_mean": None,
         "inferer::shared_noise": 0.0,
-        "inferer::inferer::_target_": "trained.UnweightedInferer",
+        "inferer::inferer::_target_": "trained.UnscaledInferer",
     }
     if ancestral:
         settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"
         torch.manual_seed(0)  # it draws noise at every step
-    return _translated(volume, folder, open_rival(TRANSLATION, "published", steps=steps, **settings))
+    return _translated(volume, folder, open_baseline(TRANSLATION, "published", steps=steps, **settings))
 
 
 def one_step(volume: Path, folder: Path) -> Result:
-    """A regression with the very same guide and no diffusion; see rivals/one_step_training.yaml."""
-    return _translated(volume, folder, open_rival(TRANSLATION, "one_step", steps=1))
+    """A regression with the very same guide and no diffusion; see baselines/one_step_training.yaml."""
+    return _translated(volume, folder, open_baseline(TRANSLATION, "one_step", steps=1))
 
 
 def real_pairs(volume: Path, folder: Path) -> Result:
-    """A ceiling: trained on the other subjects' real pairs, which no user has; see rivals/real_pairs_training.yaml."""
-    return _translated(volume, folder, open_rival(TRANSLATION, "real_pairs", real_pairs_weights(volume)))
+    """A ceiling: trained on the other subjects' real pairs, which no user has; see baselines/real_pairs_training.yaml."""
+    return _translated(volume, folder, open_baseline(TRANSLATION, "real_pairs", real_pairs_weights(volume)))
 
 
 def real_pairs_weights(volume: Path) -> str:
@@ -133,7 +133,7 @@ def applies(name: str, volume: Path) -> bool:
         case method if contrast_of(volume) == CT and method not in ON_T1:
             return method == midiff.__name__
         case "real_pairs":
-            return (RIVALS / f"{real_pairs_weights(volume)}.pt").exists()
+            return (BASELINES / f"{real_pairs_weights(volume)}.pt").exists()
         case "real_t1":
             return true_labels(volume).exists()
         case _:
@@ -148,9 +148,9 @@ def true_labels(volume: Path) -> Path:
 def randomised_contrast(volume: Path, folder: Path) -> Result:
     """Without any translation: a segmenter trained on images of random contrast, made of the same label maps.
 
-    The network and all else are those of `midiff`'s segmenter; see rivals/randomised_contrast_training.yaml.
+    The network and all else are those of `midiff`'s segmenter; see baselines/randomised_contrast_training.yaml.
     """
-    models = Models(segmentation=open_rival(SEGMENTATION, "randomised_contrast"))
+    models = Models(segmentation=open_baseline(SEGMENTATION, "randomised_contrast"))
     return process(Job(volume, output_paths(volume, folder)), Settings(), models)
 
 

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from trained import RIVALS
+from trained import BASELINES
 
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
-from midiff_monai.io.paths import staged
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION
 from midiff_monai.provenance import environment, sha256
 
@@ -45,7 +45,7 @@ class Table:
         """Write rows, and all others with them."""
         self._rows += [dict(row) for row in rows]
         self._done |= {self._identity(row) for row in rows}
-        with staged(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             self.rows().to_csv(temporary, index=False, float_format="%.5g")
 
     def rows(self) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def is_current(row: Mapping[str, object]) -> bool:
 def installed_weights() -> dict[str, str]:
     """SHA-256 of all weights by the name of their bundle, as its metadata have it, or rival."""
     bundles = {name: read_metadata(bundle_root(name))["weights_sha256"] for name in (TRANSLATION, SEGMENTATION)}
-    return bundles | {path.stem: sha256(path) for path in RIVALS.glob("*.pt")}
+    return bundles | {path.stem: sha256(path) for path in BASELINES.glob("*.pt")}
 
 
 def _column(bundle: str) -> str:

@@ -23,9 +23,9 @@ class InputError(MidiffError):
         mend: what the user can do about it, as an imperative sentence without its full stop.
     """
 
-    def __init__(self, path: str | Path, fault: str, mend: str) -> None:
-        self.path, self.fault, self.mend = Path(path), fault, mend
-        super().__init__(f"{path}: {fault}. {mend}.")
+    def __init__(self, path: str | Path, fault: str, hint: str) -> None:
+        self.path, self.fault, self.hint = Path(path), fault, hint
+        super().__init__(f"{path}: {fault}. {hint}.")
 
 
 class OutputError(InputError):

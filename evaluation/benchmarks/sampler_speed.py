@@ -32,12 +32,12 @@ def rows() -> Iterator[dict[str, Any]]:
     source = volume(SIDE, SLICES)[0][..., neighbours].permute(2, 3, 0, 1)
     noise = torch.randn(SLICES, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        prepared = inferer.guide.prepare(source, together=True)
+        prepared = inferer.guide.prepare(source, same_volume=True)
         channels = inferer.guide(prepared, noise, 0.0)
         inferer.scheduler.set_timesteps(bundle.setting("steps"))
-        settings: dict[str, Any] = {"source": source, "together": True, "verbose": False}
+        settings: dict[str, Any] = {"source": source, "same_volume": True, "verbose": False}
         ours = milliseconds(lambda: inferer.sample(noise, network, **settings))
-        before = milliseconds(lambda: inferer.guide.prepare(source, together=True))
+        before = milliseconds(lambda: inferer.guide.prepare(source, same_volume=True))
         each = milliseconds(lambda: inferer.guide(prepared, noise, 1.0, noise))
         yield row("ours", bundle.setting("steps"), ours) | {"guide once, ms": before, "guide a step, ms": each}
         for name, (scheduler, steps) in STOCK.items():

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bundle": ["Bundle", "open_bundle"],
-        "saving": ["SaveLikeSourced"],
+        "saving": ["SaveWithSourceHeaderd"],
         "weights": ["load_weights", "save_weights"],
     },
 )

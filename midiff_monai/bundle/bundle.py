@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from midiff_monai.bundle.resources import bundle_root, overlay_path
 from midiff_monai.bundle.weights import load_weights
 from midiff_monai.provenance import sha256
-from midiff_monai.transforms.meta import plain
+from midiff_monai.transforms.meta import as_plain_tensor
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Bundle:
         """Bring a volume (1, X, Y, Z) to the grid and the intensities that the network knows."""
         return self.setting("conform")({"image": volume})["image"]
 
-    def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
+    def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
         """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""
         network, inferer = self.setting("network"), self.setting("inferer")
-        return inferer.infer(plain(volume).to(self.setting("device")), network, draft).cpu()
+        return inferer.infer(as_plain_tensor(volume).to(self.setting("device")), network, coarse).cpu()
 
 
 def open_bundle(name: str, overlay: str | None = None, trusted: bool = False, **settings: Any) -> Bundle:

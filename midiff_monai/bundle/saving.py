@@ -10,12 +10,12 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.paths import OutputPaths, output_paths, staged
+from midiff_monai.io.paths import OutputPaths, atomic_write, output_paths
 from midiff_monai.io.volumes import read_volume, write_like
-from midiff_monai.transforms.meta import plain
+from midiff_monai.transforms.meta import as_plain_tensor
 
 
-class SaveLikeSourced(MapTransform):
+class SaveWithSourceHeaderd(MapTransform):
     """Write each channel of an image as a volume, with the sform, qform and units of the file that the image is of.
 
     MONAI's `SaveImaged` makes a header of its own, which knows neither the units nor what space the affine leads to.
@@ -41,7 +41,7 @@ class SaveLikeSourced(MapTransform):
             if (first := self._of.setdefault(paths, file)) != file:
                 raise InputError(file, f"would write the same files as {first}", "Rename one")
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            for role, channel in zip(self.roles, plain(data[key]).cpu().numpy(), strict=False):
-                with staged(getattr(paths, role)) as temporary:
+            for role, channel in zip(self.roles, as_plain_tensor(data[key]).cpu().numpy(), strict=False):
+                with atomic_write(getattr(paths, role)) as temporary:
                     write_like(channel, source, temporary, channel.dtype)
         return dict(data)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from midiff_monai.errors import BundleError
-from midiff_monai.io.paths import staged
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.provenance import sha256
 
 WEIGHTS = Path("models") / "model.pt"
@@ -61,13 +61,13 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     1.2.3+HASH, so that nobody takes the new weights for those that came with the package.
     """
     path = Path(root) / WEIGHTS
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(halved(state), temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata, digest = read_metadata(root), sha256(path)
     metadata |= {"version": f"{metadata['version'].partition('+')[0]}+{digest[:7]}", "weights_sha256": digest}
-    with staged(_metadata_path(root)) as temporary:
+    with atomic_write(_metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return digest
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from midiff_monai.evaluation.metrics import dice
 from midiff_monai.evaluation.phantom import make_phantom
-from midiff_monai.io.paths import make_folder, staged
+from midiff_monai.io.paths import atomic_write, make_folder
 from midiff_monai.labels import TISSUES
 from midiff_monai.pipeline.run import segment
 
@@ -28,7 +28,7 @@ def run_demo(output: Path, contrast: str = "PD") -> str:
     phantom = make_phantom(contrast)
     make_folder(output)
     path = output / f"phantom_{contrast}.nii.gz"
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         nib.save(phantom.image, temporary)
     result = segment([path], output, overwrite=True)[0]
     direct = segment([path], output / "direct", translated=False, overwrite=True)[0]
@@ -38,7 +38,7 @@ def run_demo(output: Path, contrast: str = "PD") -> str:
         name: {tissue: _dice(found, truth, *TISSUES[tissue]) for tissue in TISSUES} for name, found in runs.items()
     }
     table = pd.DataFrame(scores).round(2)
-    return f"Dice against the template's tissue maps, {contrast} phantom\n{table}\nPicture: {result.paths.picture}"
+    return f"Dice against the template's tissue maps, {contrast} phantom\n{table}\nPicture: {result.paths.qc_image}"
 
 
 def _dice(segmentation: np.ndarray | None, truth: np.ndarray, tissue: int, ids: tuple[int, ...]) -> float:

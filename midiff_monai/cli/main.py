@@ -217,7 +217,7 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     task, execute = _task(arguments), _executor(arguments)
     unreported: set[str] = set()
     with stop_on_signal() as stop:
-        bar = partial(tqdm, total=sum(not job.unfit for job in jobs), unit="volume", disable=None)
+        bar = partial(tqdm, total=sum(not job.exclusion_reason for job in jobs), unit="volume", disable=None)
         try:
             outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
         except BatchReportError as error:
@@ -245,9 +245,9 @@ def _executor(arguments: argparse.Namespace) -> Executor:
         from midiff_monai.pipeline.dask_executor import DaskExecutor
 
         return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
-    from midiff_monai.pipeline.batch import in_turn
+    from midiff_monai.pipeline.batch import run_sequentially
 
-    return in_turn
+    return run_sequentially
 
 
 def _summarize(folder: Path) -> None:
@@ -286,8 +286,8 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
     given = parser.parse_known_args(overrides)[0]
     images = sorted(given.dataset_dir.glob("*_T1.nii.gz"))
     if not images:
-        mend = "Name the folder of the T1w and their parcellations with --dataset_dir"
-        raise InputError(given.dataset_dir, "holds no SUBJECT_T1.nii.gz", mend)
+        hint = "Name the folder of the T1w and their parcellations with --dataset_dir"
+        raise InputError(given.dataset_dir, "holds no SUBJECT_T1.nii.gz", hint)
     for label in (image.with_name(image.name.replace("_T1.nii.gz", "_T1_DLMUSE.nii.gz")) for image in images):
         if not label.exists():
             raise InputError(label, "does not exist", "Give each T1w its DLMUSE parcellation, or take it away")

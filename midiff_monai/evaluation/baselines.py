@@ -10,7 +10,7 @@ from monai.networks.schedulers import Scheduler
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from midiff_monai.guidance.guide import middle
+from midiff_monai.guidance.guide import centre_slice
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 
 
@@ -79,10 +79,10 @@ class LowFrequenciesOfSource(LMIGuidedInferer):
 
 def _as_t1(source: torch.Tensor) -> torch.Tensor:
     """The middle slice (B, 1, H, W) of a matched source, as bright as a T1w, in [-1, 1]."""
-    return 2 * T1_WHITE * middle(source) - 1
+    return 2 * T1_WHITE * centre_slice(source) - 1
 
 
-class UnweightedInferer(LMIGuidedInferer):
+class UnscaledInferer(LMIGuidedInferer):
     """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
 
     def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The method: local mutual information, conditional means, and the guide made of them. It needs torch alone."""
 
-from midiff_monai.guidance.affine_head import LocallyAffine
+from midiff_monai.guidance.affine_head import PixelwiseAffineHead
 from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.guidance.guide import LMIGuide, PreparedSource
 from midiff_monai.guidance.mutual_information import LocalMutualInformation, LocalStatistics, standardize_locally
@@ -10,7 +10,7 @@ __all__ = [
     "LMIGuide",
     "LocalMutualInformation",
     "LocalStatistics",
-    "LocallyAffine",
+    "PixelwiseAffineHead",
     "PreparedSource",
     "standardize_locally",
 ]

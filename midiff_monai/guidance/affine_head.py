@@ -10,7 +10,7 @@ from torch import nn
 from midiff_monai.guidance.mutual_information import standardize_locally
 
 
-class LocallyAffine(nn.Module):
+class PixelwiseAffineHead(nn.Module):
     """Make the image b + a₁ (s − ½) + a₂ z + a₃ x + a₄ m₁ + a₅ m₂ …
 
     s is the source, z its local contrast, x the noisy image, and the m are the conditional means of the last estimate.

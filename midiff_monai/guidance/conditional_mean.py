@@ -14,7 +14,7 @@ from torch.nn import functional as F
 PRIOR = 2e-3
 """Share of a neighbourhood at which its own mean of a bin counts as much as that of the whole image."""
 
-RIM = 4
+SURFACE_MARGIN = 4
 """Pixels from the surface of a skull-stripped brain within which a translation is not to be trusted."""
 
 
@@ -36,13 +36,13 @@ class ConditionalMean(nn.Module):
         super().__init__()
         self.bins, self.cell = bins, cell
 
-    def prepare(self, source: torch.Tensor, together: bool = False) -> torch.Tensor:
+    def prepare(self, source: torch.Tensor, same_volume: bool = False) -> torch.Tensor:
         """The weight of every bin at every pixel (B, bins, H, W) of sources (B, 1, H, W), 0 where they are 0.
 
-        `together` says that the images are slices of one volume, which has the same bins everywhere.
+        `same_volume` says that the images are slices of one volume, which has the same bins everywhere.
         """
         values = source.flatten(1)
-        pooled = values.reshape(1, -1) if together else values
+        pooled = values.reshape(1, -1) if same_volume else values
         centres = quantiles(pooled, self.bins).expand(len(values), -1).contiguous()
         upper = torch.searchsorted(centres, values.contiguous()).clamp(1, self.bins - 1)
         left, right = centres.gather(1, upper - 1), centres.gather(1, upper)
@@ -51,7 +51,7 @@ class ConditionalMean(nn.Module):
         weights.scatter_(1, (upper - 1)[:, None], (1 - share)[:, None]).scatter_(1, upper[:, None], share[:, None])
         return (weights * (values > 0)[:, None]).unflatten(2, source.shape[2:])
 
-    def forward(self, weights: torch.Tensor, image: torch.Tensor, together: bool = False) -> torch.Tensor:
+    def forward(self, weights: torch.Tensor, image: torch.Tensor, same_volume: bool = False) -> torch.Tensor:
         """Conditional means of an image.
 
         Args:
@@ -62,34 +62,34 @@ class ConditionalMean(nn.Module):
         Returns:
             (B, 2, H, W): over the whole image, and over neighbourhoods; 0 where the source is 0.
         """
-        means = bin_means(weights, image, together)
+        means = bin_means(weights, image, same_volume)
         local = (self._window(weights * image) + PRIOR * means) / (self._window(weights) + PRIOR)
-        spread = F.interpolate(local, size=image.shape[2:], mode="bilinear", align_corners=False)
-        return torch.stack([(weights * means).sum(1), (weights * spread).sum(1)], dim=1)
+        smoothed = F.interpolate(local, size=image.shape[2:], mode="bilinear", align_corners=False)
+        return torch.stack([(weights * means).sum(1), (weights * smoothed).sum(1)], dim=1)
 
-    def pull(self, weights: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def shrink(self, weights: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Move the slices of a volume towards their conditional mean, as far as it explains them.
 
         1 − Var(X | S = s) / Var X tells how far a grey value s explains a volume. Where it does nearly altogether, as
         white matter's does in T2w, what a network adds is mostly error; where it does not, as where voxels that are
         half fluid look like cortex, it is anatomy. The step is the sixth power of that. At the surface of a
-        skull-stripped brain, less than `RIM` deep, a network takes cut cortex for fluid: there the step is the
+        skull-stripped brain, less than `SURFACE_MARGIN` deep, a network takes cut cortex for fluid: there the step is the
         mean over all grey values, the correlation ratio η², and what lies deeper is all that is measured on.
 
         Args:
             weights: what `prepare` made of the slices of the source together.
             image: (B, 1, H, W).
         """
-        there = weights.sum(1, keepdim=True) > 0
+        foreground_mask = weights.sum(1, keepdim=True) > 0
         # beyond the edge of the image, where the scan ends and not the brain, counts as deep
-        deep = F.max_pool2d((~there).to(image), 2 * RIM + 1, stride=1, padding=RIM) == 0
-        counted = weights * (deep if deep.any() else there)
-        means, squares = (bin_means(counted, power, together=True) for power in (image, image.square()))
+        deep = F.max_pool2d((~foreground_mask).to(image), 2 * SURFACE_MARGIN + 1, stride=1, padding=SURFACE_MARGIN) == 0
+        counted = weights * (deep if deep.any() else foreground_mask)
+        means, squares = (bin_means(counted, power, same_volume=True) for power in (image, image.square()))
         total = image[counted.sum(1, keepdim=True) > 0].var(correction=0).clamp(min=1e-6)
         shares = (1 - (squares - means.square()) / total).clamp(0, 1)
         expected, share = ((weights * values).sum(1, keepdim=True) for values in (means, shares))
         mean_share = (counted * shares).sum() / counted.sum()
-        return torch.where(there, torch.lerp(image, expected, torch.where(deep, share**6, mean_share)), image)
+        return torch.where(foreground_mask, torch.lerp(image, expected, torch.where(deep, share**6, mean_share)), image)
 
     def _window(self, maps: torch.Tensor) -> torch.Tensor:
         """Mean of (B, C, H, W) in a window around the centre of each cell."""
@@ -100,9 +100,9 @@ class ConditionalMean(nn.Module):
         return F.conv2d(rows, kernel.mT, padding=(2, 0), groups=maps.shape[1])
 
 
-def bin_means(weights: torch.Tensor, image: torch.Tensor, together: bool) -> torch.Tensor:
+def bin_means(weights: torch.Tensor, image: torch.Tensor, same_volume: bool) -> torch.Tensor:
     """Mean of an image (B, 1, H, W) in every bin of (B, bins, H, W): (B or 1, bins, 1, 1)."""
-    whole = (0, 2, 3) if together else (2, 3)
+    whole = (0, 2, 3) if same_volume else (2, 3)
     return (weights * image).sum(whole, keepdim=True) / weights.sum(whole, keepdim=True).clamp(min=1e-6)
 
 

@@ -29,8 +29,8 @@ class PreparedSource:
 
     maps: torch.Tensor
     statistics: LocalStatistics
-    levels: torch.Tensor | None
-    together: bool
+    bin_weights: torch.Tensor | None
+    same_volume: bool
 
 
 class LMIGuide(nn.Module):
@@ -63,34 +63,34 @@ class LMIGuide(nn.Module):
         self.cross_lmi = copy.copy(lmi)
         self.cross_lmi.reduction = "max"
 
-    def prepare(self, source: torch.Tensor, together: bool = False) -> PreparedSource:
+    def prepare(self, source: torch.Tensor, same_volume: bool = False) -> PreparedSource:
         """Compute once what depends on the source (B, slices, H, W) in [0, 1] alone.
 
-        `together` says that the middle slices make up one volume: it has one contrast, which they tell together.
+        `same_volume` says that the middle slices make up one volume: it has one contrast, which they tell together.
         """
-        image = middle(source)
+        image = centre_slice(source)
         compared = standardize_locally(image, self.standardize) if self.standardize else image
         statistics = self.lmi.prepare(compared)
         self_maps = self.lmi(statistics, compared)
         maps = torch.cat([source, self_maps], dim=1) if self.include_source else self_maps
-        levels = self.conditional_mean.prepare(image, together) if self.conditional_mean else None
-        return PreparedSource(maps, statistics, levels, together)
+        bin_weights = self.conditional_mean.prepare(image, same_volume) if self.conditional_mean else None
+        return PreparedSource(maps, statistics, bin_weights, same_volume)
 
     def forward(
         self,
         source: PreparedSource,
         noisy: torch.Tensor,
-        signal: torch.Tensor | float = 1.0,
+        sqrt_alpha_bar: torch.Tensor | float = 1.0,
         estimate: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The guide (B, C, H, W) for a noisy image (B, 1, H, W) whose clean range is [-1, 1].
 
-        The map that depends on the noisy image is multiplied by `signal`, the part of the image in it. The estimate
+        The map that depends on the noisy image is multiplied by `sqrt_alpha_bar`, the part of the image in it. The estimate
         of the clean image, if there is one, has the shape and range of the noisy one.
         """
-        channels = [source.maps, signal * self.cross_lmi(source.statistics, (noisy + 1) / 2)]
+        channels = [source.maps, sqrt_alpha_bar * self.cross_lmi(source.statistics, (noisy + 1) / 2)]
         if self.conditional_mean and estimate is not None:
-            channels.append(self.conditional_mean(source.levels, estimate, source.together))
+            channels.append(self.conditional_mean(source.bin_weights, estimate, source.same_volume))
         elif self.conditional_mean:
             channels.append(torch.zeros_like(noisy).repeat(1, self.conditional_mean.channels, 1, 1))
         return torch.cat(channels, dim=1)
@@ -102,6 +102,6 @@ class LMIGuide(nn.Module):
         return (2 * context + 1) * self.include_source + self_maps + 1 + means
 
 
-def middle(slices: torch.Tensor) -> torch.Tensor:
+def centre_slice(slices: torch.Tensor) -> torch.Tensor:
     """The slice itself (B, 1, H, W) of a slice with its neighbours (B, slices, H, W)."""
     return slices[:, slices.shape[1] // 2][:, None]

@@ -17,25 +17,25 @@ LARGEST_BRAIN_ML = 2300
 """Of a skull-stripped brain and its fluid, even in MNI space, where brains are large; what is larger is a head."""
 
 
-BRIDGE = 3
+OPENING_RADIUS = 3
 """Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""
 
 
-SULCI = 3
+CLOSING_RADIUS = 3
 """Voxels of half the width of what is taken for a gap within the brain."""
 
 
-def labelled(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+def labelled(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
     """The voxels (X, Y, Z), of those where there is something, for which logits (C, X, Y, Z) know a structure."""
-    return (logits.argmax(dim=0) > 0) & there
+    return (logits.argmax(dim=0) > 0) & foreground_mask
 
 
-def is_stripped(brain: torch.Tensor, there: torch.Tensor) -> bool:
+def is_stripped(brain: torch.Tensor, foreground_mask: torch.Tensor) -> bool:
     """Whether a volume, of which there is so much (X, Y, Z) and so much of that is labelled, is skull-stripped."""
-    return bool(brain.sum() > STRIPPED_SHARE * there.sum())
+    return bool(brain.sum() > STRIPPED_SHARE * foreground_mask.sum())
 
 
-def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | None:
+def extract_brain(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor | None:
     """The brain as a skull-stripping tool would leave it, of the logits (C, X, Y, Z) of a whole head.
 
     Args:
@@ -46,16 +46,16 @@ def brain_in_head(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor | N
         A mask (X, Y, Z): what is labelled, its sulci closed and its holes filled; None of a volume that is
         skull-stripped already, or in which nothing as thick as a brain is labelled.
     """
-    brain = labelled(logits, there)
-    if is_stripped(brain, there) or distance_transform_edt(brain.numpy()).max() <= BRIDGE:
+    brain = labelled(logits, foreground_mask)
+    if is_stripped(brain, foreground_mask) or distance_transform_edt(brain.numpy()).max() <= OPENING_RADIUS:
         return None
     # beyond the edge of the volume the brain goes on
-    grown = binary_closing(np.pad(brain.numpy(), SULCI, mode="edge"), iterations=SULCI)
-    inner = (slice(SULCI, -SULCI),) * 3
-    return torch.from_numpy(fill_holes(grown[inner])) & there
+    grown = binary_closing(np.pad(brain.numpy(), CLOSING_RADIUS, mode="edge"), iterations=CLOSING_RADIUS)
+    inner = (slice(CLOSING_RADIUS, -CLOSING_RADIUS),) * 3
+    return torch.from_numpy(fill_holes(grown[inner])) & foreground_mask
 
 
-def largest_piece(mask: torch.Tensor, bridge: int = BRIDGE) -> torch.Tensor:
+def largest_component(mask: torch.Tensor, bridge: int = OPENING_RADIUS) -> torch.Tensor:
     """The largest piece of a mask (X, Y, Z), cut off from what thin bridges alone join it to.
 
     Voxels deeper than `bridge` are what pieces are made of; the largest takes along all of the mask that is near it.
@@ -69,7 +69,7 @@ def largest_piece(mask: torch.Tensor, bridge: int = BRIDGE) -> torch.Tensor:
     return mask & (away <= bridge + 2).to(mask.device)
 
 
-def deep_inside(mask: torch.Tensor, depth: int) -> torch.Tensor:
+def interior(mask: torch.Tensor, depth: int) -> torch.Tensor:
     """The voxels of a mask (X, Y, Z) with nothing but mask less than `depth` voxels away along every axis.
 
     Beyond the edge of the volume, where the scan ends and not the brain, counts as mask.

@@ -42,7 +42,7 @@ class LMIGuidedInferer(DiffusionInferer):
         timesteps: torch.Tensor,
         *args: Any,
         source: torch.Tensor | None = None,
-        passes: int = 1,
+        self_conditioning_passes: int = 1,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Predict for one training step.
@@ -56,7 +56,7 @@ class LMIGuidedInferer(DiffusionInferer):
             passes: number of predictions, of which each is told of the one before; the gradient is that of the last.
         """
         network = diffusion_model if source is None else self._guided(diffusion_model, source, self.scheduler)
-        for _ in range(passes - 1):
+        for _ in range(self_conditioning_passes - 1):
             with torch.no_grad():
                 super().__call__(inputs, network, noise, timesteps, *args, **kwargs)  # type: ignore[arg-type]
         return super().__call__(inputs, network, noise, timesteps, *args, **kwargs)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class LMIGuidedInferer(DiffusionInferer):
         scheduler: Scheduler | None = None,
         *args: Any,
         source: torch.Tensor | None = None,
-        together: bool = False,
+        same_volume: bool = False,
         start_image: torch.Tensor | None = None,
         noise_level: int | None = None,
         **kwargs: Any,
@@ -95,50 +95,50 @@ class LMIGuidedInferer(DiffusionInferer):
         if (start_image is None) != (noise_level is None):
             raise ValueError("start_image and noise_level go together")
         if start_image is not None and noise_level is not None:
-            scheduler = start_below(scheduler, noise_level)
+            scheduler = truncate_schedule(scheduler, noise_level)
             input_noise = scheduler.add_noise(start_image, input_noise, scheduler.timesteps[:1].to(input_noise.device))
-        network = diffusion_model if source is None else self._guided(diffusion_model, source, scheduler, together)
+        network = diffusion_model if source is None else self._guided(diffusion_model, source, scheduler, same_volume)
         return super().sample(input_noise, network, scheduler, *args, **kwargs)  # type: ignore[arg-type]
 
     def _guided(
-        self, diffusion_model: nn.Module, source: torch.Tensor, scheduler: Scheduler, together: bool = False
+        self, diffusion_model: nn.Module, source: torch.Tensor, scheduler: Scheduler, same_volume: bool = False
     ) -> Callable[..., torch.Tensor]:
-        prepared = self.guide.prepare(source, together)
+        prepared = self.guide.prepare(source, same_volume)
         estimate: torch.Tensor | None = None
 
         def network(
             x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None, **kwargs: Any
         ) -> torch.Tensor:
             nonlocal estimate
-            signal = self._signal(scheduler, x, timesteps)
-            guided = torch.cat([signal * x, self.guide(prepared, x, signal, estimate)], dim=1)
+            sqrt_alpha_bar = self._sqrt_alpha_bar(scheduler, x, timesteps)
+            guided = torch.cat([sqrt_alpha_bar * x, self.guide(prepared, x, sqrt_alpha_bar, estimate)], dim=1)
             prediction = diffusion_model(guided, timesteps=timesteps, context=context, **kwargs)
-            estimate = self._estimate(scheduler, prediction.detach(), x, signal)
+            estimate = self._estimate(scheduler, prediction.detach(), x, sqrt_alpha_bar)
             return prediction
 
         return network
 
     def _estimate(
-        self, scheduler: Scheduler, prediction: torch.Tensor, x: torch.Tensor, signal: torch.Tensor
+        self, scheduler: Scheduler, prediction: torch.Tensor, x: torch.Tensor, sqrt_alpha_bar: torch.Tensor
     ) -> torch.Tensor:
         """The clean image that a prediction means, in [-1, 1]."""
-        noise = (1 - signal**2).sqrt()
+        noise = (1 - sqrt_alpha_bar**2).sqrt()
         match scheduler.prediction_type:
             case DDIMPredictionType.SAMPLE:
                 clean = prediction
             case DDIMPredictionType.EPSILON:
-                clean = (x - noise * prediction) / signal
+                clean = (x - noise * prediction) / sqrt_alpha_bar
             case _:
-                clean = signal * x - noise * prediction
+                clean = sqrt_alpha_bar * x - noise * prediction
         return clean.clamp(-1, 1)
 
-    def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _sqrt_alpha_bar(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """√ᾱ, the part of the image in a noisy one, as (B or 1, 1, 1, 1)."""
         alphas = scheduler.alphas_cumprod.to(x.device)[timesteps.to(x.device).long()]
         return alphas.sqrt().reshape(-1, 1, 1, 1)
 
 
-def start_below(scheduler: Scheduler, noise_level: int) -> Scheduler:
+def truncate_schedule(scheduler: Scheduler, noise_level: int) -> Scheduler:
     """A copy of the scheduler without the timesteps above a level."""
     shortened = copy.copy(scheduler)
     shortened.timesteps = scheduler.timesteps[scheduler.timesteps <= noise_level]

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from midiff_monai.inferers.brain_mask import deep_inside, is_stripped, labelled, largest_piece
+from midiff_monai.inferers.brain_mask import interior, is_stripped, labelled, largest_component
 from midiff_monai.inferers.slicewise import Network, SlicewiseInferer
 
-NEAR = 8
+CONTEXT_SLICES = 8
 """Slices around a brain that its logits depend on: what is further away changes none of them by more than 0.1."""
 
-NEVER = -100.0
+MASKED_LOGIT = -100.0
 """Logit of a class that is ruled out."""
 
 
@@ -49,27 +49,27 @@ class BrainSegmentation(SlicewiseInferer):
         return output[:, list(self.mirrored or ())]
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False) -> torch.Tensor:  # type: ignore[override]
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:  # type: ignore[override]
         """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z); a draft has the first look alone.
 
         All looks but the first are only at the slices near the brain that the first one finds in a head.
         """
-        there = volume[0] != 0
-        logits = self.average(volume, network, self.looks[:1])
-        if self.looks[1:] and not draft:
-            others = self.average(volume * self._near_brain(logits, there), network, self.looks[1:])
-            logits.lerp_(others, 1 - 1 / len(self.looks))
-        brain = labelled(logits, there)
-        if is_stripped(brain, there):
-            logits[0].masked_fill_(deep_inside(there, self.depth), NEVER)
+        foreground_mask = volume[0] != 0
+        logits = self.average(volume, network, self.tta_views[:1])
+        if self.tta_views[1:] and not coarse:
+            others = self.average(volume * self._near_brain(logits, foreground_mask), network, self.tta_views[1:])
+            logits.lerp_(others, 1 - 1 / len(self.tta_views))
+        brain = labelled(logits, foreground_mask)
+        if is_stripped(brain, foreground_mask):
+            logits[0].masked_fill_(interior(foreground_mask, self.depth), MASKED_LOGIT)
         else:
-            logits[1:].masked_fill_(~largest_piece(brain), NEVER)
+            logits[1:].masked_fill_(~largest_component(brain), MASKED_LOGIT)
         return logits
 
-    def _near_brain(self, logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        brain = labelled(logits, there)
-        if is_stripped(brain, there):
-            return there
-        places = largest_piece(brain).movedim(self.axis, 0).flatten(1).any(1).float()[None]
-        near = F.max_pool1d(places, 2 * NEAR + 1, stride=1, padding=NEAR)[0] > 0
+    def _near_brain(self, logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
+        brain = labelled(logits, foreground_mask)
+        if is_stripped(brain, foreground_mask):
+            return foreground_mask
+        places = largest_component(brain).movedim(self.axis, 0).flatten(1).any(1).float()[None]
+        near = F.max_pool1d(places, 2 * CONTEXT_SLICES + 1, stride=1, padding=CONTEXT_SLICES)[0] > 0
         return near.reshape([-1 if axis == self.axis else 1 for axis in range(3)])

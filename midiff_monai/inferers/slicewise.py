@@ -59,7 +59,7 @@ class SlicewiseInferer(Inferer):
         shifts: Sequence[int] = (0,),
     ) -> None:
         self.context, self.axis = context, axis
-        self.looks = list(itertools.product((False, True) if mirror else (False,), shifts))
+        self.tta_views = list(itertools.product((False, True) if mirror else (False,), shifts))
         self.batch_size, self.multiple = batch_size, multiple
         self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
@@ -93,12 +93,12 @@ class SlicewiseInferer(Inferer):
         return outputs
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False, **options: Any) -> torch.Tensor:
         """The channels (C, X, Y, Z), float32, of one volume (1, X, Y, Z); a draft has the first look alone."""
-        return self.average(volume, network, self.looks[:1] if draft else self.looks, **options)
+        return self.average(volume, network, self.tta_views[:1] if coarse else self.tta_views, **options)
 
     def average(
-        self, volume: torch.Tensor, network: Network, looks: Sequence[tuple[bool, int]], **options: Any
+        self, volume: torch.Tensor, network: Network, tta_views: Sequence[tuple[bool, int]], **options: Any
     ) -> torch.Tensor:
         """The mean (C, X, Y, Z), float32, of some looks at one volume (1, X, Y, Z)."""
         turned = volume.movedim(self.axis + 1, -1)
@@ -107,15 +107,15 @@ class SlicewiseInferer(Inferer):
         if not turned.any():
             return background.expand(-1, *volume.shape[1:]).clone()
         output = torch.empty(0)
-        for look in looks:
-            for positions, computed in self._slice_by_slice(turned[:, box[0], box[1]], network, *look, options):
+        for view in tta_views:
+            for positions, computed in self._slice_by_slice(turned[:, box[0], box[1]], network, *view, options):
                 if not output.numel():
                     # kept slice by slice in memory: to reorder many channels takes longer than to compute them
                     output = computed.new_zeros(turned.shape[-1], computed.shape[1], *turned.shape[1:3])
-                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(looks))
+                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(tta_views))
         # where there was nothing, nothing is made
-        there = turned[0].movedim(-1, 0)[:, None] != 0
-        torch.where(there, output, background[:, 0], out=output)
+        foreground_mask = turned[0].movedim(-1, 0)[:, None] != 0
+        torch.where(foreground_mask, output, background[:, 0], out=output)
         return output.permute(1, 2, 3, 0).movedim(-1, self.axis + 1)
 
     def _slice_by_slice(

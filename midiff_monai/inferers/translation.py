@@ -11,7 +11,7 @@ from tqdm import tqdm
 from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.slicewise import Network, SlicewiseInferer, in_batches
-from midiff_monai.transforms.intensity import DARKEST
+from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 
 class SlicewiseTranslation(SlicewiseInferer):
@@ -52,13 +52,13 @@ class SlicewiseTranslation(SlicewiseInferer):
         return len(self.inferer.scheduler.timesteps)
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, draft: bool = False, **options: Any) -> torch.Tensor:
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False, **options: Any) -> torch.Tensor:
         """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several.
 
         A draft is one sample, with one look.
         """
-        count = 1 if draft else self.samples
-        samples = torch.stack([self._draw(volume, network, draft=draft, index=index) for index in range(count)])
+        count = 1 if coarse else self.samples
+        samples = torch.stack([self._draw(volume, network, coarse=coarse, index=index) for index in range(count)])
         if count == 1:
             return samples[0]
         return torch.cat([samples.mean(dim=0), samples.std(dim=0)])
@@ -67,17 +67,17 @@ class SlicewiseTranslation(SlicewiseInferer):
         image = super().infer(volume, network, **options)
         if self.conditional_mean:
             source = volume.movedim(-1, 0)
-            levels = self.conditional_mean.prepare(source, together=True)
-            image = self.conditional_mean.pull(levels, image.movedim(-1, 0)).movedim(0, -1)
+            bin_weights = self.conditional_mean.prepare(source, same_volume=True)
+            image = self.conditional_mean.shrink(bin_weights, image.movedim(-1, 0)).movedim(0, -1)
         # 0 is left to where there is nothing
-        return torch.where(volume != 0, ((image + 1) / 2).clamp(DARKEST, 1), 0)
+        return torch.where(volume != 0, ((image + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1), 0)
 
     def predict(
         self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int = 0, **options: Any
     ) -> Iterator[torch.Tensor]:
         """The sample of a number `index` of every slice, in [-1, 1]; all at once, for they make up one volume."""
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        settings: dict[str, Any] = {"source": slices, "together": True, "verbose": False}
+        settings: dict[str, Any] = {"source": slices, "same_volume": True, "verbose": False}
         total = self.set_timesteps() * len(noise)
         with tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True) as bar:
             batched = in_batches(network, self.batch_size, bar.update)

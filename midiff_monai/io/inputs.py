@@ -53,9 +53,9 @@ class Job:
         return Job(self.source.absolute(), paths, self.series and replace(self.series, files=files))
 
     @property
-    def unfit(self) -> str:
+    def exclusion_reason(self) -> str:
         """Why it is to be passed over, as a clause, else empty."""
-        return self.series.unfit if self.series else ""
+        return self.series.exclusion_reason if self.series else ""
 
 
 def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, modality: str | None = None) -> list[Job]:
@@ -71,7 +71,7 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
         modality: "CT" takes the DICOM series of computed tomography and no others, anything else those of MR.
 
     Returns:
-        The volumes, and among those of folders the DICOM series that are to be passed over, `Job.unfit` telling why:
+        The volumes, and among those of folders the DICOM series that are to be passed over, `Job.exclusion_reason` telling why:
         they are no volume of anatomy, or of another modality.
 
     Raises:
@@ -81,21 +81,21 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
     output = Path(output)
     items = [items] if isinstance(items, str | Path) else items
     jobs = [job for item in items for job in _expand(item, output, "CT" if modality == "CT" else "MR")]
-    return without_duplicates(jobs, mend="Rename one, or give a table with a column `output`")
+    return without_duplicates(jobs, hint="Rename one, or give a table with a column `output`")
 
 
-def without_duplicates(jobs: Sequence[Job], mend: str) -> list[Job]:
+def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
     """Drop what is named twice, and put last what is to be passed over.
 
     Raises:
         InputError: two volumes would write the same files; tells this mend.
     """
     by_report: dict[Path, Job] = {}
-    for job in (job for job in jobs if not job.unfit):
+    for job in (job for job in jobs if not job.exclusion_reason):
         first = by_report.setdefault(job.paths.report.resolve(), job)
         if {file.resolve() for file in first.files} != {file.resolve() for file in job.files}:
-            raise InputError(job.source, f"would write the same files as {first.source}", mend)
-    return [*by_report.values(), *(job for job in jobs if job.unfit)]
+            raise InputError(job.source, f"would write the same files as {first.source}", hint)
+    return [*by_report.values(), *(job for job in jobs if job.exclusion_reason)]
 
 
 def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
@@ -131,7 +131,7 @@ def _job(source: Path, folder: Path) -> Job:
 def _jobs_below(folder: Path, output: Path, modality: str) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
-    files = files_below(folder, passing_over=output)
+    files = files_below(folder, excluding=output)
     volumes = _volumes_among(files)
     # where DICOM was converted, the images lie beside what was made of them
     with_volumes = {volume.parent for volume in volumes}
@@ -139,27 +139,27 @@ def _jobs_below(folder: Path, output: Path, modality: str) -> list[Job]:
     series = [_of_modality(each, modality) for each in _series_among(images)] if images else []
     jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
     jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series]
-    if all(job.unfit for job in jobs):
+    if all(job.exclusion_reason for job in jobs):
         raise _nothing_below(folder, output, series)
     return jobs
 
 
 def _of_modality(series: DicomSeries, modality: str) -> DicomSeries:
-    """A series, unfit if it tells of another modality; CT needs a preprocessing of its own, which MR cannot have."""
-    if series.unfit or series.modality in ("", modality):
+    """A series, exclusion_reason if it tells of another modality; CT needs a preprocessing of its own, which MR cannot have."""
+    if series.exclusion_reason or series.modality in ("", modality):
         return series
-    mend = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
-    return replace(series, unfit=f"is of modality {series.modality!r}{mend}")
+    hint = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
+    return replace(series, exclusion_reason=f"is of modality {series.modality!r}{hint}")
 
 
 def _job_of_series(series: DicomSeries, folder: Path) -> Job:
     return Job(series.folder / series.name, named_outputs(series.name, folder), series)
 
 
-def _nothing_below(folder: Path, output: Path, passed_over: list[DicomSeries]) -> InputError:
+def _nothing_below(folder: Path, output: Path, excluded: list[DicomSeries]) -> InputError:
     fault = f"holds no volume and no DICOM image (results of midiff, and what lies in {output}, aside)"
-    if passed_over:
-        reasons = (f"series {series.name} {series.unfit}" for series in passed_over)
+    if excluded:
+        reasons = (f"series {series.name} {series.exclusion_reason}" for series in excluded)
         fault = f"holds no volume to take: {', '.join(reasons)}"
     return InputError(folder, fault, "Name the folder of the scans")
 

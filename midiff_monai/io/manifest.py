@@ -11,10 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.io.paths import OutputPaths, staged
+from midiff_monai.io.paths import OutputPaths, atomic_write
 from midiff_monai.provenance import PACKAGE, environment, sha256
 
 Setting = str | int | float | bool | None
+
+RENAMED_ROLES = {"picture": "qc_image"}
+"""Roles of outputs in manifests of version 0.3 and before, and what they are called now."""
 
 
 @dataclass
@@ -98,11 +101,11 @@ class RunReport:
 
     def write(self, path: Path, complete: bool = True) -> None:
         """Write the manifest, whole or not at all."""
-        with staged(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(self.to_json(complete), encoding="ascii")
 
 
-def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def cache_key(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a result, of a manifest: of two runs with the same identity, one is enough.
 
     Where the input lies, which device computed, with which units, and who trusted the weights are of no consequence.
@@ -115,7 +118,7 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"], "version": version}
 
 
-def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
+def read_earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
     """The manifest of the last run that wrote these files, as JSON types.
 
     Of a run that was killed while it wrote, what it was to write is midiff's, though perhaps not all of one run: those
@@ -127,13 +130,24 @@ def earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
         manifest = None
     if not _is_manifest(manifest):
         return {"complete": False, "outputs": {}, "outputs_sha256": {}}
+    manifest = with_current_roles(manifest)
     if not manifest["complete"]:
         files = {role: path for role, path in asdict(paths).items() if role in manifest["outputs"]}
         manifest["outputs_sha256"] |= {role: sha256(path) for role, path in files.items() if path.is_file()}
     return manifest
 
 
-def forget_failure(path: Path) -> None:
+def with_current_roles(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the roles of its outputs named as in this version."""
+    renamed = {
+        table: {RENAMED_ROLES.get(role, role): value for role, value in manifest[table].items()}
+        for table in ("outputs", "outputs_sha256")
+        if table in manifest
+    }
+    return manifest | renamed
+
+
+def remove_failure_record(path: Path) -> None:
     """Remove the file that a batch keeps of a failure; what another tool left under that name stays."""
     with suppress(OSError, ValueError, AttributeError):
         if {"status", "error"} <= json.loads(path.read_text(encoding="utf-8")).keys():

@@ -22,10 +22,10 @@ DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.
 NUMBERED = re.compile(r"([^%]*%\d?\dd[^%]*?|[^%]*%d[^%]*?) (\d+) (\d+)(?: ([1-9]\d*))?(?: \d+)?")
 """Files of one slice each, named by a pattern, the first number, the last and perhaps a step: s%03d.raw 0 45 1."""
 
-MOST_SLICES = 2**16
+MAX_SLICES = 2**16
 """No more of them are looked for: a header may promise any number."""
 
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 """Bytes that file systems allow a name to have."""
 
 STALE_SECONDS = 86400.0
@@ -56,7 +56,7 @@ class OutputPaths:
     dicom_seg: Path
     label_table: Path
     volumes: Path
-    picture: Path
+    qc_image: Path
     report: Path
     error: Path
 
@@ -99,7 +99,7 @@ def _data_files(path: Path) -> list[str]:
         return os.fsdecode(header[found.end() :]).split("\n")[1:]  # type: ignore[union-attr]
     if numbered := NUMBERED.fullmatch(name):
         first, last, step = (int(number or 1) for number in numbered.groups()[1:])
-        return [numbered[1] % number for number in range(first, last + 1, step)[:MOST_SLICES]]
+        return [numbered[1] % number for number in range(first, last + 1, step)[:MAX_SLICES]]
     return [name] if name else []
 
 
@@ -125,18 +125,18 @@ def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
         dicom_seg=named("_dseg.dcm"),
         label_table=named("_dseg.tsv"),
         volumes=named("_volumes.csv"),
-        picture=named("_qc.png"),
+        qc_image=named("_qc.png"),
         report=named("_report.json"),
         error=named("_error.json"),
     )
 
 
-def files_below(folder: Path, passing_over: Path) -> list[Path]:
+def files_below(folder: Path, excluding: Path) -> list[Path]:
     """List the files in a folder and the folders below it that are not hidden, links followed, in no folder twice.
 
     Args:
         folder: where to look.
-        passing_over: a folder to leave out.
+        excluding: a folder to leave out.
 
     Raises:
         InputError: a folder cannot be read.
@@ -146,7 +146,7 @@ def files_below(folder: Path, passing_over: Path) -> list[Path]:
         raise InputError(error.filename, f"cannot be read ({error.strerror})", "Check its permissions") from error
 
     found: list[Path] = []
-    seen = {passing_over.resolve()}
+    seen = {excluding.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(parent).resolve()
         if real in seen:  # a link may lead to where it lies
@@ -176,7 +176,7 @@ def check_writable(
     make_folder(Path(out_dir))
     sources = {path.resolve() for path in inputs}
     for path in paths_to_write:
-        if len(os.fsencode(_staging_name(path))) > LONGEST_NAME:
+        if len(os.fsencode(_temporary_name(path))) > MAX_NAME_BYTES:
             raise OutputError(path, "has too long a name for a file", "Shorten that of the input")
         if path.resolve() in sources:
             raise OutputError(path, "is an input of this run and would be overwritten", "Choose another folder with -o")
@@ -199,7 +199,7 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Let a file appear under its name only once it is complete and on disk.
 
     The body writes to the name it is given. That name lies in the same folder, so that renaming is atomic, and ends
@@ -211,7 +211,7 @@ def staged(path: Path) -> Iterator[Path]:
     """
     for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
         _remove_if_stale(left)
-    temporary = path.with_name(_staging_name(path))
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -221,7 +221,7 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _staging_name(path: Path) -> str:
+def _temporary_name(path: Path) -> str:
     return f".{secrets.token_hex(4)}.{path.name}"
 
 

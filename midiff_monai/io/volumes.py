@@ -100,8 +100,8 @@ def check_scale(image: nib.Nifti1Image, name: str | Path, modality: str | None) 
     something = (data != 0).sum()
     if modality is None and (share := (data < 0).sum() / something) > MOST_NEGATIVE:
         fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
-        mend = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
-        raise InputError(name, fault, mend)
+        hint = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
+        raise InputError(name, fault, hint)
     if modality == "CT" and (share := (data > DENSE_HU).sum() / something) > MOST_DENSE:
         fault = f"has {share:.0%} of its voxels above {DENSE_HU}, where of Hounsfield units only those of bone are"
         raise InputError(name, fault, "Take off what was added to them, most often 1024")
@@ -181,19 +181,19 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
     shape = image.shape
     check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
-        mend = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
-        raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", mend)
+        hint = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
+        raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", hint)
     if len(shape) < 3 or min(shape[:3]) < 2:
-        mend = "Give a volume of at least 2 slices along each axis"
-        raise InputError(path, f"holds a single slice (shape {_by(shape)})", mend)
+        hint = "Give a volume of at least 2 slices along each axis"
+        raise InputError(path, f"holds a single slice (shape {_by(shape)})", hint)
 
 
 def _check_grid(path: Path, image: SpatialImage) -> None:
     try:
         check_affine(image.affine)
     except GridError as error:
-        mend = "Resample it to a grid with right angles" if "shear" in str(error) else "Export it again from the scan"
-        raise InputError(path, f"has a {error}", mend) from error
+        hint = "Resample it to a grid with right angles" if "shear" in str(error) else "Export it again from the scan"
+        raise InputError(path, f"has a {error}", hint) from error
     sides = nib.affines.voxel_sizes(image.affine)
     smallest, largest = VOXEL_SIDES_MM
     if sides.min() < smallest or sides.max() > largest:

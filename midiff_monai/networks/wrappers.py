@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class PixelUnshuffled(nn.Module):
+class PixelUnshuffleWrapper(nn.Module):
     """Run a network on `factor`² fewer pixels a slice, of `factor`² times the channels.
 
     Nothing is lost on the way in or out (Shi et al., CVPR 2016, doi 10.1109/CVPR.2016.207), and the
@@ -63,7 +63,7 @@ def slice_by_slice(function: Callable[..., torch.Tensor], x: torch.Tensor, *args
     return function(slices.flatten(0, 1), *args).unflatten(0, slices.shape[:2]).movedim(1, -1)
 
 
-class MixedPrecision(nn.Module):
+class AutocastWrapper(nn.Module):
     """Run a network under bfloat16 autocast on whatever device its input is, and answer in float32.
 
     MONAI's engines know autocast on CUDA alone; processors with bfloat16 units gain as much, see `has_fast_bfloat16`.

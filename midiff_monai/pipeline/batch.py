@@ -20,8 +20,8 @@ import pandas as pd
 
 from midiff_monai.errors import MidiffError, OutputError, in_one_line
 from midiff_monai.io.inputs import Job
-from midiff_monai.io.manifest import earlier_manifest, forget_failure, identity
-from midiff_monai.io.paths import check_writable, staged
+from midiff_monai.io.manifest import cache_key, read_earlier_manifest, remove_failure_record
+from midiff_monai.io.paths import atomic_write, check_writable
 from midiff_monai.pipeline.run import Models, Settings, load_models, new_report, process, written_roles
 from midiff_monai.provenance import environment, sha256
 
@@ -45,7 +45,7 @@ class Task:
     overwrite: bool = False
 
 
-Status = Literal["done", "skipped", "failed", "pending", "passed over"]
+Status = Literal["done", "skipped", "failed", "pending", "excluded"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Outcome:
     Attributes:
         input: the volume.
         status: "done", "skipped" (done by an earlier run in the same way), "failed", "pending" (never begun), or
-            "passed over" (a DICOM series that is no volume of anatomy, or of another modality).
+            "excluded" (a DICOM series that is no volume of anatomy, or of another modality).
         seconds: wall-clock time.
         warnings: sentences for the reader of the result.
         error: why it failed or was passed over, in one line.
@@ -88,7 +88,7 @@ Executor = Callable[[Sequence[Job], Task, threading.Event], Iterator[Outcome]]
 """Runs the jobs in any order and yields their outcomes; begins no more of them once the event is set."""
 
 
-def in_turn(jobs: Sequence[Job], task: Task, stop: threading.Event) -> Iterator[Outcome]:
+def run_sequentially(jobs: Sequence[Job], task: Task, stop: threading.Event) -> Iterator[Outcome]:
     """Run the jobs one after the other in this process."""
     for job in jobs:
         if stop.is_set():
@@ -100,7 +100,7 @@ def run_batch(
     jobs: Sequence[Job],
     task: Task,
     output: Path,
-    execute: Executor = in_turn,
+    execute: Executor = run_sequentially,
     stop: threading.Event | None = None,
     progress: Callable[[Iterable[Outcome]], Iterable[Outcome]] = iter,  # type: ignore[assignment]
 ) -> list[Outcome]:
@@ -124,8 +124,8 @@ def run_batch(
         BatchReportError: the reports of the batch cannot be written; all volumes that can be done are done.
     """
     models = _models(task)
-    passed_over = [Outcome(job.source, "passed over", error=job.unfit) for job in jobs if job.unfit]
-    jobs = [job for job in jobs if not job.unfit]
+    excluded = [Outcome(job.source, "excluded", error=job.exclusion_reason) for job in jobs if job.exclusion_reason]
+    jobs = [job for job in jobs if not job.exclusion_reason]
     _check_outputs(jobs, output)
     by_report = {str(job.paths.report): job for job in jobs}
     outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
@@ -134,8 +134,8 @@ def run_batch(
         # a full disk is told of at the end; meanwhile room may be made
         with suppress(OSError):
             _note_error(outcome, by_report[outcome.report].paths.error)
-            write_reports([*outcomes.values(), *passed_over], task, models, output)
-    all_outcomes = [*outcomes.values(), *passed_over]
+            write_reports([*outcomes.values(), *excluded], task, models, output)
+    all_outcomes = [*outcomes.values(), *excluded]
     try:
         write_reports(all_outcomes, task, models, output)
     except OSError as error:
@@ -153,12 +153,12 @@ def _check_outputs(jobs: Sequence[Job], output: Path) -> None:
 
 def _note_error(outcome: Outcome, path: Path) -> None:
     """Keep a failure beside the results, where batches that share a folder do not overwrite it."""
-    forget_failure(path)
+    remove_failure_record(path)
     if outcome.status != "failed" or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         facts = asdict(outcome) | {"ended": ended}
         temporary.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="ascii")
 
@@ -168,13 +168,13 @@ def run_job(job: Job, task: Task) -> Outcome:
     start = time.perf_counter()
     try:
         models = _models(task)
-        manifest = earlier_manifest(job.paths)
+        manifest = read_earlier_manifest(job.paths)
         done = not task.overwrite and _is_done(manifest, job, task, models)
         changed = [] if task.overwrite else _changed(job, task, manifest)
         if changed and not done:
             raise OutputError(changed[0], "exists, and is not as midiff made it", "Move it, or use --overwrite")
-        told = [f"{path.name} was changed since." for path in changed]
-        warnings = manifest["warnings"] + told if done else process(job, task.settings, models).report.warnings
+        notices = [f"{path.name} was changed since." for path in changed]
+        warnings = manifest["warnings"] + notices if done else process(job, task.settings, models).report.warnings
     # one volume must not keep the others from being done, whatever is the matter with it
     except Exception as error:
         return Outcome.of(job, "failed", seconds=time.perf_counter() - start, error=_reason(error))
@@ -203,7 +203,7 @@ def _is_done(manifest: dict[str, Any], job: Job, task: Task, models: Models) -> 
     report = new_report(job, task.settings, models)
     if manifest["command"] not in (report.command, "segment"):
         return False
-    earlier, wanted = identity(manifest), identity(report.to_dict())
+    earlier, wanted = cache_key(manifest), cache_key(report.to_dict())
     alike = all(earlier[name] == wanted[name] for name in ("settings", "input", "version"))
     return alike and all(wanted[name].items() <= earlier[name].items() for name in ("weights", "configurations"))
 
@@ -230,11 +230,11 @@ def _reason(error: Exception) -> str:
 def write_reports(outcomes: list[Outcome], task: Task, models: Models, output: Path) -> None:
     """Write the table of the outcomes as CSV, and with what made them as JSON, each whole or not at all."""
     table = pd.DataFrame([_row(outcome, output) for outcome in outcomes])
-    with staged(output / REPORTS[0]) as temporary:
+    with atomic_write(output / REPORTS[0]) as temporary:
         # a file name need not be Unicode
         table.to_csv(temporary, index=False, float_format="%.2f", errors="surrogateescape")
     facts = {"settings": asdict(task.settings), "weights": models.weights, "environment": environment()}
-    with staged(output / REPORTS[1]) as temporary:
+    with atomic_write(output / REPORTS[1]) as temporary:
         volumes = table.round(2).to_dict("records")
         temporary.write_text(json.dumps(facts | {"volumes": volumes}, indent=2) + "\n", encoding="ascii")
 

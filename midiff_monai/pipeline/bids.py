@@ -14,8 +14,8 @@ from typing import Any
 
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.inputs import Job, without_duplicates
-from midiff_monai.io.manifest import earlier_manifest
-from midiff_monai.io.paths import OutputPaths, make_folder, staged
+from midiff_monai.io.manifest import read_earlier_manifest
+from midiff_monai.io.paths import OutputPaths, atomic_write, make_folder
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
@@ -74,11 +74,11 @@ def find_jobs(
     present = set(scans)
     for job in jobs:
         _check_replaces_no_other(job, present)
-    return without_duplicates(jobs, mend="Remove one")
+    return without_duplicates(jobs, hint="Remove one")
 
 
 def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
-    earlier = earlier_manifest(job.paths).get("input")
+    earlier = read_earlier_manifest(job.paths).get("input")
     other = job.source.with_name(Path(earlier["path"]).name) if earlier else job.source
     if other != job.source and other in scans:
         fault = f"would replace what was made of {other.name}"
@@ -132,7 +132,7 @@ def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> Ou
         dicom_seg=named("midiff", "dseg.dcm"),
         label_table=named("midiff", "dseg.tsv"),
         volumes=named("midiff", "volumes.csv"),
-        picture=named("midiff", "qc.png"),
+        qc_image=named("midiff", "qc.png"),
         report=named("midiff", "report.json"),
         error=named("midiff", "error.json"),
     )
@@ -153,9 +153,9 @@ def check_dataset(dataset: Path) -> None:
 
 def check_own(dataset: Path, output: Path) -> None:
     """Raise OutputError for an output folder that is that of the data set or of another tool's derivative."""
-    mend = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
+    hint = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
     if output.resolve() == dataset.resolve():
-        raise OutputError(output, "is the data set itself", mend)
+        raise OutputError(output, "is the data set itself", hint)
     description = output / DESCRIPTION
     if description.exists():
         try:
@@ -163,7 +163,7 @@ def check_own(dataset: Path, output: Path) -> None:
         except (OSError, ValueError, LookupError, TypeError):
             makers = []
         if "midiff-monai" not in makers:
-            raise OutputError(description, "was not made by midiff", mend)
+            raise OutputError(description, "was not made by midiff", hint)
 
 
 def write_description(dataset: Path, output: Path) -> None:
@@ -184,7 +184,7 @@ def write_description(dataset: Path, output: Path) -> None:
     }
     make_folder(output)
     _write_json(description, output / DESCRIPTION)
-    with staged(output / ".bidsignore") as temporary:
+    with atomic_write(output / ".bidsignore") as temporary:
         temporary.write_text(BIDSIGNORE, encoding="utf-8")
 
 
@@ -213,5 +213,5 @@ def _sidecar(image: Path) -> Path:
 
 
 def _write_json(facts: dict[str, Any], path: Path) -> None:
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")

@@ -65,8 +65,8 @@ class DaskExecutor:
         try:
             from distributed import Client
         except ImportError as error:
-            mend = "Install it: pip install 'midiff-monai[cluster]'"
-            raise InputError("--workers, --scheduler", "need the package distributed", mend) from error
+            hint = "Install it: pip install 'midiff-monai[cluster]'"
+            raise InputError("--workers, --scheduler", "need the package distributed", hint) from error
         if self.scheduler is None:
             with self._local_cluster() as cluster, Client(cluster) as client:
                 client.register_plugin(_deaf_to_signals())

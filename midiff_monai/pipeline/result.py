@@ -16,8 +16,8 @@ import pandas as pd
 from midiff_monai.errors import InputError
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
-from midiff_monai.io.manifest import RunReport, earlier_manifest, forget_failure
-from midiff_monai.io.paths import OutputPaths, staged
+from midiff_monai.io.manifest import RunReport, read_earlier_manifest, remove_failure_record
+from midiff_monai.io.paths import OutputPaths, atomic_write
 from midiff_monai.io.volumes import write_like
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.provenance import sha256
@@ -46,13 +46,13 @@ class Result:
     paths: OutputPaths
     report: RunReport
     synthetic: np.ndarray | None = None
-    spread: np.ndarray | None = None
+    synthetic_std: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     series: DicomSeries | None = None
 
     def measures(self) -> Measures:
         """What tells whether a person should look at the result before using it."""
-        seen = np.asarray(self.source.dataobj), self.synthetic, self.spread, self.segmentation
+        seen = np.asarray(self.source.dataobj), self.synthetic, self.synthetic_std, self.segmentation
         volumes: dict[int, float] = {}
         if self.segmentation is not None:
             table = self._volumes(self.segmentation)
@@ -67,7 +67,7 @@ class Result:
         Those that are out of date now, as the spread of samples that were more, are deleted, unless they were changed
         since.
         """
-        earlier = earlier_manifest(self.paths)["outputs_sha256"]
+        earlier = read_earlier_manifest(self.paths)["outputs_sha256"]
         self.report.hashes = {role: digest for role, digest in earlier.items() if role not in self._replaced}
         self.paths.report.parent.mkdir(parents=True, exist_ok=True)
         writers = self._writers()
@@ -77,28 +77,28 @@ class Result:
         self.report.outputs = {}
         with self.report.timed("write"):
             for role, write in writers.items():
-                self._write_staged(role, write)
+                self._write_atomically(role, write)
         for role in earlier.keys() & self._replaced - self.report.hashes.keys():
             path = getattr(self.paths, role)
             if path.is_file() and sha256(path) == earlier[role]:
                 path.unlink()
         self.report.write(self.paths.report)
-        forget_failure(self.paths.error)
+        remove_failure_record(self.paths.error)
 
     @property
     def _replaced(self) -> set[str]:
         """Roles of the files that are out of date once this result is written."""
-        roles = {"picture"}
+        roles = {"qc_image"}
         if self.synthetic is not None:
             roles |= {"synthetic", "synthetic_std"}
         if self.segmentation is not None:
             roles |= {"segmentation", "label_table", "volumes", "dicom_seg"}
         return roles
 
-    def _write_staged(self, role: str, write: Callable[[Path], None]) -> None:
+    def _write_atomically(self, role: str, write: Callable[[Path], None]) -> None:
         path = getattr(self.paths, role)
         try:
-            with staged(path) as temporary:
+            with atomic_write(path) as temporary:
                 write(temporary)
                 self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
         except InputError as error:  # headers of a series that break the standard take nothing from the other files
@@ -108,15 +108,15 @@ class Result:
         writers: dict[str, Callable[[Path], None]] = {}
         if self.synthetic is not None:
             writers["synthetic"] = partial(self._write_image, self.synthetic)
-        if self.spread is not None:
-            writers["synthetic_std"] = partial(self._write_image, self.spread)
+        if self.synthetic_std is not None:
+            writers["synthetic_std"] = partial(self._write_image, self.synthetic_std)
         if self.segmentation is not None:
             writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
             writers["volumes"] = partial(self._write_volumes, self.segmentation)
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
-        return writers | {"picture": self._draw}
+        return writers | {"qc_image": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
         write_like(image, self.source, path, np.float32)

@@ -22,12 +22,12 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.volumes import check_file, check_scale, read_volume, tells_sides
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.two_pass import translate_head
+from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.qc.flags import quality_flags
 from midiff_monai.transforms.foreground import fill_holes
-from midiff_monai.transforms.meta import plain
+from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
-from midiff_monai.transforms.spatial import restore_segmentation
+from midiff_monai.transforms.spatial import probabilities_to_labels
 
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 
@@ -164,9 +164,9 @@ def run(
 def _fit(jobs: Sequence[Job]) -> list[Job]:
     """The jobs without those to be passed over, of which the log tells."""
     for job in jobs:
-        if job.unfit:
-            _logger.warning("%s: passed over, for it %s", job.source, job.unfit)
-    return [job for job in jobs if not job.unfit]
+        if job.exclusion_reason:
+            _logger.warning("%s: passed over, for it %s", job.source, job.exclusion_reason)
+    return [job for job in jobs if not job.exclusion_reason]
 
 
 def check_settings(settings: Settings, translating: bool) -> None:
@@ -264,10 +264,10 @@ def _translate(
 ) -> tuple[MetaTensor, torch.Tensor | None]:
     """The synthetic T1w, and its segmentation as far as it is known already."""
     conformed = models.translation.conform(image)  # type: ignore[union-attr]
-    samples, logits = translate_head(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
-    grids = plain(conformed[0] != 0), conformed.affine, foreground, image.affine
+    samples, logits = translate_two_pass(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
+    grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, image.affine
     restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
-    result.synthetic, result.spread = restored[0], restored[1] if len(restored) > 1 else None
+    result.synthetic, result.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
     return MetaTensor(samples[:1], affine=conformed.affine), logits
 
 
@@ -276,8 +276,8 @@ def _segment(
 ) -> None:
     conformed = bundle.conform(image)
     probabilities = (bundle.infer(conformed) if logits is None else logits).softmax(dim=0)
-    grids = plain(conformed[0] != 0), conformed.affine, foreground, result.source.affine
-    result.segmentation = restore_segmentation(probabilities, *grids).numpy()
+    grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, result.source.affine
+    result.segmentation = probabilities_to_labels(probabilities, *grids).numpy()
     if not result.segmentation.any():
         result.report.warnings.append("No structure was found: look at the picture and check the input.")
 
@@ -296,7 +296,7 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
 
 def written_roles(settings: Settings, translating: bool, segmenting: bool) -> list[str]:
     """The fields of `OutputPaths` that a run with these settings writes for a volume, before the report."""
-    roles = ["picture"]
+    roles = ["qc_image"]
     if translating:
         roles += ["synthetic"] + (["synthetic_std"] if (settings.samples or 1) > 1 else [])
     if segmenting:

@@ -7,13 +7,13 @@ from monai.data import MetaTensor
 from scipy.ndimage import binary_erosion
 
 from midiff_monai.bundle.bundle import Bundle
-from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, brain_in_head
+from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, extract_brain
 from midiff_monai.io.affines import voxel_volume_ml
-from midiff_monai.transforms.meta import plain
+from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import resample_to_grid
 
 
-def translate_head(
+def translate_two_pass(
     image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume; of a whole head, the brain a second time, alone, as the first translation shows it.
@@ -37,27 +37,31 @@ def translate_head(
     """
     if segmentation is None:
         return translation.infer(conformed), None
-    there, affine = plain(conformed[0] != 0), conformed.affine
-    draft = bool(there.sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML)
-    first = translation.infer(conformed, draft)
-    logits = segmentation.infer(segmentation.conform(MetaTensor(first[:1], affine=affine)), draft)
-    alone = _alone(brain_in_head(logits, there), affine, image)
-    if alone is None:
-        return (translation.infer(conformed), None) if draft else (first, logits)
-    conformed = translation.conform(alone)
-    second = translation.infer(conformed)
-    around = first if len(first) == len(second) else torch.cat([first, torch.zeros_like(second[1:])])
-    brain = plain(conformed[0]) != 0
-    return torch.where(_inner(brain) if draft else brain, second, around), None
+    foreground_mask, affine = as_plain_tensor(conformed[0] != 0), conformed.affine
+    coarse = bool(foreground_mask.sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML)
+    coarse_samples = translation.infer(conformed, coarse)
+    logits = segmentation.infer(segmentation.conform(MetaTensor(coarse_samples[:1], affine=affine)), coarse)
+    brain_only = _brain_only(extract_brain(logits, foreground_mask), affine, image)
+    if brain_only is None:
+        return (translation.infer(conformed), None) if coarse else (coarse_samples, logits)
+    conformed = translation.conform(brain_only)
+    refined = translation.infer(conformed)
+    coarse_result = (
+        coarse_samples
+        if len(coarse_samples) == len(refined)
+        else torch.cat([coarse_samples, torch.zeros_like(refined[1:])])
+    )
+    brain = as_plain_tensor(conformed[0]) != 0
+    return torch.where(_inner(brain) if coarse else brain, refined, coarse_result), None
 
 
-def _alone(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
+def _brain_only(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
     """The image with nothing but the brain, if there is one: thick slices may pass by what is found in noise."""
     if brain is None:
         return None
     mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
-    alone = plain(image) * mask
-    return MetaTensor(alone, affine=image.affine) if (alone > 0).any() else None
+    brain_only = as_plain_tensor(image) * mask
+    return MetaTensor(brain_only, affine=image.affine) if (brain_only > 0).any() else None
 
 
 def _inner(brain: torch.Tensor) -> torch.Tensor:

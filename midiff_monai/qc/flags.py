@@ -20,25 +20,25 @@ from scipy import ndimage, stats
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.transforms.foreground import air_level
 
-ODD_Z = 3.5
+OUTLIER_Z = 3.5
 """Robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
 
-FEWEST_SCANS = 5
+MIN_SCANS = 5
 """A median absolute deviation of fewer values says little."""
 
 MAD_TO_SD = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 
-MOST_CONTACT_CM2 = 5.0
+MAX_CONTACT_CM2 = 5.0
 """1 mm below its pole a ball of 75 mm radius is 4.7 cm² wide: so much a brain touches that was cropped tightly."""
 
-LEAST_AGREEMENT = 0.38
+MIN_EDGE_CORRELATION = 0.38
 """Between the 0.42 of the worst of ten synthetic T1w, three of CT, and the 0.34 of the best of them mirrored."""
 
-MOST_SPREAD = 0.1
+MAX_SYNTHETIC_STD = 0.1
 """Half the contrast of grey and white matter in a synthetic T1w: beyond it the samples disagree on the tissue."""
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Structures that a flag names; a volume that lacks more is no brain, or none that was found."""
 
 BRAIN_STEM = 16
@@ -46,7 +46,7 @@ FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
 class Flag(NamedTuple):
-    """A reason to look: one of "edge", "volume", "absent", "agreement", "spread", and a sentence for the reader."""
+    """A reason to look: one of "edge", "volume", "absent", "edge_correlation", "synthetic_std", and a sentence for the reader."""
 
     kind: str
     text: str
@@ -59,18 +59,21 @@ class Measures:
     Attributes:
         volumes: millilitres by FreeSurfer id, background excluded; empty where nothing was segmented.
         contact: cm² of foreground on each face of the volume, by the face's anatomical name.
-        agreement: `edge_agreement` of source and synthetic T1w, NaN where there are not both.
+        agreement: `edge_correlation` of source and synthetic T1w, NaN where there are not both.
         spread: mean standard deviation of the samples in the foreground, NaN for a single sample.
     """
 
     volumes: Mapping[int, float]
     contact: Mapping[str, float]
-    agreement: float = nan
-    spread: float = nan
+    edge_correlation: float = nan
+    synthetic_std: float = nan
 
     def scores(self) -> dict[str, float]:
         """The numbers that are compared across a study: the volume of each group in millilitres, agreement, spread."""
-        return group_volumes(self.volumes) | {"agreement": self.agreement, "spread": self.spread}
+        return group_volumes(self.volumes) | {
+            "edge_correlation": self.edge_correlation,
+            "synthetic_std": self.synthetic_std,
+        }
 
 
 def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
@@ -81,21 +84,21 @@ def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
     return {"brain": sum(volumes.values())} | groups
 
 
-ALONE = dict.fromkeys((*group_volumes({}), "agreement", "spread"), nan)
+NO_COMPARISON = dict.fromkeys((*group_volumes({}), "edge_correlation", "synthetic_std"), nan)
 """The z-scores of a subject that nothing is known to compare with."""
 
 
 def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
     """Return each score's distance from the median of its column in robust standard deviations (1.4826 MAD).
 
-    A column is NaN where it has fewer than `FEWEST_SCANS` values or more than half of them are equal.
+    A column is NaN where it has fewer than `MIN_SCANS` values or more than half of them are equal.
 
     Args:
         scores: one row a scan, one column a score; NaN is left out.
     """
     deviations = scores - scores.median()
     scale = MAD_TO_SD * deviations.abs().median()
-    return deviations / scale.where((scores.count() >= FEWEST_SCANS) & (scale > 0))
+    return deviations / scale.where((scores.count() >= MIN_SCANS) & (scale > 0))
 
 
 def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[np.bool_]:
@@ -134,7 +137,9 @@ def edge_contact(segmentation: NDArray | None, source: NDArray | None, affine: N
     return contact if segmented else contact | {"inferior": 0.0}
 
 
-def edge_agreement(source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
+def edge_correlation(
+    source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> float:
     """Return the rank correlation of two volumes' gradient magnitudes in a mask, in [-1, 1]; NaN where one is flat.
 
     Anatomy shows as edges in whatever contrast, so a faithful translation has its edges where the source has them. The
@@ -165,7 +170,7 @@ def edge_agreement(source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_],
 def measure(
     source: NDArray | None,
     synthetic: NDArray | None,
-    spread: NDArray | None,
+    synthetic_std: NDArray | None,
     segmentation: NDArray | None,
     volumes: Mapping[int, float],
     affine: NDArray[np.float64],
@@ -186,12 +191,12 @@ def measure(
     return Measures(
         volumes,
         edge_contact(segmentation, seen, affine),
-        edge_agreement(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
-        nan if spread is None else float(spread[mask].mean()),
+        edge_correlation(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
+        nan if synthetic_std is None else float(synthetic_std[mask].mean()),
     )
 
 
-def quality_flags(measures: Measures, z: Mapping[str, float] = ALONE) -> list[Flag]:
+def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) -> list[Flag]:
     """Name what is odd about one subject's results.
 
     Args:
@@ -207,32 +212,32 @@ def quality_flags(measures: Measures, z: Mapping[str, float] = ALONE) -> list[Fl
 
 
 def _edge_flags(measures: Measures) -> list[Flag]:
-    touched = [f"{face} ({area:.0f} cm²)" for face, area in measures.contact.items() if area > MOST_CONTACT_CM2]
+    touched = [f"{face} ({area:.0f} cm²)" for face, area in measures.contact.items() if area > MAX_CONTACT_CM2]
     return [Flag("edge", f"Touches the edge of the volume: {', '.join(touched)}. Part may be cut off.")] * bool(touched)
 
 
 def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
     groups = group_volumes(measures.volumes)
-    odd = [name for name in groups if abs(z[name]) > ODD_Z]
+    odd = [name for name in groups if abs(z[name]) > OUTLIER_Z]
     flags = [Flag("volume", f"Odd volume of {name}: {groups[name]:.1f} ml, z {z[name]:+.1f}.") for name in odd]
     absent = [structure.name for structure in STRUCTURES[1:] if measures.volumes.get(structure.id, 0) == 0]
     if 0 < len(absent) < len(STRUCTURES) - 1 and measures.volumes:
-        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
-        flags.append(Flag("absent", f"Not found: {', '.join(absent[:MOST_NAMED])}{more}."))
+        more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+        flags.append(Flag("absent", f"Not found: {', '.join(absent[:MAX_NAMED])}{more}."))
     return flags
 
 
 def _agreement_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
-    if measures.agreement < LEAST_AGREEMENT or z["agreement"] < -ODD_Z:
-        text = f"Edges of the synthetic T1w hardly follow the source: correlation {measures.agreement:.2f}"
-        return [Flag("agreement", text + _in_study(z["agreement"]))]
+    if measures.edge_correlation < MIN_EDGE_CORRELATION or z["edge_correlation"] < -OUTLIER_Z:
+        text = f"Edges of the synthetic T1w hardly follow the source: correlation {measures.edge_correlation:.2f}"
+        return [Flag("edge_correlation", text + _in_study(z["edge_correlation"]))]
     return []
 
 
 def _spread_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
-    if measures.spread > MOST_SPREAD or z["spread"] > ODD_Z:
-        text = f"The samples disagree: mean standard deviation {measures.spread:.3f}"
-        return [Flag("spread", text + _in_study(z["spread"]))]
+    if measures.synthetic_std > MAX_SYNTHETIC_STD or z["synthetic_std"] > OUTLIER_Z:
+        text = f"The samples disagree: mean standard deviation {measures.synthetic_std:.3f}"
+        return [Flag("synthetic_std", text + _in_study(z["synthetic_std"]))]
     return []
 
 

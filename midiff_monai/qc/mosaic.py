@@ -95,10 +95,10 @@ def qc_mosaic(
         KeyError: an id has no colour.
     """
     volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
-    structures, greys = prepare(volumes, segmentation, affine)
+    structures, intensity_images = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
-    rows = {name: [cut.picture(np.asarray(grey.dataobj)) for cut in cuts] for name, grey in greys.items()}
+    rows = {name: [cut.picture(np.asarray(grey.dataobj)) for cut in cuts] for name, grey in intensity_images.items()}
     label_pictures = (cut.picture(labels) for cut in cuts)
     rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
     _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
@@ -119,12 +119,12 @@ def montage(
         A grey picture for each volume, with the letters of the anatomical sides; and a picture of the structures in
         the same places, a palette image whose index is the id and whose index 0 is transparent.
     """
-    structures, greys = prepare(volumes, segmentation, affine)
+    structures, intensity_images = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
     cells = _cells(cuts, structures)
     sheets = {}
-    for name, grey in greys.items():
+    for name, grey in intensity_images.items():
         levels = (255 * np.asarray(grey.dataobj)).astype(np.uint8)
         sheets[name] = _sheet(levels, cuts, cells, Image.Resampling.BILINEAR)
         _letter(sheets[name], cuts, cells)
@@ -146,12 +146,12 @@ def prepare(
     box = bounding_box(structures)
     structures = structures.slicer[box]
     brain = np.asarray(structures.dataobj) > 0
-    greys = {}
+    intensity_images = {}
     for name, volume in volumes.items():
         grey = canonical(volume, affine, np.float32).slicer[box]
         stretched = window(np.asarray(grey.dataobj), brain).astype(np.float32)
-        greys[name] = nib.Nifti1Image(stretched, grey.affine)
-    return structures, greys
+        intensity_images[name] = nib.Nifti1Image(stretched, grey.affine)
+    return structures, intensity_images
 
 
 Cell = tuple[int, int, int, int]  # left, top, right, bottom in pixels

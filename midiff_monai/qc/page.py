@@ -24,10 +24,10 @@ import pandas as pd
 from PIL.Image import Image
 
 from midiff_monai.errors import in_one_line
-from midiff_monai.io.paths import staged
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.provenance import environment
-from midiff_monai.qc.flags import FEWEST_SCANS, ODD_Z, Measures, measure, quality_flags, robust_z
+from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Measures, measure, quality_flags, robust_z
 from midiff_monai.qc.mosaic import montage
 from midiff_monai.qc.study import Images, Subject, contrast, read_study
 from midiff_monai.qc.viewer import write_viewer_script
@@ -81,7 +81,7 @@ def write_study_page(
     entries = [entry for entry, _ in subjects]
     _compare(entries, [measures for _, measures in subjects])
     page = folder / PAGE
-    with staged(page) as temporary:
+    with atomic_write(page) as temporary:
         temporary.write_text(_html(folder.resolve().name, entries), encoding="utf-8")
     shown = {entry["key"] for entry in entries if entry["viewer"]}
     for path in earlier:
@@ -94,7 +94,7 @@ def _lay_out_viewer(viewer: Path) -> list[Path]:
     """Make the folder of the viewer, and list what it holds of the subjects of earlier pages."""
     viewer.mkdir(exist_ok=True)
     for name in ("niivue.js", "niivue.LICENSE.txt"):
-        with staged(viewer / name) as temporary:
+        with atomic_write(viewer / name) as temporary:
             shutil.copyfile(PARTS / name, temporary)
     return [path for path in viewer.iterdir() if OF_A_SUBJECT.fullmatch(path.name)]
 
@@ -164,7 +164,7 @@ def _draw(subject: Subject, script: Path, fingerprint: str) -> Portrait:
     write_viewer_script(images, script)
     if warnings and all(_stamp(path) for path in subject.files()):  # what is there may be readable next time
         return portrait
-    with staged(script.with_suffix(".json")) as temporary:
+    with atomic_write(script.with_suffix(".json")) as temporary:
         kept = {"fingerprint": fingerprint, "portrait": asdict(portrait)}
         temporary.write_text(json.dumps(kept) + "\n", encoding="ascii")
     return portrait
@@ -174,9 +174,9 @@ def _facts(subject: Subject, folder: Path) -> dict[str, Any]:
     """What the manifest and the batch say, for the page; the key names the subject in addresses and file names."""
     report = subject.report
     place = subject.report_path.relative_to(folder).as_posix() if subject.report_path else ""
-    identity = f"{place}\n{subject.input}".encode(errors="surrogateescape")
+    origin = f"{place}\n{subject.input}".encode(errors="surrogateescape")
     return {
-        "key": hashlib.sha256(identity).hexdigest()[:16],
+        "key": hashlib.sha256(origin).hexdigest()[:16],
         "name": subject.name,
         "input": subject.input,
         "contrast": contrast(subject.input),
@@ -194,8 +194,8 @@ def _facts(subject: Subject, folder: Path) -> dict[str, Any]:
 
 def _pictures(images: Images) -> dict[str, str]:
     """Return the montages as data URIs: source and synthetic T1w in grey, structures to lay over them."""
-    greys, structures = montage(images.greys, images.structures, images.affine, COLOURS)
-    pictures = {role: _data_uri(grey, "webp", quality=WEBP_QUALITY) for role, grey in greys.items()}
+    intensity_images, structures = montage(images.intensity_images, images.structures, images.affine, COLOURS)
+    pictures = {role: _data_uri(grey, "webp", quality=WEBP_QUALITY) for role, grey in intensity_images.items()}
     if images.segmentation is not None:
         pictures["structures"] = _data_uri(structures, "png", optimize=True, transparency=0)
     return pictures
@@ -219,8 +219,8 @@ def _compare(entries: list[dict[str, Any]], measures: list[Measures]) -> None:
         entry["scores"] = {name: _finite(score) for name, score in measured.scores().items()}
         entry["z"] = {name: _finite(value) for name, value in z.items()}
         entry["flags"] = [flag._asdict() for flag in quality_flags(measured, z)]
-        told = {flag.text for flag in quality_flags(measured)}  # by the manifest, without the comparison
-        entry["warnings"] = [warning for warning in entry["warnings"] if warning not in told]
+        in_manifest = {flag.text for flag in quality_flags(measured)}  # by the manifest, without the comparison
+        entry["warnings"] = [warning for warning in entry["warnings"] if warning not in in_manifest]
 
 
 def _finite(value: float) -> float | None:
@@ -234,8 +234,8 @@ def _html(title: str, entries: list[dict[str, Any]]) -> str:
         "title": title,
         "groups": ["brain", *GROUPS],
         "structures": [{"id": s.id, "name": s.name, "colour": s.colour} for s in STRUCTURES],
-        "fewest_scans": FEWEST_SCANS,
-        "odd_z": ODD_Z,
+        "fewest_scans": MIN_SCANS,
+        "odd_z": OUTLIER_Z,
         "subjects": entries,
     }
     script = (PARTS / "page.js").read_text(encoding="utf-8")

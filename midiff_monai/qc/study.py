@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError, in_one_line
-from midiff_monai.io.paths import VOLUME_SUFFIXES, staged, volume_stem
+from midiff_monai.io.manifest import with_current_roles
+from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, volume_stem
 from midiff_monai.io.volumes import UNREADABLE, read_volume
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.provenance import sha256
@@ -34,6 +35,9 @@ REPORT_SUFFIX = "_report.json"
 ERROR_SUFFIX = "_error.json"
 IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation")
 BATCH_REPORT = Path("batch_report.csv")
+EXCLUDED = ("excluded", "passed over")
+"""The status of an input that was left out; the second is that of version 0.3 and before."""
+
 LAST = "9999"
 """Later than any time in ISO 8601."""
 
@@ -62,7 +66,7 @@ class Subject:
     error: str = ""
     report_path: Path | None = None
     report: dict[str, Any] = field(default_factory=dict)
-    told: str = ""
+    updated_at: str = ""
 
     def output(self, role: str) -> Path | None:
         """The file that was written in a role of `paths.OutputPaths`, None where there is none.
@@ -156,7 +160,7 @@ class Images:
     segmentation: NDArray | None
 
     @property
-    def greys(self) -> dict[str, NDArray]:
+    def intensity_images(self) -> dict[str, NDArray]:
         """Of source and synthetic T1w, those that there are."""
         volumes = {"source": self.source, "synthetic": self.synthetic}
         return {role: volume for role, volume in volumes.items() if volume is not None}
@@ -166,7 +170,7 @@ class Images:
         """The segmentation, or zeros where there is none."""
         if self.segmentation is not None:
             return self.segmentation
-        shown = next(iter(self.greys.values()))
+        shown = next(iter(self.intensity_images.values()))
         return np.zeros(shown.shape, np.uint8)
 
 
@@ -192,13 +196,13 @@ def read_study(folder: Path) -> list[Subject]:
     if batch.is_file():
         table = _read_batch_report(batch)
         # where nothing beside the results tells of a failure any more, another run has made something since
-        done = {place: subject.told for place, subject in subjects.items() if subject.status == "done"}
+        done = {place: subject.updated_at for place, subject in subjects.items() if subject.status == "done"}
         written = datetime.fromtimestamp(batch.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
         mended = table["report"].isin(done)
-        later = table["report"].isin([place for place, told in done.items() if told > written])
-        passed_over = (table["status"] == "passed over") | (table["status"] == "failed") & mended
-        passed_over |= (table["status"] == "pending") & later
-        for row in table[~passed_over].to_dict("records"):
+        later = table["report"].isin([place for place, updated_at in done.items() if updated_at > written])
+        excluded = table["status"].isin(EXCLUDED) | (table["status"] == "failed") & mended
+        excluded |= (table["status"] == "pending") & later
+        for row in table[~excluded].to_dict("records"):
             _merge(subjects, row, LAST)
     return sorted(_last_of_each_input(subjects), key=lambda subject: (subject.name, subject.input))
 
@@ -208,8 +212,8 @@ def _read_batch_report(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
         return table[["input", "status", "seconds", "warnings", "error", "report"]]
     except (ValueError, LookupError) as error:  # saved anew by a spreadsheet, or empty
-        mend = "Delete it, for the reports of the volumes tell the same, or run the batch again"
-        raise InputError(path, "is not the list that a batch writes", mend) from error
+        hint = "Delete it, for the reports of the volumes tell the same, or run the batch again"
+        raise InputError(path, "is not the list that a batch writes", hint) from error
 
 
 def _last_of_each_input(subjects: dict[str, Subject]) -> list[Subject]:
@@ -219,12 +223,12 @@ def _last_of_each_input(subjects: dict[str, Subject]) -> list[Subject]:
     BIDS a scan that comes in addition can change it.
     """
     last: dict[tuple[Path, str], Subject] = {}
-    for place, subject in sorted(subjects.items(), key=lambda item: item[1].told):
-        last[Path(place).parent, _told_by(subject) or place] = subject
+    for place, subject in sorted(subjects.items(), key=lambda item: item[1].updated_at):
+        last[Path(place).parent, _input_key(subject) or place] = subject
     return list(last.values())
 
 
-def _told_by(subject: Subject) -> str:
+def _input_key(subject: Subject) -> str:
     """What an input goes by: its name, or of a DICOM series, whose name depends on those beside it, its hash."""
     source = subject.report.get("input", {})
     return source["sha256"] if source.get("files") else Path(subject.input).name
@@ -254,7 +258,7 @@ def write_volumes_table(folder: Path) -> Path:
     structures = [structure.name for structure in STRUCTURES[1:]]
     volumes = pd.DataFrame([_by_name(volumes) for _, volumes in segmented], columns=structures)
     path = folder / "volumes.csv"
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         table = pd.concat([inputs, scans, volumes], axis="columns")
         table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
     return path
@@ -271,22 +275,23 @@ def _read_manifest(path: Path) -> Subject | None:
         report = json.loads(path.read_text(encoding="utf-8"))
         if "command" not in report:
             return None
-        source, told = report["input"]["path"], report["started"]
+        report = with_current_roles(report)
+        source, updated_at = report["input"]["path"], report["started"]
         seconds = sum(report["timings_seconds"].values())
         if not report["complete"]:
             error = "was interrupted while its files were written"
-            return Subject(name, source, "failed", error=error, told=told)
-        return Subject(name, source, "done", seconds, list(report["warnings"]), "", path, report, told)
+            return Subject(name, source, "failed", error=error, updated_at=updated_at)
+        return Subject(name, source, "done", seconds, list(report["warnings"]), "", path, report, updated_at)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return Subject(name, "", "failed", error=f"{path.name} is no run manifest ({error})")
 
 
-def _merge(subjects: dict[str, Subject], row: dict[str, str], told: str) -> None:
+def _merge(subjects: dict[str, Subject], row: dict[str, str], updated_at: str) -> None:
     """Lay one row of the batch's list over the subject whose manifest it names, or make a subject of it."""
     status, error, warnings = row["status"], row["error"], row["warnings"]
     seconds = float(row["seconds"]) if row["seconds"] else None
     subject = subjects.setdefault(row["report"], Subject(Path(row["input"]).name, row["input"]))
-    subject.status, subject.error, subject.told = status, error, told
+    subject.status, subject.error, subject.updated_at = status, error, updated_at
     subject.seconds = subject.seconds if seconds is None else seconds
     if warnings and not subject.report:
         subject.warnings.append(warnings)

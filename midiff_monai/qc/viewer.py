@@ -17,7 +17,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from midiff_monai.io.paths import staged
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.qc.mosaic import prepare
 from midiff_monai.qc.study import Images
 from midiff_monai.transforms.resampling import resample_to_grid
@@ -32,12 +32,12 @@ def write_viewer_script(images: Images, path: Path) -> None:
     The volumes are uint8 in RAS, cropped to the segmented brain and a margin; intensities are stretched as in the
     pictures, the segmentation keeps its FreeSurfer ids.
     """
-    structures, greys = prepare(images.greys, images.structures, images.affine)
+    structures, intensity_images = prepare(images.intensity_images, images.structures, images.affine)
     reduced = {"segmentation": _reduce(structures, "nearest")}
-    for role, grey in greys.items():
+    for role, grey in intensity_images.items():
         levels = nib.Nifti1Image(255 * np.asarray(grey.dataobj), grey.affine)
         reduced[role] = _reduce(levels, "bilinear")
-    with staged(path) as temporary:
+    with atomic_write(path) as temporary:
         encoded = {role: _base64(image) for role, image in reduced.items()}
         temporary.write_text(f"midiffVolumes({json.dumps(encoded)});\n", encoding="ascii")
 

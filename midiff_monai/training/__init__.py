@@ -1,38 +1,38 @@
 """What training configurations need beyond MONAI; inference needs none of it."""
 
-from midiff_monai.training.atrophy import WideningFieldd
-from midiff_monai.training.augmentation import RandStripd, RandWarpSlabd
-from midiff_monai.training.contrast import PseudoSource, PseudoSourced
+from midiff_monai.training.atrophy import CSFDilationFieldd
+from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
+from midiff_monai.training.contrast import ContrastRandomizer, RandomizeContrastd
 from midiff_monai.training.handlers import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler
 from midiff_monai.training.label_contrast import RandLabelContrastd
 from midiff_monai.training.label_transforms import (
-    BrainDepthd,
     BrainMaskd,
+    BrainSignedDistanced,
     ClassIndexFromMUSEd,
-    FlattenTissued,
-    MarkBorderd,
-    MarkStructuresd,
+    LabelBoundaryd,
+    LabelStructuresd,
+    NormalizeTissuesd,
 )
 from midiff_monai.training.losses import SobolevLoss
 from midiff_monai.training.prepare_batch import LMIPrepareBatch, SlabPrepareBatch
 
 __all__ = [
-    "BrainDepthd",
+    "BrainSignedDistanced",
     "BrainMaskd",
     "ClassIndexFromMUSEd",
     "ExtendableOneCycleLR",
-    "FlattenTissued",
+    "NormalizeTissuesd",
     "GradientClipHandler",
     "LMIPrepareBatch",
-    "MarkBorderd",
-    "MarkStructuresd",
-    "PseudoSource",
-    "PseudoSourced",
+    "LabelBoundaryd",
+    "LabelStructuresd",
+    "ContrastRandomizer",
+    "RandomizeContrastd",
     "RandLabelContrastd",
-    "RandStripd",
-    "RandWarpSlabd",
+    "RandSkullStripd",
+    "RandDeformCropd",
     "ReseedHandler",
     "SlabPrepareBatch",
     "SobolevLoss",
-    "WideningFieldd",
+    "CSFDilationFieldd",
 ]

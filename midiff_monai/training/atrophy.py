@@ -16,13 +16,13 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from midiff_monai.transforms.meta import Data, like
+from midiff_monai.transforms.meta import Data, with_meta_of
 
 INNER_REACH = 2.0
 """Voxels inside a space over which the displacement fades: its content is alike everywhere."""
 
 
-class WideningFieldd(MapTransform):
+class CSFDilationFieldd(MapTransform):
     """Turn label maps into displacements that widen spaces by one voxel: where to look for what a voxel then holds.
 
     The displacement points into the space, straight from its border, and fades away from it: what lies next to the
@@ -44,12 +44,12 @@ class WideningFieldd(MapTransform):
         for key in self.key_iterator(result):
             labels = np.asarray(result[key][0])
             pairs = zip(self.spaces, self.reaches, strict=True)
-            fields = [widening_field(np.isin(labels, space), reach) for space, reach in pairs]
-            result[key] = like(torch.from_numpy(np.concatenate(fields)), result[key])
+            fields = [csf_dilation_field(np.isin(labels, space), reach) for space, reach in pairs]
+            result[key] = with_meta_of(torch.from_numpy(np.concatenate(fields)), result[key])
         return result
 
 
-def widening_field(space: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
+def csf_dilation_field(space: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
     """The displacements (3, X, Y, Z) of a space (X, Y, Z) that widens by one voxel."""
     outside, inside = ndimage.distance_transform_edt(~space), ndimage.distance_transform_edt(space)
     # the steps of a mask would fold the surface of the space

@@ -14,22 +14,22 @@ from torch.nn import functional as F
 
 from midiff_monai.transforms.meta import Data
 
-CUTS = (-2.5, 1.0)
+MARGIN_RANGE = (-2.5, 1.0)
 """Depths below the surface of the brain, in voxels, between which skull stripping cuts."""
 
 FLOW_STEPS = 4
 """Steps in which a space widens: at one go, the border of a narrow one would be sought beyond its other side."""
 
 
-class RandStripd(Randomizable, MapTransform):
+class RandSkullStripd(Randomizable, MapTransform):
     """Set everything outside the brain to zero, at random, as one tool or another would.
 
     Args:
         keys: images and label maps of shape (1, X, Y, Z).
-        depth_key: depth of the brain, and of the brain without cerebellum, on the same grid: see `BrainDepthd`.
+        depth_key: depth of the brain, and of the brain without cerebellum, on the same grid: see `BrainSignedDistanced`.
         prob: how often.
         cuts: range of the depth, in voxels, at which the surface is cut.
-        cerebrum_prob: how often the cerebellum goes as well.
+        cerebrum_only_prob: how often the cerebellum goes as well.
     """
 
     def __init__(
@@ -37,23 +37,28 @@ class RandStripd(Randomizable, MapTransform):
         keys: KeysCollection,
         depth_key: str,
         prob: float = 0.5,
-        cuts: tuple[float, float] = CUTS,
-        cerebrum_prob: float = 0.3,
+        margin_range: tuple[float, float] = MARGIN_RANGE,
+        cerebrum_only_prob: float = 0.3,
     ) -> None:
         MapTransform.__init__(self, keys)
-        self.depth_key, self.prob, self.cuts, self.cerebrum_prob = depth_key, prob, cuts, cerebrum_prob
+        self.depth_key, self.prob, self.margin_range, self.cerebrum_only_prob = (
+            depth_key,
+            prob,
+            margin_range,
+            cerebrum_only_prob,
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         if self.R.random() < self.prob:
-            depth = torch.as_tensor(result[self.depth_key])[int(self.R.random() < self.cerebrum_prob)]
-            kept = depth > self.R.uniform(*self.cuts)
+            depth = torch.as_tensor(result[self.depth_key])[int(self.R.random() < self.cerebrum_only_prob)]
+            kept = depth > self.R.uniform(*self.margin_range)
             for key in self.key_iterator(result):
                 result[key] = result[key] * kept
         return result
 
 
-class RandWarpSlabd(Randomizable, MapTransform):
+class RandDeformCropd(Randomizable, MapTransform):
     """Cut a slab out of a volume under a random affine map and a random smooth deformation, in one interpolation.
 
     A coarse grid of displacements, interpolated linearly, takes the place of the smoothed noise of MONAI's
@@ -71,7 +76,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         flip_prob: how often the first axis of the volume, left and right in RAS, is mirrored.
         sides: of each key that holds class indices, the class index on the other side of the brain of each, such as
             `labels.MIRRORED`: in a mirrored volume they are exchanged.
-        widening_key: fields of `atrophy.WideningFieldd` on the same grid, or None.
+        csf_dilation_key: fields of `atrophy.CSFDilationFieldd` on the same grid, or None.
         widening: range of voxels by which each of its spaces widens, below 0 by which it narrows.
     """
 
@@ -87,21 +92,21 @@ class RandWarpSlabd(Randomizable, MapTransform):
         displacement: float = 1.2,
         flip_prob: float = 0.0,
         sides: Mapping[str, Sequence[int]] | None = None,
-        widening_key: str | None = None,
-        widening: Sequence[Sequence[float]] = (),
+        csf_dilation_key: str | None = None,
+        csf_dilation: Sequence[Sequence[float]] = (),
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes, self.size, self.centre_range = list(modes), tuple(size), np.asarray(centre_range)
         self.rotate, self.scale, self.knots = rotate, scale, tuple(knots)
         self.displacement, self.flip_prob, self.sides = displacement, flip_prob, sides or {}
-        self.widening_key, self.widening = widening_key, np.asarray(widening)
+        self.csf_dilation_key, self.csf_dilation = csf_dilation_key, np.asarray(csf_dilation)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         flipped = self.R.random() < self.flip_prob
         positions = self._positions(result[self.keys[0]].shape[1:], flipped)
-        if self.widening_key is not None:
-            positions = self._widen(positions, torch.as_tensor(result[self.widening_key]))
+        if self.csf_dilation_key is not None:
+            positions = self._widen(positions, torch.as_tensor(result[self.csf_dilation_key]))
         for key, mode in zip(self.key_iterator(result), self.modes, strict=True):
             result[key] = sample(result[key], positions, mode)
             if flipped and key in self.sides:
@@ -123,9 +128,9 @@ class RandWarpSlabd(Randomizable, MapTransform):
 
     def _widen(self, positions: torch.Tensor, fields: torch.Tensor) -> torch.Tensor:
         """Follow the fields (3 · spaces, X, Y, Z) from each position, each by an amount of its own."""
-        amounts = torch.from_numpy(self.R.uniform(*self.widening.T) / FLOW_STEPS).float()
+        amounts = torch.from_numpy(self.R.uniform(*self.csf_dilation.T) / FLOW_STEPS).float()
         # the fields are of unit length at most, and what no path can reach is not needed
-        near = around(positions, fields.shape[1:], margin=2 + FLOW_STEPS * float(amounts.abs().sum()))
+        near = bounding_slices(positions, fields.shape[1:], margin=2 + FLOW_STEPS * float(amounts.abs().sum()))
         fields = fields[(slice(None), *near)].float().unflatten(0, (-1, 3))
         velocity = torch.einsum("s,scxyz->cxyz", amounts, fields)
         corner = torch.tensor([float(part.start) for part in near])
@@ -135,7 +140,7 @@ class RandWarpSlabd(Randomizable, MapTransform):
         return positions + corner
 
 
-def around(positions: torch.Tensor, shape: Sequence[int], margin: float) -> tuple[slice, ...]:
+def bounding_slices(positions: torch.Tensor, shape: Sequence[int], margin: float) -> tuple[slice, ...]:
     """The part of a volume of this shape, at least two voxels wide, that lies within a margin of positions (…, 3)."""
     lowest, highest = positions.flatten(0, -2).aminmax(dim=0)
     starts = [min(max(int(low - margin), 0), size - 2) for low, size in zip(lowest.tolist(), shape, strict=True)]

@@ -14,8 +14,8 @@ from monai.utils import ImageMetaKey, convert_to_dst_type
 from torch import nn
 from torch.nn import functional as F
 
-from midiff_monai.transforms.foreground import foreground_range
-from midiff_monai.transforms.intensity import DARKEST
+from midiff_monai.transforms.foreground import foreground_percentiles
+from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 #: Grey values of a T1w volume whose white matter is at 0.7: air, cerebrospinal fluid, cortex, deep grey matter,
 #: white matter, and what is brighter (fat, vessels). The remapping has its knots here, so that a voxel between two
@@ -27,7 +27,7 @@ T1_KNOTS = (0.0, 0.26, 0.50, 0.62, 0.70, 1.0)
 ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2))
 
 
-class PseudoSource(nn.Module):
+class ContrastRandomizer(nn.Module):
     """Give T1w slabs the look of another contrast: random tissue values, bias field, blur and noise.
 
     The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
@@ -35,16 +35,16 @@ class PseudoSource(nn.Module):
     by a smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
     which air stays dark. Where white matter borders on a ventricle, a grey value in between is a mixture of the two,
     not cortex: there the remapping leads straight from one to the other. The slab is then blurred (more along one axis,
-    whichever: clinical scans have thick slices), given a bias field and noise, and stretched as `StretchIntensityd`
+    whichever: clinical scans have thick slices), given a bias field and noise, and stretched as `ScaleForegroundIntensityd`
     stretches a real source.
 
     Args:
-        order_weights: how often each of `ORDERS` is drawn: most often those of PD, T2w, FLAIR and CT, in all of which
+        tissue_order_probs: how often each of `ORDERS` is drawn: most often those of PD, T2w, FLAIR and CT, in all of which
             cortex is brighter than white matter. Where either may be the brighter one at any time, fine detail of
             unknown sign averages out, and the network takes very much longer to learn any.
-        pale_fluid: how often fluid moves towards cortex, up to the same value and a little beyond, as in many PD
+        csf_gm_overlap_prob: how often fluid moves towards cortex, up to the same value and a little beyond, as in many PD
             volumes.
-        pale_cortex: how often else cortex moves towards white matter, by up to three quarters of the way: in T2w, FLAIR
+        gm_wm_overlap_prob: how often else cortex moves towards white matter, by up to three quarters of the way: in T2w, FLAIR
             and CT the two lie close together and fluid stands apart.
         mixing: how often two remappings are mixed.
         jitter: standard deviation of the levels around their places.
@@ -58,22 +58,26 @@ class PseudoSource(nn.Module):
 
     def __init__(
         self,
-        order_weights: Sequence[float] = (0.4, 0.27, 0.06, 0.23, 0.02, 0.02),
-        pale_fluid: float = 0.45,
-        pale_cortex: float = 0.8,
-        mixing: float = 0.1,
-        jitter: float = 0.1,
+        tissue_order_probs: Sequence[float] = (0.4, 0.27, 0.06, 0.23, 0.02, 0.02),
+        csf_gm_overlap_prob: float = 0.45,
+        gm_wm_overlap_prob: float = 0.8,
+        mixing_prob: float = 0.1,
+        level_std: float = 0.1,
         structures: float = 0.1,
         bias: float = 0.4,
         blur: float = 0.7,
-        thick: float = 1.2,
+        through_plane_blur: float = 1.2,
         noise: float = 0.07,
     ) -> None:
         super().__init__()
-        self.order_weights = torch.tensor(order_weights)
-        self.pale_fluid, self.pale_cortex, self.mixing = pale_fluid, pale_cortex, mixing
-        self.jitter, self.structures = jitter, structures
-        self.bias, self.blur, self.thick, self.noise = bias, blur, thick, noise
+        self.tissue_order_probs = torch.tensor(tissue_order_probs)
+        self.csf_gm_overlap_prob, self.gm_wm_overlap_prob, self.mixing_prob = (
+            csf_gm_overlap_prob,
+            gm_wm_overlap_prob,
+            mixing_prob,
+        )
+        self.level_std, self.structures = level_std, structures
+        self.bias, self.blur, self.through_plane_blur, self.noise = bias, blur, through_plane_blur, noise
 
     def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         """Make one pseudo-source a slab.
@@ -90,7 +94,7 @@ class PseudoSource(nn.Module):
         return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
 
     def _remake(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing)
+        mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing_prob)
         inside = torch.lerp(self._repaint(target, brain), self._repaint(target, brain), mixture.to(target))
         outer = self._levels()
         outer[0] = 0
@@ -98,15 +102,15 @@ class PseudoSource(nn.Module):
         # what was cut away stays empty, and does not blur into what was not
         filled = target > 0
         sigmas = (self.blur * torch.rand(3)).tolist()
-        sigmas[int(torch.randint(3, ()))] = float(self.thick * torch.rand(()))
+        sigmas[int(torch.randint(3, ()))] = float(self.through_plane_blur * torch.rand(()))
         weight = gaussian_blur(filled.to(target), sigmas).clamp(min=1e-3)
         source = gaussian_blur(source * filled, sigmas) / weight
         source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(target))
-        source = source.clamp(min=DARKEST) * filled
+        source = source.clamp(min=MIN_FOREGROUND_VALUE) * filled
         sampled = source[..., ::2, ::2, :]
-        low, high = foreground_range(sampled) if sampled.any() else (0.0, 1.0)
+        low, high = foreground_percentiles(sampled) if sampled.any() else (0.0, 1.0)
         noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
-        return ((source - low) / (high - low) + noise).clamp(DARKEST, 1) * filled
+        return ((source - low) / (high - low) + noise).clamp(MIN_FOREGROUND_VALUE, 1) * filled
 
     def _repaint(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
         levels = self._levels()
@@ -117,11 +121,11 @@ class PseudoSource(nn.Module):
 
     def _levels(self) -> torch.Tensor:
         """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
-        order = torch.tensor(ORDERS)[self.order_weights.multinomial(1)[0]]
-        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.jitter * torch.randn(3)
-        if torch.rand(()) < self.pale_fluid:
+        order = torch.tensor(ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
+        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
+        if torch.rand(()) < self.csf_gm_overlap_prob:
             fluid = torch.lerp(fluid, cortex, 1.4 * torch.rand(()))
-        elif torch.rand(()) < self.pale_cortex:
+        elif torch.rand(()) < self.gm_wm_overlap_prob:
             cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
         contrast = torch.rand(()) * 0.8 + 0.2
         deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
@@ -167,19 +171,21 @@ def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
     return image
 
 
-class PseudoSourced(MapTransform):
+class RandomizeContrastd(MapTransform):
     """Replace T1w volumes by pseudo-sources that depend on seed and file name alone: a validation set for any contrast.
 
     Args:
         keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
         mask_key: brain masks.
-        pseudo_source: makes them.
+        contrast_randomizer: makes them.
         seed: the same seed gives a file the same contrast, and every file one of its own.
     """
 
-    def __init__(self, keys: KeysCollection, mask_key: str, pseudo_source: PseudoSource, seed: int = 0) -> None:
+    def __init__(
+        self, keys: KeysCollection, mask_key: str, contrast_randomizer: ContrastRandomizer, seed: int = 0
+    ) -> None:
         super().__init__(keys)
-        self.mask_key, self.pseudo_source, self.seed = mask_key, pseudo_source, seed
+        self.mask_key, self.contrast_randomizer, self.seed = mask_key, contrast_randomizer, seed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -188,7 +194,7 @@ class PseudoSourced(MapTransform):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed + zlib.crc32(_file_name(result[key]).encode()))
                 image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)[None]
-                result[key] = convert_to_dst_type(self.pseudo_source(image, mask)[0], result[key])[0]
+                result[key] = convert_to_dst_type(self.contrast_randomizer(image, mask)[0], result[key])[0]
         return result
 
 

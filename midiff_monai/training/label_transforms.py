@@ -14,10 +14,10 @@ from scipy import ndimage
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.muse import freesurfer_from_muse
 from midiff_monai.transforms.foreground import fill_holes
-from midiff_monai.transforms.meta import Data, like
+from midiff_monai.transforms.meta import Data, with_meta_of
 
 
-class FlattenTissued(MapTransform):
+class NormalizeTissuesd(MapTransform):
     """Divide images by a smooth field that brings tissues to the same values everywhere, and clip to [0, 1].
 
     Where a label map is at hand this does what N4 (Tustison et al., IEEE TMI 2010) and a peak normalisation do
@@ -86,7 +86,7 @@ class BrainMaskd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             solid = _closed(np.asarray(result[key][0]) > 0, self.closing)
-            result[key] = like(torch.from_numpy(solid.astype(np.float32))[None], result[key])
+            result[key] = with_meta_of(torch.from_numpy(solid.astype(np.float32))[None], result[key])
         return result
 
 
@@ -98,7 +98,7 @@ def _closed(mask: np.ndarray, closing: int) -> np.ndarray:
     return solid[margin:-margin, margin:-margin, margin:-margin]
 
 
-class BrainDepthd(MapTransform):
+class BrainSignedDistanced(MapTransform):
     """Turn label maps into maps of depth below the surface of the brain, negative outside it.
 
     A skull-stripping tool cuts somewhere near that surface, some of them far outside and others inside the cortex, and
@@ -121,7 +121,7 @@ class BrainDepthd(MapTransform):
             labels = np.asarray(result[key][0])
             brain = (labels > 0) & ~np.isin(labels, self.outside)
             depths = [_signed_distance(mask) for mask in (brain, brain & ~np.isin(labels, self.hindbrain))]
-            result[key] = like(torch.from_numpy(np.stack(depths)), result[key])
+            result[key] = with_meta_of(torch.from_numpy(np.stack(depths)), result[key])
         return result
 
 
@@ -132,7 +132,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return (np.minimum(inside, 20) - np.minimum(outside, 20)).astype(np.float32)
 
 
-class MarkBorderd(MapTransform):
+class LabelBoundaryd(MapTransform):
     """Give voxels on both sides of the border between two tissues a value of their own.
 
     Args:
@@ -160,11 +160,11 @@ class MarkBorderd(MapTransform):
         return result
 
 
-class MarkStructuresd(MapTransform):
+class LabelStructuresd(MapTransform):
     """Number structures in masks of the brain: the first becomes 3, the next 4, and so on.
 
     Args:
-        keys: masks of shape (1, X, Y, Z), 0 outside the brain, 1 inside, 2 on the border that `MarkBorderd` marks.
+        keys: masks of shape (1, X, Y, Z), 0 outside the brain, 1 inside, 2 on the border that `LabelBoundaryd` marks.
         label_key: label map on the same grid.
         structures: the values of the label map that make up each structure.
     """
@@ -195,5 +195,5 @@ class ClassIndexFromMUSEd(MapTransform):
         for key in self.key_iterator(result):
             ids = freesurfer_from_muse(np.asarray(result[key][0]).astype(np.int16))
             classes = np.searchsorted(FREESURFER_IDS, ids).astype(np.uint8)
-            result[key] = like(torch.from_numpy(classes)[None], result[key])
+            result[key] = with_meta_of(torch.from_numpy(classes)[None], result[key])
         return result

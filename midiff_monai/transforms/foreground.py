@@ -16,7 +16,7 @@ def air_level(positive: NDArray) -> float:
     return 0.1 * np.percentile(positive, 99)
 
 
-def foreground_range(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
+def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
     """The grey values at two percentiles of the foreground of a volume.
 
     The foreground is what exceeds `air_level`.

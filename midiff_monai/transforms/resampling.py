@@ -79,7 +79,11 @@ def resample_to_grid(
 
 
 def restore_foreground(
-    volume: torch.Tensor, there: torch.Tensor, affine: ArrayLike, foreground: torch.Tensor, reference_affine: ArrayLike
+    volume: torch.Tensor,
+    foreground_mask: torch.Tensor,
+    affine: ArrayLike,
+    foreground: torch.Tensor,
+    reference_affine: ArrayLike,
 ) -> torch.Tensor:
     """Bring a continuous volume that is known in its foreground alone to another grid: a normalised convolution.
 
@@ -94,8 +98,8 @@ def restore_foreground(
         (X', Y', Z'), float32: 0 outside the foreground, and where no voxel beside is known.
     """
     grids = affine, foreground.shape, reference_affine
-    weight = resample_to_grid(there.to(volume.dtype), *grids, fill=0.0)
-    total = resample_to_grid(volume * there, *grids, fill=0.0)
+    weight = resample_to_grid(foreground_mask.to(volume.dtype), *grids, fill=0.0)
+    total = resample_to_grid(volume * foreground_mask, *grids, fill=0.0)
     return torch.where(foreground & (weight > WEIGHT_FLOOR), total / weight.clamp(min=WEIGHT_FLOOR), 0.0)
 
 

@@ -17,7 +17,7 @@ from midiff_monai.bundle.resources import available_bundles, available_overlays,
 from midiff_monai.bundle.weights import load_weights, read_metadata, save_weights
 from midiff_monai.errors import BundleError
 from midiff_monai.provenance import sha256
-from midiff_monai.training.contrast import PseudoSource
+from midiff_monai.training.contrast import ContrastRandomizer
 
 BUNDLES = available_bundles()
 
@@ -182,8 +182,8 @@ def test_has_the_files_of_the_model_zoo(name: str) -> None:
 
 @pytest.mark.parametrize("overlay", available_overlays())
 def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
-    plain, laid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", overlay)
-    assert plain.parser["stretch"] != laid.parser["stretch"]
+    as_plain_tensor, laid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", overlay)
+    assert as_plain_tensor.parser["stretch"] != laid.parser["stretch"]
 
 
 def test_weights_survive_saving(tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_poor_sources_tell_less() -> None:
     configs = bundle_root("t1_lmi_translation") / "configs"
     parser = ConfigParser()
     parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "pseudo_sources", "poor_sources")])
-    poor = parser.get_parsed_content("validate#make_source#2").pseudo_source
-    usual = PseudoSource()
-    for setting in ("pale_fluid", "blur", "thick", "noise"):
+    poor = parser.get_parsed_content("validate#make_source#2").contrast_randomizer
+    usual = ContrastRandomizer()
+    for setting in ("csf_gm_overlap_prob", "blur", "through_plane_blur", "noise"):
         assert getattr(poor, setting) > getattr(usual, setting)
-    assert poor.order_weights.sum() == pytest.approx(1.0)
+    assert poor.tissue_order_probs.sum() == pytest.approx(1.0)

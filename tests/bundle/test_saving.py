@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.transforms import LoadImaged
 
-from midiff_monai.bundle.saving import SaveLikeSourced
+from midiff_monai.bundle.saving import SaveWithSourceHeaderd
 from midiff_monai.errors import InputError
 
 
@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 def test_every_channel_is_written_in_the_space_of_its_source(source: Path, tmp_path: Path) -> None:
     data = LoadImaged("pred", ensure_channel_first=True)({"pred": str(source)})
     data["pred"] = torch.cat([data["pred"], data["pred"] / 7])
-    save = SaveLikeSourced("pred", tmp_path / "new" / "out", ["synthetic", "synthetic_std"])
+    save = SaveWithSourceHeaderd("pred", tmp_path / "new" / "out", ["synthetic", "synthetic_std"])
     save(data)
     expected = nib.Nifti1Image.from_filename(source)
     for name, factor in (("synthT1w", 1), ("synthT1w_std", 7)):
@@ -40,7 +40,7 @@ def test_every_channel_is_written_in_the_space_of_its_source(source: Path, tmp_p
 def test_labels_stay_integers_and_need_no_second_file(source: Path, tmp_path: Path) -> None:
     data = LoadImaged("pred", ensure_channel_first=True)({"pred": str(source)})
     data["pred"] = data["pred"].to(torch.int16)
-    SaveLikeSourced("pred", tmp_path / "out", ["segmentation", "synthetic_std"])(data)
+    SaveWithSourceHeaderd("pred", tmp_path / "out", ["segmentation", "synthetic_std"])(data)
     (file,) = (tmp_path / "out").iterdir()
     assert file.name == "sub-1_PDw_dseg.nii.gz"
     assert nib.Nifti1Image.from_filename(file).get_data_dtype() == np.int16
@@ -49,7 +49,7 @@ def test_labels_stay_integers_and_need_no_second_file(source: Path, tmp_path: Pa
 def test_volumes_of_one_name_do_not_overwrite_each_other(source: Path, tmp_path: Path) -> None:
     twin = source.with_name("sub-1_PDw.nii")
     nib.save(nib.Nifti1Image.from_filename(source), twin)
-    save = SaveLikeSourced("pred", tmp_path / "out", ["segmentation"])
+    save = SaveWithSourceHeaderd("pred", tmp_path / "out", ["segmentation"])
     load = LoadImaged("pred", ensure_channel_first=True)
     save(load({"pred": str(source)}))
     save(load({"pred": str(source)}))

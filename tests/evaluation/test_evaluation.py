@@ -314,9 +314,9 @@ class TestSummary:
 def test_a_spread_that_is_the_error_is_calibrated_in_any_unit() -> None:
     generator = np.random.default_rng(0)
     reference = generator.normal(size=(60, 60, 60)) * 100
-    spread = generator.uniform(1, 10, size=reference.shape)
-    image = (reference + spread * generator.normal(size=reference.shape)) / 50 + 3
-    rows = calibration.calibrate(image, spread / 50, reference, np.ones(reference.shape, bool), bins=5)
+    synthetic_std = generator.uniform(1, 10, size=reference.shape)
+    image = (reference + synthetic_std * generator.normal(size=reference.shape)) / 50 + 3
+    rows = calibration.calibrate(image, synthetic_std / 50, reference, np.ones(reference.shape, bool), bins=5)
     ratios = [row["error"] / row["spread"] for row in rows]
     np.testing.assert_allclose(ratios, np.sqrt(2 / np.pi), rtol=0.03)  # mean of a half-normal variable
     np.testing.assert_allclose([row["spread"] for row in rows], [1.9, 3.7, 5.5, 7.3, 9.1], rtol=0.02)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from midiff_monai.guidance.conditional_mean import RIM, ConditionalMean, quantiles
+from midiff_monai.guidance.conditional_mean import SURFACE_MARGIN, ConditionalMean, quantiles
 
 seeds = st.integers(0, 2**31)
 
@@ -100,12 +100,12 @@ def test_slices_of_one_volume_are_one_image_without_borders() -> None:
     """The mean over the whole volume is that of the same pixels side by side; neighbourhoods end with their slice."""
     source, image = rand(3, 1, 16, 24), rand(3, 1, 16, 24, seed=1)
     layer = ConditionalMean()
-    together = layer(layer.prepare(source, together=True), image, together=True)
+    same_volume = layer(layer.prepare(source, same_volume=True), image, same_volume=True)
     side_by_side = [volume.permute(1, 2, 0, 3).reshape(1, 1, 16, 72) for volume in (source, image)]
     expected = means(*side_by_side)[:, :1].reshape(1, 16, 3, 24).permute(2, 0, 1, 3)
-    torch.testing.assert_close(together[:, :1], expected)
+    torch.testing.assert_close(same_volume[:, :1], expected)
     image[1:] = 0
-    again = layer(layer.prepare(source, together=True), image, together=True)
+    again = layer(layer.prepare(source, same_volume=True), image, same_volume=True)
     assert again[1:, 0].max() > 0.1 and again[1:, 1].max() < 0.1 < again[0, 1].min()
 
 
@@ -114,7 +114,7 @@ def test_slices_of_one_volume_are_one_image_without_borders() -> None:
 
 def pulled(source: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     layer = ConditionalMean()
-    return layer.pull(layer.prepare(source, together=True), image)
+    return layer.shrink(layer.prepare(source, same_volume=True), image)
 
 
 def test_what_the_source_explains_altogether_stays_as_it_is() -> None:
@@ -132,9 +132,9 @@ def test_the_step_is_the_sixth_power_of_the_share_that_is_explained(share: float
     """A function of the source plus independent noise of the complementary variance."""
     generator = torch.Generator().manual_seed(3)
     source = 0.1 + 0.9 * torch.rand(4, 1, 64, 64, generator=generator)
-    signal = (source - source.mean()) / source.std()
+    sqrt_alpha_bar = (source - source.mean()) / source.std()
     noise = torch.randn(source.shape, generator=generator)
-    found = pulled(source, share**0.5 * signal + (1 - share) ** 0.5 * noise)
+    found = pulled(source, share**0.5 * sqrt_alpha_bar + (1 - share) ** 0.5 * noise)
     kept = float((found * noise).mean()) / (1 - share) ** 0.5
     assert kept == pytest.approx(1 - share**6, abs=0.04)
 
@@ -154,10 +154,12 @@ def test_at_the_surface_the_step_is_the_correlation_ratio() -> None:
     """Noise in the outer pixels, beside a translation of which half is noise deeper in."""
     source = torch.zeros(8, 1, 60, 60)
     source[..., 6:54, 6:54] = 0.1 + 0.9 * rand(8, 1, 48, 48)
-    signal = torch.where(source > 0, (source - 0.55) / (0.9 / 12**0.5), 0.0)
+    sqrt_alpha_bar = torch.where(source > 0, (source - 0.55) / (0.9 / 12**0.5), 0.0)
     noise = torch.where(source > 0, torch.randn(source.shape, generator=torch.Generator().manual_seed(1)), 0.0)
-    found = pulled(source, 0.5**0.5 * (signal + noise))
-    rim = (torch.nn.functional.max_pool2d((source == 0).float(), 2 * RIM + 1, 1, RIM) > 0) & (source > 0)
+    found = pulled(source, 0.5**0.5 * (sqrt_alpha_bar + noise))
+    rim = (torch.nn.functional.max_pool2d((source == 0).float(), 2 * SURFACE_MARGIN + 1, 1, SURFACE_MARGIN) > 0) & (
+        source > 0
+    )
     kept = float((found * noise)[rim].mean() / noise[rim].square().mean()) / 0.5**0.5
     assert kept == pytest.approx(1 - 0.5, abs=0.05)
 

@@ -26,9 +26,11 @@ def as_seen(
     estimate: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The network's input: the noisy image and its map weighted by the part of the image in it, √ᾱ."""
-    signal = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(-1, 1, 1, 1)
+    sqrt_alpha_bar = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(
+        -1, 1, 1, 1
+    )
     guide = inferer.guide(inferer.guide.prepare(source), noisy, estimate=estimate)
-    return torch.cat([signal * noisy, guide[:, :-3], signal * guide[:, -3:-2], guide[:, -2:]], dim=1)
+    return torch.cat([sqrt_alpha_bar * noisy, guide[:, :-3], sqrt_alpha_bar * guide[:, -3:-2], guide[:, -2:]], dim=1)
 
 
 # The guide.
@@ -55,10 +57,10 @@ def test_channels_are_source_self_maps_and_map_with_the_noisy_image(
     clean, _, source = images()
     guide = make_guide(reduction, standardize=standardize)
     maps = guide(guide.prepare(source), clean)
-    middle = source[:, 1:2] if standardize is None else standardize_locally(source[:, 1:2], standardize)
+    centre_slice = source[:, 1:2] if standardize is None else standardize_locally(source[:, 1:2], standardize)
     assert torch.equal(maps[:, :3], source)
-    assert torch.equal(maps[:, 3:-3], LocalMutualInformation(reduction=reduction)(middle, middle))
-    assert torch.equal(maps[:, -3:-2], LocalMutualInformation()(middle, (clean + 1) / 2))
+    assert torch.equal(maps[:, 3:-3], LocalMutualInformation(reduction=reduction)(centre_slice, centre_slice))
+    assert torch.equal(maps[:, -3:-2], LocalMutualInformation()(centre_slice, (clean + 1) / 2))
     assert not maps[:, -2:].any()
 
 
@@ -223,7 +225,7 @@ def test_a_second_pass_of_training_is_told_of_the_first(kind: str) -> None:
         return answer
 
     inferer = make_inferer(scheduler)
-    prediction = inferer(clean, network, noise, timesteps, source=source, passes=2)  # type: ignore[arg-type]
+    prediction = inferer(clean, network, noise, timesteps, source=source, self_conditioning_passes=2)  # type: ignore[arg-type]
     assert torch.equal(prediction, answer)
     assert [gradient for _, gradient in seen] == [False, True]
     noisy = scheduler.add_noise(clean, noise, timesteps)

@@ -8,7 +8,7 @@ from denoisers import Spy
 from monai.networks.schedulers import DDPMScheduler
 from small_inferers import images, make_inferer
 
-from midiff_monai.inferers.guided_diffusion import start_below
+from midiff_monai.inferers.guided_diffusion import truncate_schedule
 from midiff_monai.networks.schedulers import TrailingDDIMScheduler
 
 
@@ -52,5 +52,5 @@ def test_a_level_below_all_steps_is_refused() -> None:
 
 def test_start_below_leaves_the_scheduler_alone() -> None:
     scheduler = DDPMScheduler(10)
-    assert start_below(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
+    assert truncate_schedule(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
     assert len(scheduler.timesteps) == 10

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from midiff_monai.inferers.brain_mask import BRIDGE, brain_in_head, deep_inside, largest_piece
-from midiff_monai.inferers.segmentation import NEAR, BrainSegmentation
+from midiff_monai.inferers.brain_mask import OPENING_RADIUS, extract_brain, interior, largest_component
+from midiff_monai.inferers.segmentation import CONTEXT_SLICES, BrainSegmentation
 
 BACKGROUND, WHITE = 0, 1
 
@@ -20,7 +20,7 @@ def test_deep_inside_is_the_erosion_by_a_cube(seed: int, density: float, depth: 
     mask = np.random.default_rng(seed).random((6, 7, 8)) < density
     cube = np.ones((2 * depth - 1,) * 3)
     expected = ndimage.binary_erosion(mask, cube, border_value=1)
-    np.testing.assert_array_equal(deep_inside(torch.from_numpy(mask), depth).numpy(), expected)
+    np.testing.assert_array_equal(interior(torch.from_numpy(mask), depth).numpy(), expected)
 
 
 class Lost:
@@ -51,11 +51,11 @@ def classes(volume: torch.Tensor, network: Lost) -> torch.Tensor:
 def test_a_slice_lost_in_a_stripped_brain_is_brain_but_for_its_rim() -> None:
     volume = ball(8)
     lost = 10 - int(volume[0, 0].any(0).any(0).nonzero()[0])  # of the slices that are not empty
-    found, there = classes(volume, Lost((lost,))), volume[0, 0] > 0
-    inside = deep_inside(there, 2)
+    found, foreground_mask = classes(volume, Lost((lost,))), volume[0, 0] > 0
+    inside = interior(foreground_mask, 2)
     assert (found[inside] == WHITE).all() and inside[..., 10].any()
     assert (found[..., 10][~inside[..., 10]] == BACKGROUND).all()
-    assert (found[~there] == BACKGROUND).all()
+    assert (found[~foreground_mask] == BACKGROUND).all()
 
 
 def test_the_network_sees_all_slices_and_their_neighbours_at_once() -> None:
@@ -82,8 +82,8 @@ def test_left_and_right_are_treated_alike() -> None:
 
     inferer = BrainSegmentation(mirrored=[0, 2, 1], multiple=4, background=[20.0, 0.0, 0.0])
     volume = torch.rand(1, 1, 8, 8, 5) + 0.1
-    plain, mirrored = inferer(volume, lopsided), inferer(volume.flip(2), lopsided)
-    torch.testing.assert_close(mirrored.flip(2)[:, [0, 2, 1]], plain)
+    as_plain_tensor, mirrored = inferer(volume, lopsided), inferer(volume.flip(2), lopsided)
+    torch.testing.assert_close(mirrored.flip(2)[:, [0, 2, 1]], as_plain_tensor)
 
 
 @pytest.mark.parametrize("surroundings", [0.1, 0.4])
@@ -101,23 +101,23 @@ def brain_on_neck(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return brain, brain | neck | rod
 
 
-@pytest.mark.parametrize("width", [0, 1, 2 * BRIDGE])
+@pytest.mark.parametrize("width", [0, 1, 2 * OPENING_RADIUS])
 def test_the_neck_is_cut_off_whatever_thin_bridge_joins_it_to_the_brain(width: int) -> None:
     brain, mask = brain_on_neck(width)
-    kept = largest_piece(mask)
+    kept = largest_component(mask)
     assert kept[brain].all()
     assert not kept[..., :10].any()
 
 
 def test_what_is_broadly_joined_to_the_brain_stays() -> None:
-    _, mask = brain_on_neck(2 * BRIDGE + 3)
-    assert torch.equal(largest_piece(mask), mask)
+    _, mask = brain_on_neck(2 * OPENING_RADIUS + 3)
+    assert torch.equal(largest_component(mask), mask)
 
 
 @given(seed=st.integers(0, 2**31), density=st.floats(0, 1))
 def test_nothing_is_added_and_what_has_no_thick_piece_is_left_alone(seed: int, density: float) -> None:
     mask = torch.from_numpy(np.random.default_rng(seed).random((9, 10, 11)) < density)
-    kept = largest_piece(mask)
+    kept = largest_component(mask)
     assert not (kept & ~mask).any()
     assert kept.any() == mask.any()
 
@@ -147,7 +147,7 @@ def test_all_looks_at_a_head_but_the_first_are_at_the_slices_near_its_brain(axis
     inferer = BrainSegmentation(axis=axis, shifts=(0, 1), multiple=4, background=[20.0, 0.0, 0.0])
     found = inferer(head, network)[0].argmax(0)
     slices = int((high_up[0, 0].flatten(0, 1) > 0).any(0).sum())
-    assert network.depths == [60, slices + 2 * NEAR]
+    assert network.depths == [60, slices + 2 * CONTEXT_SLICES]
     assert torch.equal(found > 0, head[0, 0] > 0.5)
 
 
@@ -168,7 +168,7 @@ def test_the_brain_in_a_head_has_its_sulci_and_holes() -> None:
     labelled = whole.clone()
     labelled[19:22, :, 20:] = False
     labelled[16:24, 16:24, 8:14] = False
-    brain = brain_in_head(logits_of(labelled), torch.ones_like(whole))
+    brain = extract_brain(logits_of(labelled), torch.ones_like(whole))
     assert brain is not None
     assert brain[labelled].all() and not brain[~(ball(16, 40)[0, 0] > 0)].any()
     assert brain[19:22, 20, 22:30].all() and brain[16:24, 16:24, 8:14].all()
@@ -177,12 +177,12 @@ def test_the_brain_in_a_head_has_its_sulci_and_holes() -> None:
 def test_a_brain_that_the_scan_cuts_off_reaches_the_edge() -> None:
     labelled = torch.zeros(30, 30, 12, dtype=torch.bool)
     labelled[8:22, 8:22] = True
-    brain = brain_in_head(logits_of(labelled), torch.ones_like(labelled))
+    brain = extract_brain(logits_of(labelled), torch.ones_like(labelled))
     assert brain is not None and torch.equal(brain, labelled)
 
 
-@pytest.mark.parametrize("radius, stripped", [(14, True), (0, False), (BRIDGE, False)])
+@pytest.mark.parametrize("radius, stripped", [(14, True), (0, False), (OPENING_RADIUS, False)])
 def test_there_is_nothing_to_strip_of_a_stripped_brain_or_of_specks(radius: float, stripped: bool) -> None:
     labelled = ball(radius, 40)[0, 0] > 0
-    there = labelled if stripped else torch.ones_like(labelled)
-    assert brain_in_head(logits_of(labelled), there) is None
+    foreground_mask = labelled if stripped else torch.ones_like(labelled)
+    assert extract_brain(logits_of(labelled), foreground_mask) is None

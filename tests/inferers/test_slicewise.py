@@ -41,8 +41,8 @@ class Recorder(nn.Module):
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         self.batches.append(slices)
-        middle = slices.shape[1] // 2
-        return slices[:, middle : middle + 1]
+        centre_slice = slices.shape[1] // 2
+        return slices[:, centre_slice : centre_slice + 1]
 
 
 @pytest.mark.parametrize("context", [0, 1, 2])
@@ -98,8 +98,8 @@ class Waves(SlicewiseInferer):
 @all_axes
 def test_a_mirrored_volume_is_put_right_and_averaged(axis: int) -> None:
     volume, network = blob(6, 7, 5), Recorder()
-    plain, mirrored = (Waves(axis=axis, multiple=1)(image, network) for image in (volume, volume.flip(2)))
-    expected = (plain + mirrored.flip(2).flip(1)) / 2
+    as_plain_tensor, mirrored = (Waves(axis=axis, multiple=1)(image, network) for image in (volume, volume.flip(2)))
+    expected = (as_plain_tensor + mirrored.flip(2).flip(1)) / 2
     torch.testing.assert_close(Waves(axis=axis, mirror=True, multiple=1)(volume, network), expected)
 
 
@@ -125,8 +125,8 @@ def test_moved_slices_are_put_back_and_averaged(axis: int, mirror: bool) -> None
 @all_axes
 def test_a_draft_is_the_straight_look_alone(axis: int) -> None:
     volume = torch.rand(1, 6, 8, 4) + 0.1
-    draft = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2).infer(volume, pooled, draft=True)
-    assert torch.equal(draft, SlicewiseInferer(axis=axis, multiple=2).infer(volume, pooled))
+    coarse = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2).infer(volume, pooled, coarse=True)
+    assert torch.equal(coarse, SlicewiseInferer(axis=axis, multiple=2).infer(volume, pooled))
 
 
 @all_axes

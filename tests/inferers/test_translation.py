@@ -16,7 +16,7 @@ from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.translation import SlicewiseTranslation, seeded_noise
 from midiff_monai.networks.schedulers import TrailingDDIMScheduler
-from midiff_monai.transforms.intensity import DARKEST
+from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 
 def volume(*shape: int) -> torch.Tensor:
@@ -54,7 +54,9 @@ def test_answer_stays_between_0_and_1() -> None:
     bright = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 3.0)))
     dark = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], -3.0)))
     assert bright.max() == 1
-    assert torch.equal(dark > 0, volume(6, 7, 5) > 0) and dark.max() == DARKEST  # 0 means that there is nothing
+    assert (
+        torch.equal(dark > 0, volume(6, 7, 5) > 0) and dark.max() == MIN_FOREGROUND_VALUE
+    )  # 0 means that there is nothing
 
 
 @pytest.mark.parametrize("shared_noise", [0.0, 0.5, 1.0])
@@ -89,8 +91,8 @@ def test_several_samples_give_their_mean_and_standard_deviation() -> None:
     draws = []
     for index in range(3):
         noise = seeded_noise((1, 8, 8), 5, index, 0).expand(4, 1, 8, 8)
-        draws.append(inferer.inferer.sample(noise, Spy(), source=slices, together=True, verbose=False))
-    brightness = ((torch.stack(draws) + 1) / 2).clamp(DARKEST, 1) * (slices[:, 1:2] > 0)
+        draws.append(inferer.inferer.sample(noise, Spy(), source=slices, same_volume=True, verbose=False))
+    brightness = ((torch.stack(draws) + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1) * (slices[:, 1:2] > 0)
     mean = brightness.sum(0) / 3
     spread = ((brightness - mean) ** 2).sum(0).div(2).sqrt()
     expected = torch.cat([mean, spread], dim=1).permute(1, 2, 3, 0)
@@ -105,8 +107,8 @@ def test_a_mirrored_volume_gives_the_mirrored_result() -> None:
 
 def test_a_draft_is_one_sample_with_one_look() -> None:
     source = volume(8, 8, 6)[0]
-    draft = translation(samples=3, mirror=True, seed=5).infer(source, Spy(), draft=True)
-    assert torch.equal(draft, translation(seed=5).infer(source, Spy()))
+    coarse = translation(samples=3, mirror=True, seed=5).infer(source, Spy(), coarse=True)
+    assert torch.equal(coarse, translation(seed=5).infer(source, Spy()))
 
 
 def test_every_sample_is_pulled_towards_its_conditional_mean() -> None:
@@ -115,10 +117,10 @@ def test_every_sample_is_pulled_towards_its_conditional_mean() -> None:
     slices, noise = source[0, 0, ..., 1:-1].movedim(-1, 0)[:, None], seeded_noise((1, 16, 16), 0, 0, 0)
     stripes = 0.2 * torch.sin(9 * torch.arange(16.0))
     network = Oracle(inferer.inferer.scheduler, lambda x: 0.7 * (1 - 2 * x[:, 1:2]) + stripes)
-    image = inferer.inferer.sample(noise.expand(4, 1, 16, 16), network, source=slices, together=True, verbose=False)
-    pulled = means.pull(means.prepare(slices, together=True), image)
+    image = inferer.inferer.sample(noise.expand(4, 1, 16, 16), network, source=slices, same_volume=True, verbose=False)
+    pulled = means.shrink(means.prepare(slices, same_volume=True), image)
     assert not torch.allclose(pulled, image, atol=0.01)
-    expected = ((pulled + 1) / 2).clamp(DARKEST, 1) * (slices > 0)
+    expected = ((pulled + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1) * (slices > 0)
     torch.testing.assert_close(inferer(source, network)[0, 0, ..., 1:-1], expected[:, 0].movedim(0, -1))
 
 

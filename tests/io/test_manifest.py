@@ -24,8 +24,8 @@ def volume(tmp_path: Path) -> Path:
 
 
 def run_git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
+    cache_key = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *cache_key, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -67,7 +67,7 @@ class TestManifest:
         def text(step: int) -> str:
             settings = dict([("seed", 0), ("steps", 10), ("guidance", 2)][::step])
             weights = dict([("b", "2"), ("a", "1")][::step])
-            outputs = dict([("segmentation", Path("s")), ("picture", Path("p"))][::step])
+            outputs = dict([("segmentation", Path("s")), ("qc_image", Path("p"))][::step])
             return RunReport("segment", volume, settings, weights, outputs, started="now").to_json()
 
         assert text(1) == text(-1)

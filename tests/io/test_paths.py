@@ -16,9 +16,9 @@ from midiff_monai.errors import OutputError
 from midiff_monai.io.paths import (
     VOLUME_SUFFIXES,
     OutputPaths,
+    atomic_write,
     check_writable,
     output_paths,
-    staged,
     volume_files,
     volume_stem,
 )
@@ -86,9 +86,9 @@ class TestCheckWritable:
             check_writable(tmp_path / write_to, [output], overwrite=True, inputs=[earlier])
 
     def test_a_name_that_is_too_long_to_be_staged(self, tmp_path: Path) -> None:
-        """Of 245 bytes, ten of which more are what `staged` takes."""
+        """Of 245 bytes, ten of which more are what `atomic_write` takes."""
         check_writable(tmp_path, [tmp_path / ("x" * 245)], overwrite=False)
-        with staged(tmp_path / ("x" * 245)) as temporary:
+        with atomic_write(tmp_path / ("x" * 245)) as temporary:
             temporary.touch()
         with pytest.raises(OutputError, match="too long a name"):
             check_writable(tmp_path, [tmp_path / ("é" * 123)], overwrite=False)
@@ -115,7 +115,7 @@ class TestStaged:
     def test_nibabel_picks_the_format_of_the_final_name(self, tmp_path: Path) -> None:
         target = tmp_path / "x_dseg.nii.gz"
         image = nib.Nifti1Image(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.eye(4))
-        with staged(target) as temporary:
+        with atomic_write(target) as temporary:
             nib.save(image, temporary)
             assert not target.exists()
         assert target.read_bytes()[:2] == b"\x1f\x8b"  # gzip
@@ -126,19 +126,19 @@ class TestStaged:
     def test_failure_keeps_the_old_file_and_no_debris(self, tmp_path: Path, failure: type[BaseException]) -> None:
         target = tmp_path / "x.csv"
         target.write_text("old")
-        with pytest.raises(failure), staged(target) as temporary:
+        with pytest.raises(failure), atomic_write(target) as temporary:
             temporary.write_text("half of the n")
             raise failure
         assert target.read_text() == "old"
         assert list(tmp_path.iterdir()) == [target]
 
     def test_failure_before_anything_is_written_is_not_masked(self, tmp_path: Path) -> None:
-        with pytest.raises(ZeroDivisionError), staged(tmp_path / "x.csv"):
+        with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "x.csv"):
             raise ZeroDivisionError
 
     def test_two_writers_do_not_share_a_name(self, tmp_path: Path) -> None:
         target = tmp_path / "x.csv"
-        with staged(target) as first, staged(target) as second:
+        with atomic_write(target) as first, atomic_write(target) as second:
             first.write_text("first")
             second.write_text("second")
         assert target.read_text() == "first"
@@ -180,6 +180,6 @@ def test_what_a_killed_run_left_goes_in_time(tmp_path: Path) -> None:
         path.touch()
     for path in (left, other):
         os.utime(path, (0, 0))
-    with staged(tmp_path / "x.nii") as temporary:
+    with atomic_write(tmp_path / "x.nii") as temporary:
         temporary.touch()
     assert {path.name for path in tmp_path.iterdir()} == {"x.nii", fresh.name, other.name}

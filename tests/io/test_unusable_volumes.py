@@ -194,4 +194,4 @@ def test_unusable_file_is_refused(tmp_path: Path, make: Callable[[Path], Path], 
     path = make(tmp_path)
     with pytest.raises(InputError, match=fault) as caught:
         read_volume(path)
-    assert caught.value.path == path and caught.value.mend and "\n" not in str(caught.value)
+    assert caught.value.path == path and caught.value.hint and "\n" not in str(caught.value)

@@ -8,9 +8,9 @@ from monai.networks.layers import Norm
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
-from midiff_monai.guidance.affine_head import LocallyAffine
+from midiff_monai.guidance.affine_head import PixelwiseAffineHead
 from midiff_monai.guidance.mutual_information import standardize_locally
-from midiff_monai.networks.wrappers import MixedPrecision, PixelUnshuffled, SliceInstanceNorm, has_fast_bfloat16
+from midiff_monai.networks.wrappers import AutocastWrapper, PixelUnshuffleWrapper, SliceInstanceNorm, has_fast_bfloat16
 
 
 class Recorder(nn.Module):
@@ -46,7 +46,7 @@ def convolutions() -> nn.Sequential:
 @pytest.mark.parametrize("factor", [2, 3])
 def test_unshuffled_network_sees_every_pixel_of_a_block_as_a_channel(factor: int) -> None:
     inner, image = Recorder(), torch.rand(2, 3, 4 * factor, 5 * factor)
-    PixelUnshuffled(inner, factor)(image, torch.tensor([7]))
+    PixelUnshuffleWrapper(inner, factor)(image, torch.tensor([7]))
     expected = torch.empty(2, 3 * factor**2, 4, 5)
     for channel in range(3):
         for row in range(factor):
@@ -59,13 +59,13 @@ def test_unshuffled_network_sees_every_pixel_of_a_block_as_a_channel(factor: int
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_unshuffled_identity_is_the_identity(factor: int) -> None:
     image = torch.rand(2, 3, 8, 12)
-    assert torch.equal(PixelUnshuffled(Recorder(), factor)(image, torch.tensor([7])), image)
+    assert torch.equal(PixelUnshuffleWrapper(Recorder(), factor)(image, torch.tensor([7])), image)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_unshuffled_volumes_are_unshuffled_slice_by_slice(layout: torch.memory_format) -> None:
     inner, volume = Recorder(), torch.rand(2, 3, 8, 12, 5).to(memory_format=layout).requires_grad_()
-    result = PixelUnshuffled(inner)(volume, torch.tensor([7]))
+    result = PixelUnshuffleWrapper(inner)(volume, torch.tensor([7]))
     for place in range(5):
         assert torch.equal(inner.seen[0][..., place], torch.pixel_unshuffle(volume[..., place], 2))
     assert torch.equal(result, volume)
@@ -95,13 +95,13 @@ def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> Non
 
 def test_unshuffled_network_is_told_timesteps_and_context() -> None:
     inner, timesteps, context = Recorder(), torch.tensor([7, 3]), torch.rand(2, 1, 4)
-    PixelUnshuffled(inner)(torch.rand(2, 1, 4, 4), timesteps=timesteps, context=context)
+    PixelUnshuffleWrapper(inner)(torch.rand(2, 1, 4, 4), timesteps=timesteps, context=context)
     assert inner.seen[1] is timesteps
     assert inner.seen[2] is context
 
 
 def test_unshuffled_unet_maps_channels_and_passes_gradients() -> None:
-    network = PixelUnshuffled(small_unet(12, 4))
+    network = PixelUnshuffleWrapper(small_unet(12, 4))
     image = torch.rand(2, 3, 8, 12, requires_grad=True)
     result = network(image, torch.tensor([5, 900]))
     assert result.shape == (2, 1, 8, 12)
@@ -112,12 +112,12 @@ def test_unshuffled_unet_maps_channels_and_passes_gradients() -> None:
 
 def test_unshuffled_network_needs_sides_that_divide() -> None:
     with pytest.raises(RuntimeError, match="divisible"):
-        PixelUnshuffled(Recorder())(torch.rand(1, 1, 5, 4), torch.tensor([0]))
+        PixelUnshuffleWrapper(Recorder())(torch.rand(1, 1, 5, 4), torch.tensor([0]))
 
 
 def test_mixed_precision_is_close_to_single_precision_and_answers_in_it() -> None:
     inner, image = convolutions(), torch.rand(2, 2, 8, 9)
-    exact, result = inner(image), MixedPrecision(inner)(image)
+    exact, result = inner(image), AutocastWrapper(inner)(image)
     assert result.dtype == torch.float32
     assert not torch.equal(result, exact)  # or nothing ran in bfloat16
     torch.testing.assert_close(result, exact, rtol=0.02, atol=0.02)
@@ -125,7 +125,7 @@ def test_mixed_precision_is_close_to_single_precision_and_answers_in_it() -> Non
 
 def test_mixed_precision_switched_off_is_exact_even_within_autocast() -> None:
     inner, image = convolutions(), torch.rand(2, 2, 8, 9)
-    network = MixedPrecision(inner, enabled=False)
+    network = AutocastWrapper(inner, enabled=False)
     assert torch.equal(network(image), inner(image))
     with torch.autocast("cpu", torch.bfloat16):
         assert inner(image).dtype == torch.bfloat16
@@ -138,7 +138,7 @@ def test_mixed_precision_leaves_parameters_and_gradients_in_single_precision() -
     inner(image).square().mean().backward()
     exact = [parameter.grad.clone() for parameter in inner.parameters() if parameter.grad is not None]
     inner.zero_grad()
-    MixedPrecision(inner)(image).square().mean().backward()
+    AutocastWrapper(inner)(image).square().mean().backward()
     for parameter, expected in zip(inner.parameters(), exact, strict=True):
         assert parameter.dtype == torch.float32
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32
@@ -147,7 +147,7 @@ def test_mixed_precision_leaves_parameters_and_gradients_in_single_precision() -
 
 def test_mixed_precision_passes_on_what_a_diffusion_network_takes() -> None:
     inner, timesteps, context = Recorder(), torch.tensor([3]), torch.rand(1, 1, 4)
-    MixedPrecision(inner)(torch.rand(1, 1, 4, 4), timesteps, context=context)
+    AutocastWrapper(inner)(torch.rand(1, 1, 4, 4), timesteps, context=context)
     assert inner.seen[1] is timesteps
     assert inner.seen[2] is context
 
@@ -155,8 +155,8 @@ def test_mixed_precision_passes_on_what_a_diffusion_network_takes() -> None:
 def test_both_wrappers_around_a_diffusion_unet() -> None:
     unet = small_unet(8, 4).eval()
     image, timesteps = torch.rand(1, 2, 8, 12), torch.tensor([500])
-    exact = PixelUnshuffled(unet)(image, timesteps)
-    result = MixedPrecision(PixelUnshuffled(unet))(image, timesteps=timesteps, context=None)
+    exact = PixelUnshuffleWrapper(unet)(image, timesteps)
+    result = AutocastWrapper(PixelUnshuffleWrapper(unet))(image, timesteps=timesteps, context=None)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, exact, rtol=0.05, atol=0.05)
 
@@ -176,7 +176,7 @@ def test_each_coefficient_has_its_own_image(term: int) -> None:
     source = image[:, 2:3]
     contrast = 2 * standardize_locally(source, 5) - 1
     terms = [torch.ones_like(source), source - 0.5, contrast, image[:, :1], image[:, 3:4], image[:, 4:]]
-    found = LocallyAffine(Fixed(), source_channel=2, means=2, size=5)(image, torch.tensor([7]))
+    found = PixelwiseAffineHead(Fixed(), source_channel=2, means=2, size=5)(image, torch.tensor([7]))
     torch.testing.assert_close(found, coefficients[:, term][:, None] * terms[term])
 
 
@@ -191,7 +191,7 @@ def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
             return sign.reshape(1, 4, 1, 1).expand(1, 4, *x.shape[2:])
 
     noisy = torch.randn(1, 1, 12, 10)
-    torch.testing.assert_close(LocallyAffine(Sign(), 1, means=0)(torch.cat([noisy, t2], dim=1)), t1)
+    torch.testing.assert_close(PixelwiseAffineHead(Sign(), 1, means=0)(torch.cat([noisy, t2], dim=1)), t1)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_run_that_is_killed_claims_no_file_that_it_was_not_to_write(
     for path in (paths.dicom_seg, paths.synthetic_std):
         path.write_text("by another tool")
     with monkeypatch.context() as patch:
-        patch.setattr(FakeResult, "_write_staged", Mock(side_effect=MemoryError("killed")))
+        patch.setattr(FakeResult, "_write_atomically", Mock(side_effect=MemoryError("killed")))
         assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["failed"]
     assert statuses(run_batch(jobs[:1], Task(overwrite=True), tmp_path / "out")) == ["done"]
     assert paths.dicom_seg.read_text() == paths.synthetic_std.read_text() == "by another tool"

@@ -43,7 +43,7 @@ def test_segment_writes_everything_on_the_grid_of_the_input(thin_phantom: Path, 
         assert image.shape == source.shape and image.header.get_xyzt_units()[0] == "mm"
     assert result.segmentation is not None and len(np.unique(result.segmentation)) > 5
     assert result.synthetic is not None and 0 <= result.synthetic.min() and result.synthetic.max() <= 1
-    assert result.spread is not None and result.spread.max() > 0
+    assert result.synthetic_std is not None and result.synthetic_std.max() > 0
 
 
 def test_the_report_tells_how_to_repeat_the_run(thin_phantom: Path, tmp_path: Path) -> None:

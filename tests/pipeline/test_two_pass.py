@@ -9,9 +9,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
 from midiff_monai.pipeline import two_pass as whole_head
-from midiff_monai.pipeline.two_pass import translate_head
-from midiff_monai.transforms.intensity import StretchIntensityd
-from midiff_monai.transforms.spatial import ResampleForegroundd
+from midiff_monai.pipeline.two_pass import translate_two_pass
+from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
+from midiff_monai.transforms.spatial import MaskedSpacingd
 
 BRAIN = 0.5, 0.99
 """Grey values that the segmentation labels."""
@@ -25,21 +25,21 @@ class Stub:
         self._conform = Compose(
             [
                 Orientationd("image", axcodes="RAS", labels=None),
-                ResampleForegroundd("image", (2.0, 2.0, 2.0)),
-                StretchIntensityd("image", window=window),
+                MaskedSpacingd("image", (2.0, 2.0, 2.0)),
+                ScaleForegroundIntensityd("image", window=window),
             ]
         )
 
     def conform(self, volume: MetaTensor) -> MetaTensor:
         return volume if self.segmenting else self._conform({"image": volume})["image"]
 
-    def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
-        plain = volume.as_tensor()
-        self.seen.append(plain)
-        self.drafts.append(draft)
+    def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
+        as_plain_tensor = volume.as_tensor()
+        self.seen.append(as_plain_tensor)
+        self.drafts.append(coarse)
         if not self.segmenting:
-            return plain if draft else torch.cat([plain, plain / 2])
-        labelled = between(plain).float()
+            return as_plain_tensor if coarse else torch.cat([as_plain_tensor, as_plain_tensor / 2])
+        labelled = between(as_plain_tensor).float()
         return torch.cat([1 - labelled, 2 * labelled])
 
 
@@ -66,7 +66,7 @@ def translated(
 ) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
     translation = Stub(window=window)
     conformed = translation.conform(image)
-    return *translate_head(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
+    return *translate_two_pass(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("largest, drafts", [(2300, [False, False]), (100, [True, False])])
@@ -135,7 +135,7 @@ def test_a_brain_between_the_slices_is_no_brain() -> None:
     image = MetaTensor(torch.full((1, 40, 40, 3), 50.0), affine=torch.diag(torch.tensor([2.0, 2.0, 40.0, 1.0])))
 
     class BetweenSlices(Stub):
-        def infer(self, volume: MetaTensor, draft: bool = False) -> torch.Tensor:
+        def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
             places = torch.stack(torch.meshgrid(*map(torch.arange, volume.shape[1:]), indexing="ij"))
             found = ((places - torch.tensor([20, 20, 10]).reshape(3, 1, 1, 1)) ** 2).sum(0, keepdim=True) < 5**2
             return torch.cat([~found, found]).float()

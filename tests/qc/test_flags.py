@@ -16,12 +16,12 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.qc.flags import (
-    ALONE,
-    LEAST_AGREEMENT,
-    MOST_CONTACT_CM2,
+    MAX_CONTACT_CM2,
+    MIN_EDGE_CORRELATION,
+    NO_COMPARISON,
     Measures,
-    edge_agreement,
     edge_contact,
+    edge_correlation,
     group_volumes,
     quality_flags,
     robust_z,
@@ -32,7 +32,7 @@ CENTIMETRE = np.diag([10.0, 10.0, 10.0, 1.0])
 
 
 def kinds(measures: Measures, **z: float) -> list[str]:
-    return [flag.kind for flag in quality_flags(measures, ALONE | z)]
+    return [flag.kind for flag in quality_flags(measures, NO_COMPARISON | z)]
 
 
 @pytest.fixture(scope="module")
@@ -98,55 +98,55 @@ class TestEdge:
         contact = edge_contact(ball, None, np.diag([2.0, 2.0, 1.0, 1.0]))
         cap = pi * (75.5**2 - (75.5 - depth_mm) ** 2) / 100
         assert contact["inferior"] == pytest.approx(cap, rel=0.1, abs=2)
-        assert (contact["inferior"] > MOST_CONTACT_CM2) == flagged
+        assert (contact["inferior"] > MAX_CONTACT_CM2) == flagged
         assert kinds(Measures(WHOLE, contact)) == ["edge"] * flagged
 
 
 class TestAgreement:
     def test_is_one_for_any_linear_change_of_contrast(self, pair: tuple) -> None:
         image, _, mask, affine = pair
-        assert edge_agreement(image, 900 - 2 * image, mask, affine) == pytest.approx(1, abs=1e-5)
+        assert edge_correlation(image, 900 - 2 * image, mask, affine) == pytest.approx(1, abs=1e-5)
 
     def test_is_high_for_the_same_brain_in_another_contrast(self, pair: tuple) -> None:
-        assert edge_agreement(*pair) > 1.5 * LEAST_AGREEMENT
+        assert edge_correlation(*pair) > 1.5 * MIN_EDGE_CORRELATION
 
     @pytest.mark.parametrize("axis", [0, 1, 2])
     def test_is_low_for_a_shifted_brain_and_for_noise(self, pair: tuple, axis: int) -> None:
         image, t1, mask, affine = pair
         inner = mask & np.roll(mask, 6, axis) & np.roll(mask, -6, axis)
-        assert edge_agreement(image, np.roll(t1, 6, axis), inner, affine) < LEAST_AGREEMENT
+        assert edge_correlation(image, np.roll(t1, 6, axis), inner, affine) < MIN_EDGE_CORRELATION
         noise = np.random.default_rng(0).random(image.shape)
-        assert edge_agreement(image, noise, inner, affine) < LEAST_AGREEMENT
+        assert edge_correlation(image, noise, inner, affine) < MIN_EDGE_CORRELATION
 
     def test_bone_around_the_brain_does_not_hide_its_edges(self, pair: tuple) -> None:
         """As in CT: what surrounds the brain is far brighter, and reaches into its outermost voxels."""
         image, t1, mask, affine = pair
         inner = binary_erosion(mask, iterations=2)
         skull = gaussian_filter(np.where(inner, 0.0, 50 * image.max()), 0.5)
-        without = edge_agreement(image, t1, inner, affine)
-        assert edge_agreement(image + skull, t1, inner, affine) > 0.7 * without
+        without = edge_correlation(image, t1, inner, affine)
+        assert edge_correlation(image + skull, t1, inner, affine) > 0.7 * without
 
     def test_a_gradient_is_per_millimetre(self) -> None:
         """One millimetre of slope adds as much to an edge through thick slices as within a slice."""
         x, y, z = np.meshgrid(np.arange(8.0), np.arange(8.0), 9 * np.arange(4.0), indexing="ij")
         everywhere = np.ones(x.shape, bool)
-        agreement = edge_agreement(x**2 + y, x**2 + z, everywhere, np.diag([1, 1, 9, 1]))
-        assert agreement == pytest.approx(1, abs=1e-9)
+        found = edge_correlation(x**2 + y, x**2 + z, everywhere, np.diag([1, 1, 9, 1]))
+        assert found == pytest.approx(1, abs=1e-9)
 
     def test_of_a_flat_volume_is_undefined(self, pair: tuple) -> None:
         image, _, mask, affine = pair
-        assert isnan(edge_agreement(image, np.ones_like(image), mask, affine))
+        assert isnan(edge_correlation(image, np.ones_like(image), mask, affine))
 
 
 class TestFlags:
     def test_a_complete_and_usual_subject_has_none(self) -> None:
-        assert kinds(Measures(WHOLE, {"left": 1.0}, agreement=0.5, spread=0.03), cortex=1.0) == []
+        assert kinds(Measures(WHOLE, {"left": 1.0}, edge_correlation=0.5, synthetic_std=0.03), cortex=1.0) == []
 
     def test_nothing_segmented_means_nothing_absent(self) -> None:
         assert kinds(Measures({}, {})) == []
 
     def test_absent_structures_are_named(self) -> None:
-        (flag,) = quality_flags(Measures(WHOLE | {4: 0.0, 43: 0.0}, {}), ALONE)
+        (flag,) = quality_flags(Measures(WHOLE | {4: 0.0, 43: 0.0}, {}), NO_COMPARISON)
         assert flag == ("absent", "Not found: Left-Lateral-Ventricle, Right-Lateral-Ventricle.")
         (flag,) = quality_flags(Measures(dict.fromkeys(WHOLE, 0.0) | {2: 1.0}, {}))
         assert flag.text.startswith("Not found: Left-Cerebral-Cortex, ") and flag.text.endswith(" and 21 more.")
@@ -161,12 +161,12 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("measures", "z", "expected"),
         [
-            (Measures(WHOLE, {}, agreement=0.1), {}, ["agreement"]),
-            (Measures(WHOLE, {}, agreement=0.5), {"agreement": -4.0}, ["agreement"]),
-            (Measures(WHOLE, {}, agreement=0.9), {"agreement": 4.0}, []),
-            (Measures(WHOLE, {}, spread=0.2), {}, ["spread"]),
-            (Measures(WHOLE, {}, spread=0.05), {"spread": 4.0}, ["spread"]),
-            (Measures(WHOLE, {}, spread=0.01), {"spread": -4.0}, []),
+            (Measures(WHOLE, {}, edge_correlation=0.1), {}, ["edge_correlation"]),
+            (Measures(WHOLE, {}, edge_correlation=0.5), {"edge_correlation": -4.0}, ["edge_correlation"]),
+            (Measures(WHOLE, {}, edge_correlation=0.9), {"edge_correlation": 4.0}, []),
+            (Measures(WHOLE, {}, synthetic_std=0.2), {}, ["synthetic_std"]),
+            (Measures(WHOLE, {}, synthetic_std=0.05), {"synthetic_std": 4.0}, ["synthetic_std"]),
+            (Measures(WHOLE, {}, synthetic_std=0.01), {"synthetic_std": -4.0}, []),
         ],
     )
     def test_only_the_bad_side_of_agreement_and_spread(

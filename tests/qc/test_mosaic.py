@@ -130,9 +130,9 @@ def test_a_clinical_volume_gives_less_than_a_megabyte(tmp_path: Path) -> None:
 
 def montage_of(segmentation: NDArray, source: NDArray, affine: NDArray) -> tuple[NDArray, NDArray]:
     """Return the grey levels and the ids of a montage of one volume."""
-    greys, overlay = montage({"source": source}, segmentation, affine, COLOURS)
-    assert greys["source"].size == overlay.size
-    return np.asarray(greys["source"]), np.asarray(overlay)
+    intensity_images, overlay = montage({"source": source}, segmentation, affine, COLOURS)
+    assert intensity_images["source"].size == overlay.size
+    return np.asarray(intensity_images["source"]), np.asarray(overlay)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_data_tell_of_every_subject(study: Path) -> None:
     assert (failed["status"], failed["viewer"], failed["pictures"]) == ("failed", None, {})
     assert "volume" in {flag["kind"] for flag in odd["flags"]} and odd["z"]["white matter"] > 3.5
     assert {flag["kind"] for flag in usual["flags"]} == {"absent"}
-    assert usual["scores"]["agreement"] > 0.9 and abs(usual["z"]["white matter"]) < 1
+    assert usual["scores"]["edge_correlation"] > 0.9 and abs(usual["z"]["white matter"]) < 1
     assert len({subject["key"] for subject in subjects.values()}) == 7
 
 

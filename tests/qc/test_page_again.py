@@ -51,7 +51,7 @@ def test_nothing_is_read_twice_not_even_for_its_hash(
     assert reads == ["a", "b", "c"]
     subject = subjects_of(folder / "index.html")["b"]
     assert subject["warnings"][0] == "Look twice." and "is not there" in subject["warnings"][1]
-    assert subject["structures"]["3"] > 0 and subject["scores"]["agreement"] is None
+    assert subject["structures"]["3"] > 0 and subject["scores"]["edge_correlation"] is None
 
 
 def test_facts_of_the_batch_are_those_of_the_last_one(folder: Path, reads: list[str]) -> None:

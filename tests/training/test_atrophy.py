@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from synthetic_images import distance_to
 
-from midiff_monai.training.atrophy import WideningFieldd, widening_field
-from midiff_monai.training.augmentation import RandWarpSlabd
+from midiff_monai.training.atrophy import CSFDilationFieldd, csf_dilation_field
+from midiff_monai.training.augmentation import RandDeformCropd
 
 SIDE, MIDDLE = 41, 20
 RADII = distance_to(MIDDLE, (SIDE, SIDE, SIDE))
@@ -19,7 +19,7 @@ RADII = distance_to(MIDDLE, (SIDE, SIDE, SIDE))
 
 def widened(space: NDArray[np.bool_], amount: float, reach: float = 6.0, image: Any = None) -> NDArray[np.float32]:
     """What becomes of an image, or of the space itself, once the space has widened."""
-    warp = RandWarpSlabd(
+    warp = RandDeformCropd(
         "image",
         ["bilinear"],
         space.shape,
@@ -27,10 +27,10 @@ def widened(space: NDArray[np.bool_], amount: float, reach: float = 6.0, image: 
         rotate=0.0,
         scale=0.0,
         displacement=0.0,
-        widening_key="field",
-        widening=[[amount, amount]],
+        csf_dilation_key="field",
+        csf_dilation=[[amount, amount]],
     )
-    field = torch.from_numpy(widening_field(space, reach))
+    field = torch.from_numpy(csf_dilation_field(space, reach))
     return warp({"image": torch.from_numpy(space if image is None else image).float()[None], "field": field})["image"][
         0
     ].numpy()
@@ -41,7 +41,7 @@ def test_a_slab_is_a_piece_of_the_widened_volume(centre: tuple[int, int, int]) -
     """However far away the field that it has to follow."""
     size, space = (7, 5, 3), RADII < 12.0
     image = np.random.default_rng(0).random(space.shape)
-    warp = RandWarpSlabd(
+    warp = RandDeformCropd(
         "image",
         ["bilinear"],
         size,
@@ -49,10 +49,10 @@ def test_a_slab_is_a_piece_of_the_widened_volume(centre: tuple[int, int, int]) -
         rotate=0.0,
         scale=0.0,
         displacement=0.0,
-        widening_key="field",
-        widening=[[4.0, 4.0]],
+        csf_dilation_key="field",
+        csf_dilation=[[4.0, 4.0]],
     )
-    field = torch.from_numpy(widening_field(space, 6.0))
+    field = torch.from_numpy(csf_dilation_field(space, 6.0))
     slab = warp({"image": torch.from_numpy(image).float()[None], "field": field})["image"][0].numpy()
     piece = tuple(slice(place - side // 2, place + side // 2 + 1) for place, side in zip(centre, size, strict=True))
     np.testing.assert_allclose(slab, np.asarray(widened(space, 4.0, image=image))[piece], atol=1e-4)
@@ -94,6 +94,6 @@ def test_no_two_voxels_change_places(amount: float) -> None:
 
 def test_every_space_has_a_field_of_its_own() -> None:
     labels = np.where(RADII < 4, 51, np.where(RADII > 15, 0, np.where(RADII > 13, 1, 81)))[None]
-    fields = WideningFieldd("label", [[51, 52], [1, 0]], [6.0, 1.5])({"label": torch.from_numpy(labels)})["label"]
-    expected = [widening_field(RADII < 4, 6.0), widening_field(RADII > 13, 1.5)]
+    fields = CSFDilationFieldd("label", [[51, 52], [1, 0]], [6.0, 1.5])({"label": torch.from_numpy(labels)})["label"]
+    expected = [csf_dilation_field(RADII < 4, 6.0), csf_dilation_field(RADII > 13, 1.5)]
     np.testing.assert_array_equal(fields.numpy(), np.concatenate(expected))

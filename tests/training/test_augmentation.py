@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_images import distance_to, smooth_pattern
 
-from midiff_monai.training.augmentation import RandStripd, RandWarpSlabd
+from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
 
 seeds = st.integers(0, 2**31)
 
 Data = dict[Hashable, Any]
 
-# --- RandStripd ---
+# --- RandSkullStripd ---
 
 
 def layered() -> Data:
@@ -35,10 +35,10 @@ def layered() -> Data:
     }
 
 
-@pytest.mark.parametrize("cerebrum_prob, shift", [(0.0, 0), (1.0, 3)])
+@pytest.mark.parametrize("cerebrum_only_prob, shift", [(0.0, 0), (1.0, 3)])
 @pytest.mark.parametrize("cut", [-2.5, 0.5])
-def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_prob: float, shift: int, cut: float) -> None:
-    strip = RandStripd(["image", "label"], "depth", 1.0, (cut, cut), cerebrum_prob)
+def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_only_prob: float, shift: int, cut: float) -> None:
+    strip = RandSkullStripd(["image", "label"], "depth", 1.0, (cut, cut), cerebrum_only_prob)
     result, data = strip(layered()), layered()
     kept = data["depth"][:1] - shift > cut
     assert torch.equal(result["image"], kept.float())
@@ -47,13 +47,13 @@ def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_prob: float, shift: int
 
 
 def test_a_probability_of_0_leaves_all_as_it_is() -> None:
-    strip = RandStripd("image", "depth", prob=0.0)
+    strip = RandSkullStripd("image", "depth", prob=0.0)
     assert all(strip(layered())["image"].all() for _ in range(20))
 
 
 def test_stripping_at_random_repeats_with_the_seed() -> None:
     def draws() -> list[float]:
-        strip = RandStripd("image", "depth", prob=0.3)
+        strip = RandSkullStripd("image", "depth", prob=0.3)
         strip.set_random_state(0)
         return [float(strip(layered())["image"].sum()) for _ in range(400)]
 
@@ -62,7 +62,7 @@ def test_stripping_at_random_repeats_with_the_seed() -> None:
     assert len(set(draws())) > 4  # cut now here, now there
 
 
-# --- RandWarpSlabd ---
+# --- RandDeformCropd ---
 
 STILL: dict[str, Any] = {"rotate": 0.0, "scale": 0.0, "displacement": 0.0}
 MIDDLE = [[0.5, 0.5]] * 3
@@ -74,7 +74,7 @@ def coordinates(shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 def slab_of(volume: Any, seed: int = 0, mode: str = "bilinear", **kwargs: Any) -> torch.Tensor:
-    warp = RandWarpSlabd("image", [mode], **{"size": (9, 9, 5), "centre_range": MIDDLE, **kwargs})
+    warp = RandDeformCropd("image", [mode], **{"size": (9, 9, 5), "centre_range": MIDDLE, **kwargs})
     warp.set_random_state(seed)
     return warp({"image": torch.as_tensor(volume)})["image"]
 
@@ -99,15 +99,15 @@ def test_without_deformation_a_slab_is_a_piece_of_the_volume(mode: str) -> None:
 def test_flip_mirrors_the_first_axis_of_the_slab() -> None:
     volume = torch.rand(1, 11, 9, 7)
     geometry: dict[str, Any] = {"rotate": 0.3, "scale": 0.1, "displacement": 0.0}
-    plain, mirrored = (slab_of(volume, flip_prob=flip_prob, **geometry) for flip_prob in (0.0, 1.0))
-    torch.testing.assert_close(mirrored, plain.flip(1), atol=1e-5, rtol=0)
+    as_plain_tensor, mirrored = (slab_of(volume, flip_prob=flip_prob, **geometry) for flip_prob in (0.0, 1.0))
+    torch.testing.assert_close(mirrored, as_plain_tensor.flip(1), atol=1e-5, rtol=0)
 
 
 def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
     image = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(0))
     label = (image * 3).to(torch.uint8)  # 0, 1 left, 2 right
     sizes: dict[str, Any] = {"size": (6, 5, 4), "centre_range": MIDDLE, "flip_prob": 0.5, **STILL}
-    warp, flipped = RandWarpSlabd(["image", "label"], ["nearest"] * 2, sides={"label": [0, 2, 1]}, **sizes), 0
+    warp, flipped = RandDeformCropd(["image", "label"], ["nearest"] * 2, sides={"label": [0, 2, 1]}, **sizes), 0
     warp.set_random_state(0)
     for _ in range(200):
         result = warp({"image": image, "label": label})
@@ -163,7 +163,7 @@ def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
     shape, size, middle = (15, 15, 15), (3, 4, 5), 7.0
 
     def draws(**kwargs: float) -> list[torch.Tensor]:
-        warp = RandWarpSlabd("image", ["bilinear"], size, MIDDLE, **{**STILL, **kwargs})
+        warp = RandDeformCropd("image", ["bilinear"], size, MIDDLE, **{**STILL, **kwargs})
         warp.set_random_state(0)
         return [warp({"image": coordinates(shape)})["image"] for _ in range(400)]
 
@@ -185,7 +185,7 @@ def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
 
 
 def test_centres_fill_their_range() -> None:
-    warp = RandWarpSlabd("image", ["bilinear"], (1, 1, 1), [[0.2, 0.8], [0.5, 0.5], [0.0, 0.1]], **STILL)
+    warp = RandDeformCropd("image", ["bilinear"], (1, 1, 1), [[0.2, 0.8], [0.5, 0.5], [0.0, 0.1]], **STILL)
     warp.set_random_state(0)
     centres = torch.stack([warp({"image": coordinates((11, 21, 31))})["image"].flatten() for _ in range(300)])
     assert (centres.amin(0) >= torch.tensor([2.0, 10.0, 0.0]) - 1e-4).all()
@@ -202,7 +202,7 @@ def test_image_and_label_are_warped_alike(seed: int) -> None:
         "image": torch.from_numpy(image)[None],
         "label": torch.from_numpy(image > threshold)[None].to(torch.uint8),
     }
-    warp = RandWarpSlabd(["image", "label"], ["bilinear", "nearest"], (12, 12, 8), MIDDLE)
+    warp = RandDeformCropd(["image", "label"], ["bilinear", "nearest"], (12, 12, 8), MIDDLE)
     warp.set_random_state(seed)
     result = warp(data)
     assert result["label"].dtype == torch.uint8
@@ -223,6 +223,6 @@ def test_the_seed_determines_the_slab() -> None:
 def test_a_cached_volume_gives_a_new_slab_each_time() -> None:
     """MONAI's caches stop at the first random transform, which they must recognise as such."""
     volumes = [{"image": torch.from_numpy(smooth_pattern((15, 15, 15))[None])}]
-    warp = RandWarpSlabd("image", ["bilinear"], (5, 5, 3), MIDDLE)
+    warp = RandDeformCropd("image", ["bilinear"], (5, 5, 3), MIDDLE)
     dataset = CacheDataset(volumes, Compose([warp]), progress=False)
     assert not torch.allclose(dataset[0]["image"], dataset[0]["image"], atol=1e-3)

@@ -15,8 +15,8 @@ from scipy import ndimage
 from midiff_monai.training.contrast import (
     ORDERS,
     T1_KNOTS,
-    PseudoSource,
-    PseudoSourced,
+    ContrastRandomizer,
+    RandomizeContrastd,
     gaussian_blur,
     remap,
     smooth_field,
@@ -26,7 +26,7 @@ from midiff_monai.training.contrast import (
 seeds = st.integers(0, 2**31)
 
 FLUID, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
-PURE = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, structures=0.0)
+PURE = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, structures=0.0)
 """Nothing but the new grey values."""
 
 
@@ -44,15 +44,17 @@ def three_tissues() -> tuple[torch.Tensor, torch.Tensor]:
     return target, torch.ones_like(target)
 
 
-def seeded(pseudo_source: PseudoSource, seed: int, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+def seeded(
+    contrast_randomizer: ContrastRandomizer, seed: int, target: torch.Tensor, brain: torch.Tensor
+) -> torch.Tensor:
     torch.manual_seed(seed)
-    return pseudo_source(target, brain)
+    return contrast_randomizer(target, brain)
 
 
 @given(seed=seeds)
 def test_sources_fill_the_unit_interval_and_stay_empty_around_the_target(seed: int) -> None:
     target, brain = stripped_slabs(seed)
-    source = seeded(PseudoSource(), seed, target, brain)
+    source = seeded(ContrastRandomizer(), seed, target, brain)
     assert source.shape == target.shape and source.dtype == torch.float32
     assert source.min() == 0 and 0.5 < source.max() <= 1
     assert torch.equal(source > 0, target > 0)
@@ -67,7 +69,7 @@ def test_slabs_of_a_batch_differ_in_contrast() -> None:
 
 def test_an_empty_slab_gives_an_empty_source() -> None:
     empty = torch.zeros(2, 1, 8, 8, 4)
-    assert torch.equal(seeded(PseudoSource(), 0, empty, empty), empty)
+    assert torch.equal(seeded(ContrastRandomizer(), 0, empty, empty), empty)
 
 
 @given(seed=seeds, place=st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 3)))
@@ -75,7 +77,7 @@ def test_a_slab_may_hold_a_single_faint_voxel(seed: int, place: tuple[int, int, 
     """As when a corner of the brain reaches into a slab."""
     target = torch.zeros(1, 1, 8, 8, 4)
     target[(0, 0, *place)] = 0.01
-    source = seeded(PseudoSource(), seed, target, (target > 0).float())
+    source = seeded(ContrastRandomizer(), seed, target, (target > 0).float())
     assert source.isfinite().all() and source.min() >= 0 and source.max() <= 1
 
 
@@ -96,11 +98,13 @@ def test_remap_agrees_with_numpy(levels: list[float], values: list[float]) -> No
 def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
     target, brain = three_tissues()
     draws = 600
-    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
+    ordered = ContrastRandomizer(
+        csf_gm_overlap_prob=0.0, mixing_prob=0.0, level_std=0.0, bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0
+    )
     sources = seeded(ordered, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
     means = sources.reshape(draws, 3, -1).mean(dim=2)
     ranks = Counter(tuple(ranks) for ranks in means.argsort(dim=1).argsort(dim=1).tolist())
-    for order, weight in zip(ORDERS, ordered.order_weights.tolist(), strict=True):
+    for order, weight in zip(ORDERS, ordered.tissue_order_probs.tolist(), strict=True):
         spread = (draws * weight * (1 - weight)) ** 0.5
         assert abs(ranks[order] - draws * weight) < 4 * spread
 
@@ -108,8 +112,8 @@ def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
 def test_tissues_stay_apart_without_jitter() -> None:
     """The three values are well separated, so once stretched neighbours in grey differ by much of the range."""
     target, brain = three_tissues()
-    pseudo_source = PseudoSource(jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
-    source = seeded(pseudo_source, 0, target.expand(60, -1, -1, -1, -1), brain.expand(60, -1, -1, -1, -1))
+    contrast_randomizer = ContrastRandomizer(level_std=0.0, bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0)
+    source = seeded(contrast_randomizer, 0, target.expand(60, -1, -1, -1, -1), brain.expand(60, -1, -1, -1, -1))
     means = source.reshape(60, 3, -1).mean(dim=2).sort(dim=1).values
     separated = (means.diff(dim=1) > 0.3).all(dim=1)
     # where two remappings are mixed, in about half of the draws, tissues may meet
@@ -127,7 +131,9 @@ def test_a_border_of_fluid_and_white_matter_mixes_the_two(levels: list[float], s
 def test_only_the_border_leaves_cortex_out() -> None:
     """Fluid, what lies between, and white matter: on a border the middle one lies between the others."""
     target, brain = three_tissues()
-    ordered = PseudoSource(pale_fluid=0.0, mixing=0.0, jitter=0.0, bias=0.0, blur=0.0, thick=0.0, noise=0.0)
+    ordered = ContrastRandomizer(
+        csf_gm_overlap_prob=0.0, mixing_prob=0.0, level_std=0.0, bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0
+    )
     inner = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), brain.expand(20, -1, -1, -1, -1))
     border = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), 2 * brain.expand(20, -1, -1, -1, -1))
     for source, lies_between in ((border, True), (inner, False)):
@@ -151,11 +157,11 @@ def test_a_structure_is_shifted_as_a_whole_and_only_it() -> None:
     target[:, :, 15:] = FLUID
     brain = torch.ones_like(target)
     brain[:, :, 2:6], brain[:, :, 9:13] = 3, 4
-    shifted = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, mixing=0.0, structures=0.2)
-    first, second, plain = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
-    assert (first - plain).abs().mean() > 0.05 and (second - plain).abs().mean() > 0.05
-    assert np.corrcoef(first - plain, second - plain)[0, 1] < 0.5
-    unmixed = PseudoSource(bias=0.0, blur=0.0, thick=0.0, noise=0.0, mixing=0.0, structures=0.0)
+    shifted = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, mixing_prob=0.0, structures=0.2)
+    first, second, as_plain_tensor = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
+    assert (first - as_plain_tensor).abs().mean() > 0.05 and (second - as_plain_tensor).abs().mean() > 0.05
+    assert np.corrcoef(first - as_plain_tensor, second - as_plain_tensor)[0, 1] < 0.5
+    unmixed = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, mixing_prob=0.0, structures=0.0)
     still = seeded(unmixed, 0, target, brain)[:, 0, :15]
     torch.testing.assert_close(still, still[:, :1, :1, :1].expand(-1, 15, 8, 8))
 
@@ -199,34 +205,34 @@ def test_field_is_uniform_at_its_knots() -> None:
 def test_each_degradation_changes_the_source() -> None:
     target, brain = stripped_slabs(0)
     sources = [
-        seeded(PseudoSource(bias=bias, blur=blur, thick=blur, noise=noise), 5, target, brain)
+        seeded(ContrastRandomizer(bias=bias, blur=blur, through_plane_blur=blur, noise=noise), 5, target, brain)
         for bias, blur, noise in [(0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.3)]
     ]
     for degraded in sources[1:]:
         assert (degraded - sources[0]).abs().max() > 0.02
 
 
-# --- PseudoSourced ---
+# --- RandomizeContrastd ---
 
 
 def test_validation_sources_depend_on_seed_and_file_alone() -> None:
     target, brain = stripped_slabs(0, batch=1)
     data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "mask": brain[0]}
     torch.manual_seed(1)
-    first = PseudoSourced("image", "mask", PseudoSource(), seed=3)(data)
+    first = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    again = PseudoSourced("image", "mask", PseudoSource(), seed=3)(data)
+    again = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first["image"], again["image"])
-    assert torch.equal(first["image"][None], seeded(PseudoSource(), 3, target, brain))
-    other = PseudoSourced("image", "mask", PseudoSource(), seed=4)(data)
+    assert torch.equal(first["image"][None], seeded(ContrastRandomizer(), 3, target, brain))
+    other = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=4)(data)
     assert not torch.allclose(other["image"], first["image"], atol=0.05)
     assert torch.equal(data["image"].as_tensor(), target[0])
 
     def of_file(name: str) -> torch.Tensor:
         image = MetaTensor(target[0], meta={"filename_or_obj": name})
-        return PseudoSourced("image", "mask", PseudoSource(), seed=3)(data | {"image": image})["image"]
+        return RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data | {"image": image})["image"]
 
     assert torch.equal(of_file("here/a.nii.gz"), of_file("there/a.nii.gz"))
     assert not torch.allclose(of_file("a.nii.gz"), of_file("b.nii.gz"), atol=0.05)

@@ -15,12 +15,12 @@ from synthetic_images import distance_to
 
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.label_transforms import (
-    BrainDepthd,
     BrainMaskd,
+    BrainSignedDistanced,
     ClassIndexFromMUSEd,
-    FlattenTissued,
-    MarkBorderd,
-    MarkStructuresd,
+    LabelBoundaryd,
+    LabelStructuresd,
+    NormalizeTissuesd,
 )
 from midiff_monai.training.muse import freesurfer_from_muse
 
@@ -30,13 +30,13 @@ seeds = st.integers(0, 2**31)
 
 Data = dict[Hashable, Any]
 
-# --- FlattenTissued ---
+# --- NormalizeTissuesd ---
 
 
 def flattened(truth: NDArray[Any], labels: NDArray[Any], bias: NDArray[Any] | float, **kwargs: Any) -> NDArray[Any]:
     data: Data = {"image": torch.from_numpy(truth * bias).float()[None], "label": torch.from_numpy(labels)[None]}
     tissues: dict[str, Any] = {"tissues": [[2, 41]], "values": [0.7]} | kwargs
-    return FlattenTissued("image", "label", **tissues)(data)["image"][0].numpy()
+    return NormalizeTissuesd("image", "label", **tissues)(data)["image"][0].numpy()
 
 
 def test_several_tissues_hold_the_field_together() -> None:
@@ -85,14 +85,14 @@ def test_partial_volume_does_not_bias_the_tissue_and_what_is_brighter_is_clipped
     assert result.max() == 1
 
 
-# --- MarkBorderd, MarkStructuresd ---
+# --- LabelBoundaryd, LabelStructuresd ---
 
 
 @given(seed=seeds)
 def test_border_is_where_either_tissue_has_the_other_for_a_neighbour(seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 9, (6, 5, 4))
     data: Data = {"mask": torch.ones(1, 6, 5, 4), "label": torch.from_numpy(labels)[None]}
-    mask = MarkBorderd("mask", "label", first=[1, 2], second=[3], value=2.0)(data)["mask"][0]
+    mask = LabelBoundaryd("mask", "label", first=[1, 2], second=[3], value=2.0)(data)["mask"][0]
     assert mask.dtype == torch.float32
     for position in np.ndindex(labels.shape):
         around = labels[tuple(slice(max(index - 1, 0), index + 2) for index in position)]
@@ -103,11 +103,11 @@ def test_border_is_where_either_tissue_has_the_other_for_a_neighbour(seed: int) 
 def test_structures_are_numbered_inside_the_mask_alone() -> None:
     labels = torch.tensor([0, 10, 10, 11, 12, 13, 10]).reshape(1, 7, 1, 1)
     mask = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 2.0]).reshape(1, 7, 1, 1)
-    result = MarkStructuresd("mask", "label", [[10], [11, 12]])({"mask": mask, "label": labels})["mask"]
+    result = LabelStructuresd("mask", "label", [[10], [11, 12]])({"mask": mask, "label": labels})["mask"]
     assert result.flatten().tolist() == [0, 3, 0, 4, 4, 1, 2] and result.dtype == torch.float32
 
 
-# --- BrainDepthd ---
+# --- BrainSignedDistanced ---
 
 
 def test_depth_is_the_signed_distance_to_the_surface_of_brain_and_cerebrum() -> None:
@@ -116,7 +116,7 @@ def test_depth_is_the_signed_distance_to_the_surface_of_brain_and_cerebrum() -> 
     labels = np.where(distance < 12, 101, np.where(distance < 15, 1, 0))
     labels[:, :, :14][distance[:, :, :14] < 12] = 38
     parcellation = MetaTensor(torch.from_numpy(labels)[None], affine=AFFINE)
-    depth = BrainDepthd("depth", outside=[1], hindbrain=[38])({"depth": parcellation})["depth"]
+    depth = BrainSignedDistanced("depth", outside=[1], hindbrain=[38])({"depth": parcellation})["depth"]
     torch.testing.assert_close(depth.affine, AFFINE)
     assert depth.shape == (2, 40, 40, 40) and depth.dtype == torch.float32
     away = np.abs(distance - 12) > 1

@@ -21,13 +21,13 @@ from midiff_monai.guidance.guide import LMIGuide
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.networks.schedulers import TrailingDDIMScheduler
-from midiff_monai.training.contrast import PseudoSource
+from midiff_monai.training.contrast import ContrastRandomizer
 from midiff_monai.training.prepare_batch import (
     LMIPrepareBatch,
     SlabPrepareBatch,
     crop_to_foreground,
     inner_slices,
-    strip,
+    skull_strip,
 )
 
 Batch = dict[str, torch.Tensor]
@@ -91,13 +91,13 @@ def test_slices_of_slabs_have_real_neighbours() -> None:
 # --- what a step of the translation network takes ---
 
 
-@pytest.mark.parametrize("strip_prob", [0.0, 1.0])
-def test_image_and_source_are_the_same_slices(strip_prob: float) -> None:
+@pytest.mark.parametrize("skull_strip_prob", [0.0, 1.0])
+def test_image_and_source_are_the_same_slices(skull_strip_prob: float) -> None:
     data = slabs()
-    images, _, args, kwargs = LMIPrepareBatch(scheduler(), identity, context=1, strip_prob=strip_prob)(data)
-    assert args == () and set(kwargs) == {"noise", "timesteps", "source", "passes"}
+    images, _, args, kwargs = LMIPrepareBatch(scheduler(), identity, context=1, skull_strip_prob=skull_strip_prob)(data)
+    assert args == () and set(kwargs) == {"noise", "timesteps", "source", "self_conditioning_passes"}
     count = 2 * (6 - 2)
-    width, height = (16, 32) if strip_prob else (40, 36)
+    width, height = (16, 32) if skull_strip_prob else (40, 36)
     assert images.shape == kwargs["noise"].shape == (count, 1, width, height)
     assert kwargs["source"].shape == (count, 3, width, height)
     torch.testing.assert_close(2 * kwargs["source"][:, 1:2] - 1, images)
@@ -107,11 +107,11 @@ def test_image_and_source_are_the_same_slices(strip_prob: float) -> None:
 
 def test_stripped_batches_hold_the_brain_and_nothing_else() -> None:
     data = slabs()
-    stripped, *_ = LMIPrepareBatch(scheduler(), identity, strip_prob=1.0)(data)
+    stripped, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=1.0)(data)
     brain = (data["image"] * data["mask"])[..., 1:-1]
     assert float((stripped + 1).sum() / 2) == pytest.approx(float(brain.sum()), rel=1e-5)
     assert int((stripped > -1).sum()) == int((brain > 0).sum())
-    whole, *_ = LMIPrepareBatch(scheduler(), identity, strip_prob=0.0)(data)
+    whole, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=0.0)(data)
     assert (whole > -1).all()
 
 
@@ -119,18 +119,18 @@ def test_cuts_are_as_deep_as_skull_stripping_goes_and_differ_by_volume() -> None
     """Depth grows by one a voxel along the first axis, from −10 on; in the second channel it lies 20 voxels further."""
     torch.manual_seed(0)
     depth = torch.arange(40.0).reshape(1, 1, 40, 1, 1) - torch.tensor([10.0, 30.0]).reshape(1, 2, 1, 1, 1)
-    kept = strip(torch.ones(400, 1, 40, 1, 1), depth.expand(400, -1, -1, -1, -1), cerebrum_prob=0.3)
-    cuts = (kept[:, 0, :, 0, 0] == 0).sum(1) - 11
-    assert torch.equal(kept, (torch.arange(40) >= 11 + cuts[:, None]).float().reshape(kept.shape))
-    cerebrum = cuts > 10
+    kept = skull_strip(torch.ones(400, 1, 40, 1, 1), depth.expand(400, -1, -1, -1, -1), cerebrum_only_prob=0.3)
+    margin_range = (kept[:, 0, :, 0, 0] == 0).sum(1) - 11
+    assert torch.equal(kept, (torch.arange(40) >= 11 + margin_range[:, None]).float().reshape(kept.shape))
+    cerebrum = margin_range > 10
     assert 0.2 < cerebrum.float().mean() < 0.4
-    assert set(torch.where(cerebrum, cuts - 20, cuts).tolist()) == {-3, -2, -1, 0}
+    assert set(torch.where(cerebrum, margin_range - 20, margin_range).tolist()) == {-3, -2, -1, 0}
 
 
 @pytest.mark.parametrize("prob", [0.0, 1.0])
 def test_a_second_pass_is_always_or_never_asked_for(prob: float) -> None:
-    prepare = LMIPrepareBatch(scheduler(), identity, second_pass_prob=prob)
-    assert {prepare(slabs())[3]["passes"] for _ in range(5)} == {1 + int(prob)}
+    prepare = LMIPrepareBatch(scheduler(), identity, self_conditioning_prob=prob)
+    assert {prepare(slabs())[3]["self_conditioning_passes"] for _ in range(5)} == {1 + int(prob)}
 
 
 def test_the_pseudo_source_sees_target_and_mask_on_one_grid() -> None:
@@ -140,7 +140,7 @@ def test_the_pseudo_source_sees_target_and_mask_on_one_grid() -> None:
         seen.extend((target, brain))
         return target
 
-    LMIPrepareBatch(scheduler(), spy, strip_prob=1.0)(slabs())
+    LMIPrepareBatch(scheduler(), spy, skull_strip_prob=1.0)(slabs())
     assert torch.equal(seen[0] > 0, seen[1] > 0) and seen[1].any()
 
 
@@ -151,24 +151,26 @@ def noise_levels(timesteps: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[
 
 
 def test_velocity_is_the_goal() -> None:
-    images, goal, _, kwargs = LMIPrepareBatch(scheduler("v_prediction"), identity)(slabs())
+    images, regression_target, _, kwargs = LMIPrepareBatch(scheduler("v_prediction"), identity)(slabs())
     alpha, sigma = noise_levels(kwargs["timesteps"])
     clean, noise = images.double().numpy(), kwargs["noise"].double().numpy()
-    np.testing.assert_allclose(goal, alpha * noise - sigma * clean, atol=1e-4)
+    np.testing.assert_allclose(regression_target, alpha * noise - sigma * clean, atol=1e-4)
     # which is worth having because image and velocity together give the clean image
-    np.testing.assert_allclose(alpha * (alpha * clean + sigma * noise) - sigma * goal.numpy(), clean, atol=1e-4)
+    np.testing.assert_allclose(
+        alpha * (alpha * clean + sigma * noise) - sigma * regression_target.numpy(), clean, atol=1e-4
+    )
 
 
 def test_noise_or_image_is_the_goal_of_other_schedulers() -> None:
-    _, goal, _, kwargs = LMIPrepareBatch(scheduler("epsilon"), identity)(slabs())
-    assert torch.equal(goal, kwargs["noise"])
-    images, goal, _, _ = LMIPrepareBatch(scheduler("sample"), identity)(slabs())
-    assert torch.equal(goal, images)
+    _, regression_target, _, kwargs = LMIPrepareBatch(scheduler("epsilon"), identity)(slabs())
+    assert torch.equal(regression_target, kwargs["noise"])
+    images, regression_target, _, _ = LMIPrepareBatch(scheduler("sample"), identity)(slabs())
+    assert torch.equal(regression_target, images)
 
 
 def test_noise_is_normal_and_timesteps_cover_the_schedule() -> None:
     torch.manual_seed(0)
-    prepare = LMIPrepareBatch(scheduler(), identity, top_heaviness=1.0)
+    prepare = LMIPrepareBatch(scheduler(), identity, timestep_power=1.0)
     batches = [prepare(slabs(shape=(4, 1, 40, 36, 6)))[3] for _ in range(20)]
     noise = torch.cat([kwargs["noise"].flatten() for kwargs in batches])
     timesteps = torch.cat([kwargs["timesteps"] for kwargs in batches])
@@ -176,13 +178,13 @@ def test_noise_is_normal_and_timesteps_cover_the_schedule() -> None:
     assert timesteps.dtype == torch.int64 and 0 <= timesteps.min() < 20 and 980 < timesteps.max() <= 999
 
 
-@pytest.mark.parametrize("top_heaviness", [1.0, 2.0, 3.0])
-def test_timesteps_crowd_at_the_top(top_heaviness: float) -> None:
+@pytest.mark.parametrize("timestep_power", [1.0, 2.0, 3.0])
+def test_timesteps_crowd_at_the_top(timestep_power: float) -> None:
     torch.manual_seed(0)
-    prepare = LMIPrepareBatch(scheduler(), identity, top_heaviness=top_heaviness)
+    prepare = LMIPrepareBatch(scheduler(), identity, timestep_power=timestep_power)
     drawn = torch.cat([prepare(slabs(shape=(4, 1, 40, 36, 6)))[3]["timesteps"] for _ in range(60)]).double()
     # the mean of 1 − u^n for a uniform u is n / (n + 1)
-    assert float(drawn.mean() / 1000) == pytest.approx(top_heaviness / (top_heaviness + 1), abs=0.04)
+    assert float(drawn.mean() / 1000) == pytest.approx(timestep_power / (timestep_power + 1), abs=0.04)
 
 
 @given(
@@ -202,9 +204,11 @@ def test_crop_keeps_the_foreground_of_all_slabs(box: tuple[tuple[int, int], tupl
 
 def test_an_empty_batch_gives_empty_images() -> None:
     data = {name: torch.zeros(2, 2 if name == "depth" else 1, 40, 36, 6) for name in ("image", "mask", "depth")}
-    images, goal, _, kwargs = LMIPrepareBatch(scheduler(), PseudoSource(), strip_prob=1.0)(data)
-    assert images.shape == goal.shape == (8, 1, 16, 16)
-    assert (images == -1).all() and (kwargs["source"] == 0).all() and goal.isfinite().all()
+    images, regression_target, _, kwargs = LMIPrepareBatch(scheduler(), ContrastRandomizer(), skull_strip_prob=1.0)(
+        data
+    )
+    assert images.shape == regression_target.shape == (8, 1, 16, 16)
+    assert (images == -1).all() and (kwargs["source"] == 0).all() and regression_target.isfinite().all()
 
 
 class Constant(torch.nn.Module):
@@ -231,7 +235,7 @@ def test_a_supervised_trainer_takes_the_batches() -> None:
         optimizer=torch.optim.SGD(network.parameters(), lr=0.4),
         loss_function=torch.nn.MSELoss(),
         inferer=LMIGuidedInferer(scheduler(), guide),
-        prepare_batch=LMIPrepareBatch(scheduler(), PseudoSource(), strip_prob=1.0),
+        prepare_batch=LMIPrepareBatch(scheduler(), ContrastRandomizer(), skull_strip_prob=1.0),
     )
     trainer.run()
     assert abs(float(network.value.detach())) < 1
@@ -247,7 +251,7 @@ def in_ras(path: Path) -> NDArray[Any]:
 
 
 def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> None:
-    """White matter at 0.7 throughout, as `pseudo_source.T1_KNOTS` has it, and masks that hold the whole brain."""
+    """White matter at 0.7 throughout, as `contrast_randomizer.T1_KNOTS` has it, and masks that hold the whole brain."""
     image = min((shared_data / "ixi-t1").glob("*_T1.nii.gz"))
     parcellation = image.with_name(image.name.replace("_T1.", "_T1_DLMUSE."))
     parser = ConfigParser()
@@ -271,6 +275,6 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
     depth = result["depth"].numpy()
     assert (depth[0][white_matter] > 0).all() and (depth[0][~mask] < 0).all() and (depth[1] <= depth[0]).all()
-    assert 0.9 < result["widening"].float().unflatten(0, (2, 3)).norm(dim=1).max() < 1.4
+    assert 0.9 < result["csf_dilation"].float().unflatten(0, (2, 3)).norm(dim=1).max() < 1.4
     border = result["mask"][0].numpy() == 2
     assert 1000 < border.sum() and np.isin(labels[border], parser["ventricles"] + parser["white_matter"]).all()

@@ -16,9 +16,9 @@ from scipy import ndimage
 from synthetic_images import distance_to
 
 from midiff_monai.labels import FREESURFER_IDS
-from midiff_monai.transforms.foreground import fill_holes, foreground_range
-from midiff_monai.transforms.intensity import DARKEST, StretchIntensityd
-from midiff_monai.transforms.spatial import ResampleForegroundd, RestoreImaged, RestoreSegmentationd
+from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
+from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE, ScaleForegroundIntensityd
+from midiff_monai.transforms.spatial import InvertMaskedSpacingd, InvertProbabilitiesToLabelsd, MaskedSpacingd
 
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0], dtype=torch.float64))
 
@@ -35,16 +35,16 @@ def brain_in_air(seed: int, side: int = 24) -> torch.Tensor:
 
 
 def stretched(volume: torch.Tensor) -> torch.Tensor:
-    return StretchIntensityd("image")({"image": volume})["image"]
+    return ScaleForegroundIntensityd("image")({"image": volume})["image"]
 
 
-# --- StretchIntensityd ---
+# --- ScaleForegroundIntensityd ---
 
 
 def test_range_is_that_of_the_percentiles_of_the_brain() -> None:
     volume = brain_in_air(0)
     expected = np.percentile(volume[volume > 0].numpy(), [5, 90])
-    np.testing.assert_allclose(foreground_range(volume, 5, 90), expected, rtol=1e-6)
+    np.testing.assert_allclose(foreground_percentiles(volume, 5, 90), expected, rtol=1e-6)
 
 
 @given(seed=seeds, exponent=st.floats(-12, 12))
@@ -62,7 +62,7 @@ def test_air_does_not_change_the_stretch_of_the_brain(seed: int, margin: int, ai
     inner = slice(2 * margin, 2 * margin + 12)
     result = stretched(wide)[:, inner, inner, inner]
     torch.testing.assert_close(result[volume > 0], stretched(volume)[volume > 0])
-    assert (result[volume == 0] == (DARKEST if air > 0 else 0)).all()
+    assert (result[volume == 0] == (MIN_FOREGROUND_VALUE if air > 0 else 0)).all()
 
 
 def test_zero_means_nothing_once_stretched() -> None:
@@ -71,8 +71,8 @@ def test_zero_means_nothing_once_stretched() -> None:
     brain = volume > 0
     volume[0, 12, 12, 10:14] = torch.tensor([-5.0, 0.0, 0.0, 1e-4])
     result = stretched(volume)
-    assert (result[~brain] == 0).all() and result[brain].min() == pytest.approx(DARKEST)
-    assert result[0, 12, 12, 10:14].tolist() == pytest.approx([DARKEST] * 4)
+    assert (result[~brain] == 0).all() and result[brain].min() == pytest.approx(MIN_FOREGROUND_VALUE)
+    assert result[0, 12, 12, 10:14].tolist() == pytest.approx([MIN_FOREGROUND_VALUE] * 4)
 
 
 @given(seed=seeds, outliers=st.integers(1, 4))
@@ -99,7 +99,7 @@ def test_stretch_finds_what_every_other_slice_does_not_show(value: float) -> Non
     """Of a scan of thick slices a brain that was found by mistake may leave a voxel, or none."""
     volume = torch.zeros(1, 6, 6, 6)
     volume[0, 1, 1, 1] = value
-    stretched = StretchIntensityd("image")({"image": volume})["image"]
+    stretched = ScaleForegroundIntensityd("image")({"image": volume})["image"]
     assert torch.equal(stretched != 0, volume != 0)
 
 
@@ -109,7 +109,7 @@ def test_stretch_keeps_the_geometry() -> None:
     torch.testing.assert_close(result.affine, AFFINE)
 
 
-# --- StretchIntensityd with a window, as for CT ---
+# --- ScaleForegroundIntensityd with a window, as for CT ---
 
 
 def test_a_window_keeps_noisy_fluid_within_the_head_and_drops_the_air_around_it() -> None:
@@ -117,9 +117,9 @@ def test_a_window_keeps_noisy_fluid_within_the_head_and_drops_the_air_around_it(
     noise = 10 * torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     inside = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 9)[None]
     head = torch.where(inside, 5 + noise, -1000.0)
-    result = StretchIntensityd("image", window=(-10, 90))({"image": head})["image"]
+    result = ScaleForegroundIntensityd("image", window=(-10, 90))({"image": head})["image"]
     deep = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 7)[None]
-    assert (head[deep] < -10).any() and (result[deep] >= DARKEST).all()
+    assert (head[deep] < -10).any() and (result[deep] >= MIN_FOREGROUND_VALUE).all()
     assert not result[~inside].any()
     bright = head[inside] > -9.9
     torch.testing.assert_close(result[inside][bright], ((head[inside][bright] + 10) / 100).clamp(0, 1))
@@ -129,16 +129,16 @@ def test_what_was_cut_away_is_nothing_in_any_window() -> None:
     """A skull-stripped CT is 0 around the brain, where a window has fluid."""
     inside = torch.from_numpy(distance_to(11.5, (24, 24, 24)) < 9)[None]
     brain = torch.where(inside, 35.0, 0.0)
-    result = StretchIntensityd("image", window=(-10, 90))({"image": brain})["image"]
+    result = ScaleForegroundIntensityd("image", window=(-10, 90))({"image": brain})["image"]
     torch.testing.assert_close(result, torch.where(inside, 0.45, 0.0))
 
 
-# --- ResampleForegroundd ---
+# --- MaskedSpacingd ---
 
 
 def resampled(volume: torch.Tensor, spacing: tuple[float, float, float], pixdim: float = 2.0) -> Data:
     image = MetaTensor(volume, affine=torch.diag(torch.tensor([*spacing, 1.0])))
-    return ResampleForegroundd("image", pixdim=(pixdim,) * 3)({"image": image})
+    return MaskedSpacingd("image", pixdim=(pixdim,) * 3)({"image": image})
 
 
 def test_a_flat_brain_stays_flat_up_to_its_surface() -> None:
@@ -155,7 +155,7 @@ def test_smoothing_is_as_wide_as_the_coming_spacing_demands() -> None:
     volume = torch.ones(1, 41, 41, 9)
     volume[0, 20, 20, 4] = 1001
     image = MetaTensor(volume, affine=torch.diag(torch.tensor([0.5, 0.8, 3.0, 1.0])))
-    fine = ResampleForegroundd("image", pixdim=(2.0, 2.0, 2.0))
+    fine = MaskedSpacingd("image", pixdim=(2.0, 2.0, 2.0))
     fine.spacing = Spacing((0.5, 0.8, 3.0))  # the smoothing alone
     response = fine({"image": image})["image"][0].numpy() - 1
     weights, offsets = response / 1000, np.indices((41, 41, 9)) - np.array([20, 20, 4]).reshape(3, 1, 1, 1)
@@ -194,7 +194,7 @@ def test_holes_are_those_that_scipy_fills(seed: int, level: float, shape: list[i
     np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
 
 
-# --- RestoreImaged, RestoreSegmentationd ---
+# --- InvertMaskedSpacingd, InvertProbabilitiesToLabelsd ---
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def conformed(tmp_path: Path) -> tuple[Data, nib.Nifti1Image]:
     transforms = [
         LoadImaged("image", image_only=True, ensure_channel_first=True),
         Orientationd("image", axcodes="RAS", labels=None),
-        ResampleForegroundd("image", pixdim=(2, 2, 2)),
+        MaskedSpacingd("image", pixdim=(2, 2, 2)),
     ]
     return Compose(transforms)({"image": str(tmp_path / "image.nii.gz")}), image  # type: ignore[return-value]
 
@@ -215,7 +215,9 @@ def conformed(tmp_path: Path) -> tuple[Data, nib.Nifti1Image]:
 def test_images_return_to_the_grid_of_their_file(conformed: tuple[Data, nib.Nifti1Image]) -> None:
     data, image = conformed
     grid = data["image"].affine.clone()
-    restored = RestoreImaged(["mean", "twice"], "image")({**data, "mean": data["image"], "twice": 2 * data["image"]})
+    restored = InvertMaskedSpacingd(["mean", "twice"], "image")(
+        {**data, "mean": data["image"], "twice": 2 * data["image"]}
+    )
     interior = (slice(4, -4),) * 3
     for key, factor in ("mean", 1), ("twice", 2):
         np.testing.assert_allclose(restored[key].affine, image.affine)
@@ -230,7 +232,7 @@ def test_segmentations_return_as_freesurfer_ids(conformed: tuple[Data, nib.Nifti
     left, right = FREESURFER_IDS.index(3), FREESURFER_IDS.index(42)
     probabilities[right] = torch.sigmoid((data["image"][0].as_tensor() - 200) / 100)
     probabilities[left] = 1 - probabilities[right]
-    segmentation = RestoreSegmentationd("pred", "image")({**data, "pred": probabilities})["pred"]
+    segmentation = InvertProbabilitiesToLabelsd("pred", "image")({**data, "pred": probabilities})["pred"]
     expected, interior = np.where(image.get_fdata() > 200, 42, 3), (slice(4, -4),) * 3
     certain = np.abs(image.get_fdata()[interior] - 200) > 0.5
     np.testing.assert_allclose(segmentation.affine, image.affine)
@@ -247,11 +249,11 @@ class Elsewhere:
         return self.image
 
 
-@pytest.mark.parametrize("restore", [RestoreImaged, RestoreSegmentationd])
-def test_what_an_accelerator_made_is_restored_on_the_cpu(restore: type[RestoreImaged]) -> None:
+@pytest.mark.parametrize("restore", [InvertMaskedSpacingd, InvertProbabilitiesToLabelsd])
+def test_what_an_accelerator_made_is_restored_on_the_cpu(restore: type[InvertMaskedSpacingd]) -> None:
     """In the bundles' own runs the evaluator leaves the foreground where it was read."""
     image = MetaTensor(torch.rand(1, 12, 12, 12), meta={"original_affine": np.eye(4), "spatial_shape": (12, 12, 12)})
-    data = ResampleForegroundd("image", pixdim=(2, 2, 2))({"image": image})
+    data = MaskedSpacingd("image", pixdim=(2, 2, 2))({"image": image})
     data["pred"] = torch.rand(len(FREESURFER_IDS), *data["image"].shape[1:])
     away = {key: Elsewhere(data[key]) for key in ("image", "pred")}
     expected, found = (restore("pred", "image")(given)["pred"] for given in (data, data | away))

@@ -77,15 +77,15 @@ def frames_of(dataset: Dataset) -> list[Frame]:
     if not str(dataset.get("PhotometricInterpretation")).startswith("MONOCHROME"):
         raise InputError(path, "is no greyscale image", "Choose a series of scalar images")
     if "MOSAIC" in (dataset.get("ImageType") or ()):  # its one position is that of no slice
-        mend = "Convert it with dcm2niix, and give one of the volumes"
-        raise InputError(path, "is a Siemens mosaic, which tiles the slices of a time or diffusion series", mend)
+        hint = "Convert it with dcm2niix, and give one of the volumes"
+        raise InputError(path, "is a Siemens mosaic, which tiles the slices of a time or diffusion series", hint)
     try:
         if "PerFrameFunctionalGroupsSequence" not in dataset:
             return [_frame(dataset, 0, dataset, dataset, dataset, dataset)]
         return [_frame_of_multiframe(dataset, k) for k in range(len(dataset.PerFrameFunctionalGroupsSequence))]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        mend = "Choose an acquired series; a screen capture is none"
-        raise InputError(path, f"does not say where it lies in space ({error})", mend) from error
+        hint = "Choose an acquired series; a screen capture is none"
+        raise InputError(path, f"does not say where it lies in space ({error})", hint) from error
 
 
 def in_slice_order(frames: list[Frame], error: ErrorOfSeries) -> list[Frame]:
@@ -160,16 +160,16 @@ def _check_alike(frames: list[Frame], error: ErrorOfSeries) -> None:
     first = frames[0]
     for frame in frames[1:]:
         if frame.matrix != first.matrix:
-            what, mend = "matrix sizes", "Export the images of one acquisition"
+            what, hint = "matrix sizes", "Export the images of one acquisition"
         elif frame.dataset.get("FrameOfReferenceUID") != first.dataset.get("FrameOfReferenceUID"):
-            what, mend = "frames of reference", "Export the images of one examination"
+            what, hint = "frames of reference", "Export the images of one examination"
         elif not np.allclose(frame.orientation, first.orientation, rtol=0, atol=SHEAR_TOLERANCE):
-            what, mend = "orientations", "Choose a series of parallel slices; a localizer is none"
+            what, hint = "orientations", "Choose a series of parallel slices; a localizer is none"
         elif not np.allclose(frame.spacing, first.spacing, rtol=SHEAR_TOLERANCE, atol=0):
-            what, mend = "pixel spacings", "Export the images of one acquisition"
+            what, hint = "pixel spacings", "Export the images of one acquisition"
         else:
             continue
-        raise error(f"mixes {what} ({first.name} and {frame.name} differ)", mend)
+        raise error(f"mixes {what} ({first.name} and {frame.name} differ)", hint)
 
 
 def _check_spacing(frames: list[Frame], error: ErrorOfSeries) -> None:
@@ -178,8 +178,8 @@ def _check_spacing(frames: list[Frame], error: ErrorOfSeries) -> None:
     closest, widest = gaps.argmin(), gaps.argmax()
     if gaps[closest] < DUPLICATE_MM:
         pair = f"{frames[closest].name} and {frames[closest + 1].name}"
-        mend = "Keep one copy of each image and one volume of a time series, diffusion series or multiple echo"
-        raise error(f"has several images at one position ({pair})", mend)
+        hint = "Keep one copy of each image and one volume of a time series, diffusion series or multiple echo"
+        raise error(f"has several images at one position ({pair})", hint)
     even = np.linspace(distances[0], distances[-1], len(frames))
     if np.abs(distances - even).max() > SPACING_TOLERANCE * gaps.mean():
         between = f"{frames[widest].name} and {frames[widest + 1].name}"

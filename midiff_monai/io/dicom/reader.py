@@ -42,7 +42,7 @@ class DicomSeries:
         study: StudyInstanceUID.
         slices: at how many positions it has images or frames; 0 if they lie in several planes.
         repeated: why it is a time or diffusion series and no single volume, as a clause, else empty.
-        unfit: why it is no volume of anatomy and passed over among others, as a clause, else empty.
+        exclusion_reason: why it is no volume of anatomy and passed over among others, as a clause, else empty.
     """
 
     files: tuple[Path, ...]
@@ -51,21 +51,21 @@ class DicomSeries:
     description: str
     name: str
     fault: str = ""
-    mend: str = EXPORT_AGAIN
+    hint: str = EXPORT_AGAIN
     digest: str = ""
     study: str = ""
     slices: int = 0
     repeated: str = ""
-    unfit: str = ""
+    exclusion_reason: str = ""
 
     @property
     def folder(self) -> Path:
         """The folder of the first file."""
         return self.files[0].parent
 
-    def error(self, fault: str, mend: str) -> InputError:
+    def error(self, fault: str, hint: str) -> InputError:
         """An error that names the folder and, since that may hold others, the series."""
-        return InputError(self.folder, f"series {self.name} {fault}", mend)
+        return InputError(self.folder, f"series {self.name} {fault}", hint)
 
 
 def read_series(series: DicomSeries) -> nib.Nifti1Image:
@@ -90,7 +90,7 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
         InputError: they do not.
     """
     if series.fault:
-        raise InputError(series.files[0], series.fault, series.mend)
+        raise InputError(series.files[0], series.fault, series.hint)
     frames = [frame for path in series.files for frame in _open(path, with_pixels)]
     frames = in_slice_order(frames, series.error)
     if (promised := len(frames) * prod(frames[0].matrix)) > MAX_VOXELS:

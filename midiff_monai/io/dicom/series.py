@@ -41,7 +41,7 @@ class _Image(NamedTuple):
 
     Attributes:
         multiframe: SOPInstanceUID if the image has several frames, else empty.
-        unfit: why it is no image of anatomy, else empty.
+        exclusion_reason: why it is no image of anatomy, else empty.
         uid: SOPInstanceUID.
         places: (frames, 4), as `_places`.
     """
@@ -49,7 +49,7 @@ class _Image(NamedTuple):
     series: str
     echo: str
     multiframe: str
-    unfit: str
+    exclusion_reason: str
     path: Path
     study: str
     uid: str
@@ -68,7 +68,7 @@ def find_series(files: Iterable[Path]) -> list[DicomSeries]:
     multi-frame images that do, become one `DicomSeries` each. Segmentations are no images. A file that cannot be read
     becomes a `DicomSeries` with a fault.
 
-    Series are `unfit` whose modality is neither MR nor CT, and localizers, by their ImageType; beside a volume of the
+    Series are `exclusion_reason` whose modality is neither MR nor CT, and localizers, by their ImageType; beside a volume of the
     same study and modality also those that have few slices, or slices in several planes, as scouts have, and time and
     diffusion series. Where a study holds nothing better, its reader tells what is the matter with such a series.
     """
@@ -80,7 +80,7 @@ def find_series(files: Iterable[Path]) -> list[DicomSeries]:
             image = _read_header(path)
         except Exception as error:  # whatever pydicom's parsers trip over: their own errors, KeyError, struct.error
             refusal = unreadable(path, error)
-            found.append(DicomSeries((path,), "", "", "", path.name, refusal.fault, refusal.mend))
+            found.append(DicomSeries((path,), "", "", "", path.name, refusal.fault, refusal.hint))
             continue
         if image is not None:
             volumes[image[:4]].append(image)
@@ -90,14 +90,16 @@ def find_series(files: Iterable[Path]) -> list[DicomSeries]:
 
 
 def _without_lesser(found: list[DicomSeries]) -> list[DicomSeries]:
-    """Call unfit what is no volume beside the longest series of its study and modality."""
+    """Call exclusion_reason what is no volume beside the longest series of its study and modality."""
     longest: dict[tuple[str, str], int] = defaultdict(int)
     for series in found:
-        if not series.unfit and not series.repeated:
+        if not series.exclusion_reason and not series.repeated:
             kind = series.study, series.modality
             longest[kind] = max(longest[kind], series.slices)
     return [
-        series if series.unfit else replace(series, unfit=_why_lesser(series, longest[series.study, series.modality]))
+        series
+        if series.exclusion_reason
+        else replace(series, exclusion_reason=_why_lesser(series, longest[series.study, series.modality]))
         for series in found
     ]
 
@@ -119,7 +121,7 @@ def _named_apart(found: list[DicomSeries]) -> list[DicomSeries]:
 
     What is passed over writes nothing, and lengthens no name.
     """
-    namesakes = Counter((series.folder, series.name) for series in found if not series.unfit)
+    namesakes = Counter((series.folder, series.name) for series in found if not series.exclusion_reason)
     return [
         replace(series, name=f"{series.name}_{series.digest}") if namesakes[series.folder, series.name] > 1 else series
         for series in found
@@ -136,7 +138,7 @@ def _read_header(path: Path) -> _Image | None:
         series=str(header.get("SeriesInstanceUID")),
         echo=str(header.get("EchoNumbers") or ""),
         multiframe=uid if int(header.get("NumberOfFrames") or 1) > 1 else "",
-        unfit=_why_unfit(header),
+        exclusion_reason=_why_unfit(header),
         path=path,
         study=str(header.get("StudyInstanceUID") or header.get("SeriesInstanceUID")),
         uid=uid,
@@ -207,5 +209,5 @@ def _series(images: list[_Image], is_one_of_several_echoes: bool) -> DicomSeries
         study=first.study,
         slices=len(by_position),
         repeated=_why_repeated(images, by_position),
-        unfit=first.unfit,
+        exclusion_reason=first.exclusion_reason,
     )

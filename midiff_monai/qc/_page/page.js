@@ -13,11 +13,11 @@ function element(tag, text = "", properties = {}) {
 
 const flagText = (subject) => subject.flags.map((flag) => flag.text).join(" ");
 const remarks = (subject) => [subject.error, ...subject.warnings].filter(Boolean).join(" ");
-const anySpread = study.subjects.some((subject) => subject.scores.spread !== null);
+const anyStd = study.subjects.some((subject) => subject.scores.synthetic_std !== null);
 const scoreColumns = [
   ...study.groups.map((name) => ({ name, title: name, digits: 1 })),
-  { name: "agreement", title: "agreement", digits: 2 },
-  ...(anySpread ? [{ name: "spread", title: "spread", digits: 3 }] : []),
+  { name: "edge_correlation", title: "edge correlation", digits: 2 },
+  ...(anyStd ? [{ name: "synthetic_std", title: "synthetic std", digits: 3 }] : []),
 ];
 const columns = [
   { title: "subject", value: (subject) => subject.name, cell: nameCell },

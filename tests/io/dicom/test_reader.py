@@ -67,7 +67,7 @@ def edit(path: Path, **attributes: Any) -> None:
 
 
 def series_below(folder: Path) -> list[DicomSeries]:
-    return [job.series for job in find_jobs([folder], folder / "out") if job.series and not job.unfit]
+    return [job.series for job in find_jobs([folder], folder / "out") if job.series and not job.exclusion_reason]
 
 
 def only(folder: Path) -> DicomSeries:
@@ -236,7 +236,7 @@ class TestFind:
         report.save_as(oblique[1])
         assert only(tmp_path).files == tuple(oblique[2:])
 
-    def test_localizers_are_passed_over(
+    def test_localizers_are_excluded(
         self, tmp_path: Path, oblique: list[Path], voxels: NDArray[np.int16], write_dicom: WriteDicom
     ) -> None:
         for file in write_dicom(tmp_path / "scout", voxels, OBLIQUE):

@@ -46,12 +46,14 @@ def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
 
 def taken(tmp_path: Path, modality: str | None = None) -> dict[str, DicomSeries]:
     jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
-    return {job.series.name: job.series for job in jobs if job.series and not job.unfit}
+    return {job.series.name: job.series for job in jobs if job.series and not job.exclusion_reason}
 
 
-def passed_over(tmp_path: Path, modality: str | None = None) -> dict[str, str]:
+def excluded(tmp_path: Path, modality: str | None = None) -> dict[str, str]:
     jobs = find_jobs([tmp_path / "in"], tmp_path / "out", modality)
-    return {job.source.relative_to(tmp_path / "in").as_posix(): job.unfit for job in jobs if job.unfit}
+    return {
+        job.source.relative_to(tmp_path / "in").as_posix(): job.exclusion_reason for job in jobs if job.exclusion_reason
+    }
 
 
 MR = "004_PD", "MR", ("006_head", "is of modality 'CT'; that takes --modality CT")
@@ -59,7 +61,7 @@ CT = "006_head", "CT", ("004_PD", "is of modality 'MR' and not 'CT'")
 
 
 @pytest.mark.parametrize("modality, expected", [(None, MR), ("CT", CT)])
-def test_scouts_and_other_modalities_are_passed_over_and_told(
+def test_scouts_and_other_modalities_are_excluded_and_told(
     modality: str | None, expected: tuple[str, str, tuple[str, str]], tmp_path: Path, add: AddSeries
 ) -> None:
     add(1, "scout", 1)
@@ -71,7 +73,7 @@ def test_scouts_and_other_modalities_are_passed_over_and_told(
     (series,) = taken(tmp_path, modality).values()
     read_series(series)
     assert (series.name, series.modality) == expected[:2]
-    assert passed_over(tmp_path, modality) == dict([expected[2]]) | {
+    assert excluded(tmp_path, modality) == dict([expected[2]]) | {
         "001_scout": "has few slices (1, another series of its study 20)",
         "002_planning": "has few slices (5, another series of its study 20)",
         "003_localizer": "is a localizer",
@@ -85,7 +87,7 @@ def test_a_batch_reports_what_it_passes_over(tmp_path: Path, add: AddSeries, pip
     add(4, "PD", 20)
     outcomes = run_batch(find_jobs([tmp_path / "in"], tmp_path / "out"), Task(translating=False), tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
-    assert table["status"].tolist() == [outcome.status for outcome in outcomes] == ["failed", "passed over"]
+    assert table["status"].tolist() == [outcome.status for outcome in outcomes] == ["failed", "excluded"]
     assert table["input"].tolist()[1] == str(tmp_path / "in" / "001_scout")
     assert table["error"].tolist()[1] == "has few slices (1, another series of its study 20)"
     assert [subject.name for subject in read_study(tmp_path / "out")] == ["004_PD"]
@@ -101,19 +103,17 @@ def test_a_run_tells_what_it_passes_over(tmp_path: Path, add: AddSeries, caplog:
     ]
 
 
-def test_a_scout_in_several_planes_is_passed_over_however_many_slices_it_has(tmp_path: Path, add: AddSeries) -> None:
+def test_a_scout_in_several_planes_is_excluded_however_many_slices_it_has(tmp_path: Path, add: AddSeries) -> None:
     uid = generate_uid()
     for affine in (AXIAL, SAGITTAL):
         add(1, "survey", 15, affine, SeriesInstanceUID=uid)
     add(4, "PD", 20)
     assert list(taken(tmp_path)) == ["004_PD"]
-    assert passed_over(tmp_path) == {"001_survey": "has slices of several orientations"}
+    assert excluded(tmp_path) == {"001_survey": "has slices of several orientations"}
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_time_and_diffusion_series_are_passed_over_beside_a_volume(
-    beside: bool, tmp_path: Path, add: AddSeries
-) -> None:
+def test_time_and_diffusion_series_are_excluded_beside_a_volume(beside: bool, tmp_path: Path, add: AddSeries) -> None:
     uid = generate_uid()
     for _ in range(3):
         add(5, "DTI", 20, SeriesInstanceUID=uid)
@@ -121,7 +121,7 @@ def test_time_and_diffusion_series_are_passed_over_beside_a_volume(
     if beside:
         add(4, "PD", 6)  # few slices beside the 60 images of the other, but those are no volume
     assert list(taken(tmp_path)) == (["004_PD"] if beside else ["005_DTI", "006_BOLD"])
-    assert passed_over(tmp_path) == (
+    assert excluded(tmp_path) == (
         {
             "005_DTI": "has up to 3 images at a position, as time and diffusion series have",
             "006_BOLD": "is a mosaic, as time and diffusion series are",
@@ -154,7 +154,7 @@ def test_what_is_there_twice_may_be_wanted_and_is_left_to_its_reader(what: str, 
 
 
 @pytest.mark.parametrize("beside", ["cine", "fMRI that lacks an image", "multi-frame DTI", "CT"])
-def test_a_short_volume_is_not_passed_over_beside_what_is_none(
+def test_a_short_volume_is_not_excluded_beside_what_is_none(
     beside: str, tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
 ) -> None:
     add(4, "PD", 7)
@@ -184,7 +184,7 @@ def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: 
     assert list(series) == ["004_head"] and series["004_head"].files == tuple(files[1:])
 
 
-def test_a_damaged_volume_is_not_passed_over(tmp_path: Path, add: AddSeries) -> None:
+def test_a_damaged_volume_is_not_excluded(tmp_path: Path, add: AddSeries) -> None:
     add(4, "PD", 20)[7].unlink()
     add(5, "T2", 20)
     with pytest.raises(InputError, match="series 004_PD has slices 5 to 10 mm apart"):
@@ -202,7 +202,7 @@ def test_a_scout_without_a_volume_is_left_to_its_reader(tmp_path: Path, add: Add
     add(5, "FDG", 20, Modality="PT")
     with pytest.raises(InputError, match="series 001_scout holds a single slice"):
         read_series(taken(tmp_path)["001_scout"])
-    assert list(passed_over(tmp_path)) == ["005_FDG"]
+    assert list(excluded(tmp_path)) == ["005_FDG"]
 
 
 def test_what_is_short_is_judged_in_its_own_study(tmp_path: Path, add: AddSeries) -> None:
@@ -232,7 +232,7 @@ def test_a_folder_of_one_scout_is_refused_by_its_reader(tmp_path: Path, add: Add
         read_series(series)
 
 
-def test_a_folder_of_which_all_is_passed_over_says_why(tmp_path: Path, add: AddSeries) -> None:
+def test_a_folder_of_which_all_is_excluded_says_why(tmp_path: Path, add: AddSeries) -> None:
     add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     add(5, "FDG", 20, Modality="PT")
     reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"

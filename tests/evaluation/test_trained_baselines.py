@@ -60,7 +60,7 @@ def training(*overlays: str) -> ConfigParser:
     parser = ConfigParser()
     files = [
         bundle_root(TRANSLATION) / "configs" / "train.yaml",
-        *(trained.RIVALS / f"{name}.yaml" for name in overlays),
+        *(trained.BASELINES / f"{name}.yaml" for name in overlays),
     ]
     parser.read_config([str(file) for file in files])
     return parser
@@ -71,13 +71,13 @@ def batch(parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     torch.manual_seed(0)
     slabs = torch.rand(8, 1, 32, 32, 12)
     given = {"image": slabs, "mask": 1 - slabs, "depth": torch.full((8, 2, 32, 32, 12), 9.0)}
-    images, goal, _, options = parser.get_parsed_content("train::prepare_batch")(given)
-    return images, goal, given["mask"], options
+    images, regression_target, _, options = parser.get_parsed_content("train::prepare_batch")(given)
+    return images, regression_target, given["mask"], options
 
 
 def test_the_published_method_learns_the_noise_from_the_t1w_itself_at_all_timesteps() -> None:
-    images, goal, _, options = batch(training("published", "published_training"))
-    assert torch.equal(goal, options["noise"]) and options["passes"] == 1
+    images, regression_target, _, options = batch(training("published", "published_training"))
+    assert torch.equal(regression_target, options["noise"]) and options["self_conditioning_passes"] == 1
     torch.testing.assert_close(options["source"], (images + 1) / 2)
     quarters = torch.histc(options["timesteps"].float(), 4, 0, 1000)
     assert quarters.min() > 0.15 * quarters.sum()
@@ -114,7 +114,7 @@ def test_the_published_network_begins_with_the_layers_that_fit() -> None:
 
 def test_one_step_is_trained_where_it_is_used_and_nowhere_else() -> None:
     _, _, _, options = batch(training("one_step_training"))
-    assert (options["timesteps"] == 999).all() and options["passes"] == 1
+    assert (options["timesteps"] == 999).all() and options["self_conditioning_passes"] == 1
 
 
 def test_real_pairs_are_learnt_from_as_they_are() -> None:
@@ -136,7 +136,7 @@ def test_real_pairs_leave_the_subject_out(tmp_path: Path) -> None:
 
 
 def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "RIVALS", tmp_path)
+    monkeypatch.setattr(methods, "BASELINES", tmp_path)
     (tmp_path / "real_pairs_A_1.pt").touch()
     assert methods.applies("real_pairs", Path("A_1_PD.nii.gz")) and not methods.applies(
         "real_pairs", Path("A_PD.nii.gz")
@@ -156,7 +156,7 @@ def test_weights_are_stored_under_the_name_that_they_are_looked_for(
     overlays: list[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parser = training(*overlays)
-    monkeypatch.setattr(trained, "RIVALS", tmp_path)
+    monkeypatch.setattr(trained, "BASELINES", tmp_path)
     trainer = {"_target_": "types.SimpleNamespace", "run": "$lambda: None"}
     network = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
     ema = {"_target_": "types.SimpleNamespace", "ema_model": network}
@@ -174,7 +174,7 @@ def test_weights_are_stored_under_the_name_that_they_are_looked_for(
 def test_a_rival_is_used_with_its_own_weights_and_says_so(name: str, tmp_path: Path) -> None:
     nib.save(make_phantom("PD").image.slicer[..., 24:34], tmp_path / "X_PD.nii.gz")  # through the deep grey matter
     result = methods.METHODS[name](tmp_path / "X_PD.nii.gz", tmp_path)
-    assert result.report.weights[name] == sha256(trained.RIVALS / f"{name}.pt")
+    assert result.report.weights[name] == sha256(trained.BASELINES / f"{name}.pt")
     assert TRANSLATION not in result.report.weights
     assert result.segmentation is not None
     assert {2, 3, 41, 42} <= set(np.unique(result.segmentation)), "white matter and cortex of both sides"
