@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each names the file, the fault and the mend."""
+"""Errors for the user. Each error names the file, the fault and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, without its line breaks."""
+    """Return the message of an error without its line breaks."""
     return " ".join(str(error).split())
 
 
 class MidiffError(Exception):
-    """Base of every error that `midiff` reports in one line and answers with exit code 2."""
+    """Base class of expected errors. The command line prints them in one line and exits with code 2."""
 
 
 class InputError(MidiffError):
     """An input cannot be used.
 
     Args:
-        path: the offending file or folder.
-        fault: what is wrong with it, as a clause ("is empty").
-        mend: what the user can do about it, as an imperative sentence without its full stop.
+        path: The file or folder.
+        fault: What is wrong, as a verb phrase ("is empty").
+        hint: What the user can do, as an imperative sentence without a full stop.
     """
 
     def __init__(self, path: str | Path, fault: str, hint: str) -> None:
@@ -29,8 +29,8 @@ class InputError(MidiffError):
 
 
 class OutputError(InputError):
-    """An output cannot be written; same fields as `InputError`."""
+    """An output cannot be written. The fields are those of `InputError`."""
 
 
 class BundleError(InputError):
-    """A bundle is missing, incomplete or not the one its metadata describes; same fields as `InputError`."""
+    """A bundle is missing, incomplete or differs from its metadata. The fields are those of `InputError`."""

@@ -1,7 +1,7 @@
-"""The label table: FreeSurfer ids, names and colours, the MUSE parcellation in those ids, tables of labels and volumes.
+"""Label table of the segmented brain structures: FreeSurfer ids, names and colours; tables of labels and volumes.
 
-Ids, names and colours are those of FreeSurferColorLUT.txt (FreeSurfer 7). The choice of 32 structures is that of
-SynthSeg (Billot et al., Medical Image Analysis 86:102789, 2023).
+Ids, names and colours come from FreeSurferColorLUT.txt (FreeSurfer 7). The 32 structures are those of SynthSeg
+(Billot et al., Medical Image Analysis 86:102789, 2023).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Structure:
-    """A segmented structure: its FreeSurfer id, its FreeSurfer name, its colour as red, green and blue in 0-255."""
+    """A segmented structure: FreeSurfer id, FreeSurfer name, and colour as (red, green, blue) in 0-255."""
 
     id: int
     name: str
@@ -26,7 +26,7 @@ class Structure:
 
     @property
     def hex_colour(self) -> str:
-        """The colour as #rrggbb."""
+        """Colour as #rrggbb."""
         return f"#{bytes(self.colour).hex()}"
 
 
@@ -65,7 +65,7 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure(58, "Right-Accumbens-area", (255, 165, 0)),
     Structure(60, "Right-VentralDC", (165, 42, 42)),
 )
-"""The classes of the segmentation network, in the order of its output channels."""
+"""Classes of the segmentation network, in the order of its output channels."""
 
 FREESURFER_IDS: tuple[int, ...] = tuple(structure.id for structure in STRUCTURES)
 """Class index → FreeSurfer id."""
@@ -80,7 +80,7 @@ def _other_side(name: str) -> str:
 _NAMES = [structure.name for structure in STRUCTURES]
 
 MIRRORED: tuple[int, ...] = tuple(_NAMES.index(_other_side(name)) for name in _NAMES)
-"""Class index → class index of the same structure on the other side, or of itself if it has none."""
+"""Class index → class index of the same structure in the other hemisphere. A midline structure maps to itself."""
 
 _CORTEX = (3, 42)
 
@@ -99,38 +99,38 @@ GROUPS: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "cerebellum": (7, 8, 46, 47),
     }
 )
-"""Tissue → FreeSurfer ids, for evaluation; grey and white matter are those of the cerebrum, and tissues may overlap."""
+"""Tissue → FreeSurfer ids, for evaluation. Grey and white matter are those of the cerebrum. Tissues may overlap."""
 
 
 def write_label_table(path: Path) -> None:
-    """Write the table of labels as a BIDS `_dseg.tsv`: columns index, name, color (#rrggbb)."""
+    """Write the label table as a BIDS `_dseg.tsv` with the columns index, name and color (#rrggbb)."""
     rows = [(structure.id, structure.name, structure.hex_colour) for structure in STRUCTURES]
     pd.DataFrame(rows, columns=["index", "name", "color"]).to_csv(path, sep="\t", index=False, lineterminator="\n")
 
 
 def structure_volumes(segmentation: NDArray[np.integer], voxel_volume_ml: float) -> pd.DataFrame:
-    """Measure every structure, in the order of `STRUCTURES` without the background.
+    """Measure the volume of every structure, in the order of `STRUCTURES` without the background.
 
     Args:
-        segmentation: (X, Y, Z), FreeSurfer ids.
-        voxel_volume_ml: volume of a voxel in millilitres.
+        segmentation: FreeSurfer ids, shape (X, Y, Z).
+        voxel_volume_ml: Volume of a voxel in millilitres.
 
     Returns:
-        Columns id, name, volume_ml; a structure that is absent has a volume of 0.
+        Columns id, name, volume_ml. An absent structure has volume 0.
 
     Raises:
-        ValueError: the segmentation holds an id that is not in `STRUCTURES`.
+        ValueError: The segmentation contains an id that is not in `STRUCTURES`.
     """
     counts = np.bincount(segmentation.ravel(), minlength=max(FREESURFER_IDS) + 1)
     if unknown := set(np.flatnonzero(counts).tolist()) - set(FREESURFER_IDS):
-        raise ValueError(f"the label table has no ids {sorted(unknown)}")
+        raise ValueError(f"the segmentation contains ids {sorted(unknown)}, which are not in the label table")
     rows = [(structure.id, structure.name, counts[structure.id] * voxel_volume_ml) for structure in STRUCTURES[1:]]
     return pd.DataFrame(rows, columns=["id", "name", "volume_ml"])
 
 
-#: Name of a tissue → its value in the phantom, the FreeSurfer ids that make it up.
 TISSUES = {
     "white matter": (3, (2, 41, 7, 46, 28, 60)),
     "grey matter": (2, (3, 42, 8, 47, 10, 11, 12, 13, 17, 18, 26, 49, 50, 51, 52, 53, 54, 58)),
     "cerebrospinal fluid": (1, (4, 5, 14, 15, 24, 43, 44)),
 }
+"""Tissue → (label of the tissue in the phantom, FreeSurfer ids of the tissue)."""

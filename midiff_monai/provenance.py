@@ -1,4 +1,4 @@
-"""What made a result: versions, commit, hashes."""
+"""Provenance of a result: package versions, git commit, file hashes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from typing import Any
 
 PACKAGE = "midiff-monai"
 
-
-DECISIVE_FILES = ("*.py", "*.yaml", "*.pt", "*/metadata.json")
-
+SOURCE_FILES = ("*.py", "*.yaml", "*.pt", "*/metadata.json")
+"""Files that decide a result: code, configurations and weights. Changes of these mark a commit as "-dirty"."""
 
 REPORTED_PACKAGES = (PACKAGE, "torch", "monai", "nibabel", "numpy")
+"""Packages whose versions every manifest records."""
 
 
 def usable_processors() -> int:
-    """Of the machine's, those that this process may use: a queue lends it some, `taskset` and containers too."""
+    """Return the number of CPUs this process may use. Batch queues, `taskset` and containers may limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache  # for git is slow, and a batch has many reports
+@cache  # git is slow, and a batch writes many reports
 def environment() -> dict[str, Any]:
-    """Python, platform, package versions (None where not installed) and, in a checkout, the git commit (else None)."""
+    """Return the versions of Python, the platform and the packages, and the git commit.
+
+    The version of a package that is not installed is None. The commit is None outside a git checkout.
+    """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -37,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def sha256(*paths: Path) -> str:
-    """Hexadecimal SHA-256 of the contents of files, one after the other; read in pieces, so size does not matter."""
+    """Return the hexadecimal SHA-256 of the concatenated contents of files. Files are read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -47,19 +50,18 @@ def sha256(*paths: Path) -> str:
 
 
 def git_commit(checkout: Path) -> str | None:
-    """The commit that is checked out, or None where `checkout` is not the top of a repository with one.
+    """Return the commit hash of HEAD, or None if `checkout` is not the root of a git repository with a commit.
 
-    Where code, configurations or weights are not as that commit has them, "-dirty" follows.
-
-    The `.git` test keeps a wheel in a virtual environment from reporting the repository around that environment.
+    The suffix "-dirty" is appended if `SOURCE_FILES` differ from that commit.
     """
+    # A wheel in a virtual environment may lie inside another repository. That repository must not be reported.
     if not (checkout / ".git").exists():
         return None
     try:
         commit = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
         if not commit:
             return None
-        changed = _git(checkout, "diff", "--quiet", "HEAD", "--", *DECISIVE_FILES).returncode
+        changed = _git(checkout, "diff", "--quiet", "HEAD", "--", *SOURCE_FILES).returncode
     except FileNotFoundError:  # git itself is not installed
         return None
     return f"{commit}-dirty" if changed else commit

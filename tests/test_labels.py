@@ -102,7 +102,7 @@ def test_every_value_in_the_data_is_mapped(shared_data: Path) -> None:
 
 
 def test_right_structures_lie_to_the_right(parcellation: nib.Nifti1Image) -> None:
-    """World x grows to the patient's right."""
+    """World x increases towards the right of the patient."""
     segmentation = freesurfer_from_muse(np.asarray(parcellation.dataobj))
     x = {
         identifier: apply_affine(parcellation.affine, np.argwhere(segmentation == identifier))[:, 0].mean()
@@ -114,7 +114,7 @@ def test_right_structures_lie_to_the_right(parcellation: nib.Nifti1Image) -> Non
     assert all(x[right] > x[left] for right, left in pairs)
 
 
-def test_midline_structures_are_parted_between_the_sides(parcellation: nib.Nifti1Image) -> None:
+def test_midline_structures_are_split_between_the_hemispheres(parcellation: nib.Nifti1Image) -> None:
     values = np.asarray(parcellation.dataobj)
     segmentation = freesurfer_from_muse(values)
     for value, (left, right) in MUSE_MIDLINE.items():
@@ -160,8 +160,8 @@ def test_volumes_refuse_ids_outside_the_table() -> None:
         structure_volumes(np.array([[[0, 6, 77]]]), voxel_volume_ml=1)
 
 
-def test_mirrored_classes_are_those_of_the_published_table() -> None:
-    """Written out: FreeSurfer ids of the left and the right."""
+def test_mirrored_classes_equal_the_published_table() -> None:
+    """The expected pairs of FreeSurfer ids are written out."""
     right = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53, 18: 54, 26: 58, 28: 60}
     expected = right | {value: key for key, value in right.items()}
     for structure, other in zip(FREESURFER_IDS, MIRRORED, strict=True):

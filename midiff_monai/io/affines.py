@@ -1,7 +1,7 @@
-"""Grids in space: checks of affines, and the way back from the conformed grid to the grid of the input.
+"""Checks of voxel grids.
 
-A grid is a shape (X, Y, Z) and a 4x4 affine from voxel indices to world millimetres. Axes may be flipped, permuted,
-oblique or anisotropic, never sheared.
+A grid is a shape (X, Y, Z) and an affine (4, 4) from voxel indices to world coordinates in millimetres. Axes may be
+flipped, permuted, oblique or anisotropic, but not sheared.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SHEAR_TOLERANCE = 1e-3
-"""Largest |cosine| between two voxel axes that still counts as a right angle (0.06 degrees off)."""
+"""Largest |cosine| between two voxel axes that counts as a right angle (a deviation of 0.06 degrees)."""
 
 GRID_TOLERANCE = 0.01
-"""Grids are the same when no corner moves by more than this part of the smallest voxel side."""
+"""Two grids are equal if no corner moves by more than this fraction of the smallest voxel size."""
 
 
 class GridError(ValueError):
-    """An affine that places no usable grid; the message is a noun phrase ("singular affine: ...")."""
+    """An affine does not define a usable grid. The message is a noun phrase ("singular affine: ...")."""
 
 
 def check_affine(affine: ArrayLike) -> None:
-    """Check that an affine (4, 4) is finite, invertible and free of shear; rotation is fine.
+    """Check that an affine (4, 4) is finite, invertible and without shear. Rotations are allowed.
 
     Raises:
-        GridError: it is not.
+        GridError: The affine is not finite, singular or sheared.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     if not np.isfinite(matrix).all():
@@ -45,12 +45,12 @@ def check_affine(affine: ArrayLike) -> None:
 
 
 def voxel_volume_ml(affine: ArrayLike) -> float:
-    """Return the volume of a voxel in millilitres; the affine (4, 4) is in millimetres."""
+    """Return the volume of a voxel in millilitres. The affine (4, 4) is in millimetres."""
     return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000
 
 
 def same_grid(shape_a: Sequence[int], affine_a: ArrayLike, shape_b: Sequence[int], affine_b: ArrayLike) -> bool:
-    """Tell whether two grids have one shape and lie within `GRID_TOLERANCE` of each other everywhere."""
+    """Return whether two grids have the same shape and differ by at most `GRID_TOLERANCE` everywhere."""
     if tuple(shape_a) != tuple(shape_b):
         return False
     difference = np.asarray(affine_a, dtype=np.float64) - np.asarray(affine_b, dtype=np.float64)

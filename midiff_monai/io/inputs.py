@@ -1,4 +1,4 @@
-"""The volumes of a run: files, folders, DICOM series, patterns and tables, and what to call what is made of them."""
+"""Finding the volumes of a run: files, folders, DICOM series, glob patterns and tables."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Job:
     """One volume of a run.
 
     Attributes:
-        source: the volume to read; of a DICOM series, its folder and name.
-        paths: the files to write.
-        series: what to read instead if it is a DICOM series.
+        source: The volume to read. For a DICOM series: its folder joined with its name.
+        paths: The files to write.
+        series: The DICOM series to read instead of `source`, or None.
     """
 
     source: Path
@@ -43,18 +43,18 @@ class Job:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that make up the volume."""
+        """All files of the volume."""
         return self.series.files if self.series else volume_files(self.source)
 
     def absolute(self) -> Job:
-        """The same for a process that runs in another folder."""
+        """Return the job with absolute paths, for a process in another working directory."""
         paths = OutputPaths(**{role: path.absolute() for role, path in asdict(self.paths).items()})
         files = tuple(file.absolute() for file in self.files)
         return Job(self.source.absolute(), paths, self.series and replace(self.series, files=files))
 
     @property
     def exclusion_reason(self) -> str:
-        """Why it is to be passed over, as a clause, else empty."""
+        """Why the volume is excluded, as a verb phrase ("is a localizer"). Empty if it is processed."""
         return self.series.exclusion_reason if self.series else ""
 
 
@@ -62,20 +62,25 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
     """Find the volumes of a run.
 
     Args:
-        items: one, or several: a volume; a folder, whose volumes keep their subfolders in the output, as do the DICOM
-            series of those subfolders that hold no volume; a pattern such as `scans/*_PDw.nii.gz` (`**` for all
-            subfolders); or a table, .csv or .tsv, with a column `input` of volumes, from the table's folder if they
-            are relative, and, if wanted, a column `output` of subfolders. In folders and among what a pattern matches,
-            volumes that midiff made are left out, as long as their report lies beside them.
-        output: folder for the results, passed over itself where it lies in a folder that is searched.
-        modality: "CT" takes the DICOM series of computed tomography and no others, anything else those of MR.
+        items: One or several of these:
+
+            - a volume;
+            - a folder, searched with its subfolders. DICOM series are taken from subfolders without volumes. Results
+              keep the subfolders;
+            - a glob pattern such as `scans/*_PDw.nii.gz` (`**` matches all subfolders);
+            - a table (.csv or .tsv) with a column `input` of volumes and an optional column `output` of subfolders for
+              the results. Relative inputs start at the folder of the table.
+
+            Folders and patterns skip results of midiff that have their report beside them.
+        output: Folder for the results. It is skipped if it lies inside a searched folder.
+        modality: "CT" selects the CT series among DICOM series. Any other value selects the MR series.
 
     Returns:
-        The volumes, and among those of folders the DICOM series that are to be passed over, `Job.exclusion_reason` telling why:
-        they are no volume of anatomy, or of another modality.
+        The volumes, followed by the excluded DICOM series. `Job.exclusion_reason` says why a series is excluded: it is
+        not an anatomical volume, or its modality differs.
 
     Raises:
-        InputError: nothing is found, a folder cannot be read, a table lacks the column, a file is no volume by its
+        InputError: No volume is found, a folder cannot be read, a table lacks the column `input`, a file has an unknown
             suffix, or two volumes would write the same files.
     """
     output = Path(output)
@@ -85,10 +90,10 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
 
 
 def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
-    """Drop what is named twice, and put last what is to be passed over.
+    """Remove repeated jobs and move excluded jobs to the end.
 
     Raises:
-        InputError: two volumes would write the same files; tells this mend.
+        InputError: Two different volumes would write the same files. The error carries `hint`.
     """
     by_report: dict[Path, Job] = {}
     for job in (job for job in jobs if not job.exclusion_reason):
@@ -99,23 +104,23 @@ def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
 
 
 def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
-    """The volumes that an argument stands for."""
+    """Yield the jobs of one input argument."""
     path = Path(item)
     if item == "":
-        raise InputError("''", "is no input", "Check the variable or the pattern that it came from")
+        raise InputError("''", "is an empty input", "Check the variable or the pattern that it came from")
     if path.is_dir():
-        yield from _jobs_below(path, output, modality)
+        yield from _jobs_in_folder(path, output, modality)
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        yield from (_job(source, folder) for source, folder in _listed(path, output))
+        yield from (_file_job(source, folder) for source, folder in _read_table(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
-        yield from (_job(volume, output) for volume in _matching(str(item), output))
+        yield from (_file_job(volume, output) for volume in _glob_volumes(str(item), output))
     else:
-        _check_file(path)
-        yield _job(path, output)
+        _check_named_file(path)
+        yield _file_job(path, output)
 
 
-def _check_file(path: Path) -> None:
-    """Tell what is wrong with a file that its suffix alone would be blamed for; a missing volume fails in its turn."""
+def _check_named_file(path: Path) -> None:
+    """Check a file without the suffix of a volume. A missing volume is reported when it is read."""
     if path.name.lower().endswith(VOLUME_SUFFIXES):
         return
     if not path.exists():
@@ -124,48 +129,48 @@ def _check_file(path: Path) -> None:
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
-def _job(source: Path, folder: Path) -> Job:
+def _file_job(source: Path, folder: Path) -> Job:
     return Job(source, output_paths(source, folder))
 
 
-def _jobs_below(folder: Path, output: Path, modality: str) -> list[Job]:
+def _jobs_in_folder(folder: Path, output: Path, modality: str) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, excluding=output)
-    volumes = _volumes_among(files)
-    # where DICOM was converted, the images lie beside what was made of them
+    volumes = _select_volumes(files)
+    # A folder with volumes holds DICOM images that were converted already.
     with_volumes = {volume.parent for volume in volumes}
     images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
-    series = [_of_modality(each, modality) for each in _series_among(images)] if images else []
-    jobs = [_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
-    jobs += [_job_of_series(each, output / each.folder.relative_to(folder)) for each in series]
+    series = [_excluding_other_modality(each, modality) for each in _find_dicom_series(images)] if images else []
+    jobs = [_file_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
+    jobs += [_series_job(each, output / each.folder.relative_to(folder)) for each in series]
     if all(job.exclusion_reason for job in jobs):
-        raise _nothing_below(folder, output, series)
+        raise _no_volume_error(folder, output, series)
     return jobs
 
 
-def _of_modality(series: DicomSeries, modality: str) -> DicomSeries:
-    """A series, exclusion_reason if it tells of another modality; CT needs a preprocessing of its own, which MR cannot have."""
+def _excluding_other_modality(series: DicomSeries, modality: str) -> DicomSeries:
+    """Return the series, excluded if its modality is another one. CT and MR need different preprocessing."""
     if series.exclusion_reason or series.modality in ("", modality):
         return series
     hint = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
     return replace(series, exclusion_reason=f"is of modality {series.modality!r}{hint}")
 
 
-def _job_of_series(series: DicomSeries, folder: Path) -> Job:
+def _series_job(series: DicomSeries, folder: Path) -> Job:
     return Job(series.folder / series.name, named_outputs(series.name, folder), series)
 
 
-def _nothing_below(folder: Path, output: Path, excluded: list[DicomSeries]) -> InputError:
-    fault = f"holds no volume and no DICOM image (results of midiff, and what lies in {output}, aside)"
+def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries]) -> InputError:
+    fault = f"holds no volume and no DICOM image (results of midiff and files in {output} do not count)"
     if excluded:
         reasons = (f"series {series.name} {series.exclusion_reason}" for series in excluded)
-        fault = f"holds no volume to take: {', '.join(reasons)}"
+        fault = f"holds no usable volume: {', '.join(reasons)}"
     return InputError(folder, fault, "Name the folder of the scans")
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file has the preamble of DICOM part 10, or cannot be opened, of which its reader will tell."""
+    """Return whether a file starts like DICOM (PS3.10), or cannot be opened: reading it reports the reason later."""
     if not path.is_file():
         return False
     try:
@@ -175,27 +180,30 @@ def _is_dicom(path: Path) -> bool:
         return True
 
 
-def _series_among(images: list[Path]) -> list[DicomSeries]:
-    # the second one writes what is made of a series: better known now than after all the computing
+def _find_dicom_series(images: list[Path]) -> list[DicomSeries]:
+    # highdicom writes the DICOM SEG. A missing package is better reported now than after the computation.
     if any(find_spec(package) is None for package in ("pydicom", "highdicom")):
-        fault = "is DICOM; that takes other packages"
+        fault = "is DICOM, which needs the packages pydicom and highdicom"
         raise InputError(images[0], fault, "Install them: pip install 'midiff-monai[dicom]'")
     from midiff_monai.io.dicom.series import find_series
 
     return find_series(images)
 
 
-def _matching(pattern: str, output: Path) -> list[Path]:
+def _glob_volumes(pattern: str, output: Path) -> list[Path]:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)).resolve()
     own = output.resolve()
-    if fixed in own.parents:  # as in a folder that is searched
+    if fixed in own.parents:  # the output folder lies inside the searched folder
         matches = [path for path in matches if own not in path.resolve().parents]
-    return _volumes_among(matches) or _nothing(pattern)
+    if volumes := _select_volumes(matches):
+        return volumes
+    hint = f"Volumes end in {' '.join(VOLUME_SUFFIXES)}"
+    raise InputError(pattern, "matches no volume (results of midiff do not count)", hint)
 
 
-def _volumes_among(paths: list[Path]) -> list[Path]:
-    """Those that are volumes by their suffix, sorted; no hidden ones, no results, one of each pair of files."""
+def _select_volumes(paths: list[Path]) -> list[Path]:
+    """Return the sorted paths with the suffix of a volume, without hidden files, results and the .img of a pair."""
     volumes = [path for path in paths if path.name.lower().endswith(VOLUME_SUFFIXES) and path.name[0] != "."]
     headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
     halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
@@ -208,18 +216,14 @@ def _is_result(volume: Path) -> bool:
     return any(volume.with_name(match.expand(report)).is_file() for match, report in matches if match)
 
 
-def _nothing(where: str | Path) -> list[Path]:
-    raise InputError(where, "holds no volume (results of midiff aside)", f"Volumes end in {' '.join(VOLUME_SUFFIXES)}")
-
-
-def _listed(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+def _read_table(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter=TABLE_SUFFIXES[table.suffix.lower()]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(table, f"cannot be read as a table ({error})", "Check the file") from error
     if not rows or not all(row.get("input") for row in rows):
-        raise InputError(table, "has no column `input`, or a row without it", "Name one volume a row")
+        raise InputError(table, "has no column `input`, or a row without an input", "Give one volume per row")
     for row in rows:
         folder = (output / (row.get("output") or "")).resolve()
         if output.resolve() not in (folder, *folder.parents):

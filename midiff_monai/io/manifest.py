@@ -1,4 +1,4 @@
-"""The run manifest, a JSON file that says how an output came about, and the exit codes of the command line."""
+"""The run manifest: a JSON file that records how the outputs of one volume were made."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from midiff_monai.provenance import PACKAGE, environment, sha256
 Setting = str | int | float | bool | None
 
 RENAMED_ROLES = {"picture": "qc_image"}
-"""Roles of outputs in manifests of version 0.3 and before, and what they are called now."""
+"""Role of an output in manifests of version 0.3 and earlier → its current role."""
 
 
 @dataclass
 class RunReport:
-    """Collects what happened to one input volume.
+    """Collects the record of one input volume.
 
     Attributes:
-        command: the subcommand, for example `segment`.
-        input: the volume that was read; its hash is taken when the report is written.
-        settings: whatever decides the result, such as seed, steps, samples and modality.
-        weights: SHA-256 of the weights by the name of the bundle they belong to.
-        outputs: what was written, by its role (the field names of `midiff_monai.io.paths.OutputPaths`).
-        warnings: sentences for the reader of the result.
-        timings: seconds by step, filled by `timed`.
-        started: when the run began, ISO 8601 in UTC.
-        files: the files that the input is made of, if it is not one itself.
-        hashes: SHA-256 of the outputs, by their role, and of those that an earlier run left beside them.
-        configurations: SHA-256 of the configurations by the name of the bundle they belong to.
+        command: The subcommand, for example `segment`.
+        input: The volume that is read. Its hash is taken when the report is created.
+        settings: Everything that decides the result, such as seed, steps, samples and modality.
+        weights: Name of the bundle → SHA-256 of its weights.
+        outputs: Role → written file. The roles are the field names of `midiff_monai.io.paths.OutputPaths`.
+        warnings: Sentences for the reader of the result.
+        timings: Step → seconds, filled by `timed`.
+        started: Start of the run, ISO 8601 in UTC.
+        files: The files of the input, if it consists of several.
+        hashes: Role → SHA-256 of the output, including outputs that an earlier run left.
+        configurations: Name of the bundle → SHA-256 of its configuration.
     """
 
     command: str
@@ -52,12 +52,12 @@ class RunReport:
     _input: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        # now, and not once all is done: what a file holds that is still being copied then is not what was read
+        # The hash is taken before the computation: a file that is still being copied may change later.
         self._input = self._describe_input()
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add the wall-clock seconds of the body to `timings[step]`, also when the body raises."""
+        """Add the wall-clock seconds of the `with` body to `timings[step]`, also if the body raises."""
         start = time.perf_counter()
         try:
             yield
@@ -65,10 +65,10 @@ class RunReport:
             self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
 
     def to_dict(self, complete: bool = True) -> dict[str, Any]:
-        """The manifest as plain JSON types; the order of keys never changes, that of timings is the order of work.
+        """Return the manifest as JSON types. The order of the keys is fixed; timings keep the order of the steps.
 
         Args:
-            complete: whether every output is there; False while they are being written.
+            complete: Whether all outputs exist. False while they are being written.
         """
         return {
             "command": self.command,
@@ -91,38 +91,38 @@ class RunReport:
         return {"path": str(self.input.absolute()), "sha256": sha256(*files)} | parts
 
     def to_json(self, complete: bool = True) -> str:
-        """The manifest as indented JSON with a final newline.
+        """Return the manifest as indented JSON with a final newline.
 
         Raises:
-            ValueError: a setting is NaN or infinite, for which JSON has no word.
+            ValueError: A setting is NaN or infinite, which JSON cannot represent.
         """
-        # in ASCII: a file name need not be Unicode
+        # The text is ASCII, because a file name may not be valid Unicode.
         return json.dumps(self.to_dict(complete), indent=2, allow_nan=False) + "\n"
 
     def write(self, path: Path, complete: bool = True) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest atomically."""
         with atomic_write(path) as temporary:
             temporary.write_text(self.to_json(complete), encoding="ascii")
 
 
 def cache_key(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a result, of a manifest: of two runs with the same identity, one is enough.
+    """Return the entries of a manifest that decide the result. Two runs with equal keys give the same result.
 
-    Where the input lies, which device computed, with which units, and who trusted the weights are of no consequence.
-    Another version of midiff may make something else of the same.
+    The path of the input, the device, the precision and `trust_weights` are not part of the key. The version of midiff
+    is part of it.
     """
-    idle = ("device", "precision", "trust_weights")
-    settings = {name: value for name, value in manifest["settings"].items() if name not in idle}
+    irrelevant = ("device", "precision", "trust_weights")
+    settings = {name: value for name, value in manifest["settings"].items() if name not in irrelevant}
     decisive = {name: manifest[name] for name in ("weights", "configurations")}
     version = manifest["environment"]["packages"][PACKAGE]
     return decisive | {"settings": settings, "input": manifest["input"]["sha256"], "version": version}
 
 
 def read_earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
-    """The manifest of the last run that wrote these files, as JSON types.
+    """Read the manifest of the last run that wrote these files, as JSON types.
 
-    Of a run that was killed while it wrote, what it was to write is midiff's, though perhaps not all of one run: those
-    files have the hashes that they have now. Without a manifest of midiff's, no file is.
+    If that run was killed while it wrote, the files that it was to write count as outputs of midiff, with their current
+    hashes. Without a manifest of midiff, no file counts as its output.
     """
     try:
         manifest = json.loads(paths.report.read_text(encoding="utf-8"))
@@ -138,7 +138,7 @@ def read_earlier_manifest(paths: OutputPaths) -> dict[str, Any]:
 
 
 def with_current_roles(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with the roles of its outputs named as in this version."""
+    """Return the manifest with current names for the roles of its outputs."""
     renamed = {
         table: {RENAMED_ROLES.get(role, role): value for role, value in manifest[table].items()}
         for table in ("outputs", "outputs_sha256")
@@ -148,7 +148,7 @@ def with_current_roles(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove_failure_record(path: Path) -> None:
-    """Remove the file that a batch keeps of a failure; what another tool left under that name stays."""
+    """Remove the record of a failure that a batch wrote. A file of another tool with this name stays."""
     with suppress(OSError, ValueError, AttributeError):
         if {"status", "error"} <= json.loads(path.read_text(encoding="utf-8")).keys():
             path.unlink()

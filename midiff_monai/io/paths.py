@@ -1,4 +1,4 @@
-"""What to call what is made of a volume, and how a file appears whole or not at all."""
+"""Names of input and output files, and atomic writing."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 
 from midiff_monai.errors import InputError, OutputError
 
-HALVES = {".hdr": ".img", ".img": ".hdr"}
+PAIRED_SUFFIX = {".hdr": ".img", ".img": ".hdr"}
 DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
-"""Where the header of a MetaImage or NRRD names the file of its voxels."""
+"""The line of a MetaImage or NRRD header that names the file with the voxels."""
 
-NUMBERED = re.compile(r"([^%]*%\d?\dd[^%]*?|[^%]*%d[^%]*?) (\d+) (\d+)(?: ([1-9]\d*))?(?: \d+)?")
-"""Files of one slice each, named by a pattern, the first number, the last and perhaps a step: s%03d.raw 0 45 1."""
+NUMBERED_SLICES = re.compile(r"([^%]*%\d?\dd[^%]*?|[^%]*%d[^%]*?) (\d+) (\d+)(?: ([1-9]\d*))?(?: \d+)?")
+"""Numbered files with one slice each: a printf pattern, first number, last number, optional step (s%03d.raw 0 45 1)."""
 
 MAX_SLICES = 2**16
-"""No more of them are looked for: a header may promise any number."""
+"""Limit on the number of slice files. A damaged header may declare any number."""
 
 MAX_NAME_BYTES = 255
-"""Bytes that file systems allow a name to have."""
+"""Longest file name of common file systems, in bytes."""
 
 STALE_SECONDS = 86400.0
-"""A temporary file that has not changed for so long is what a killed run left."""
+"""A temporary file that did not change for this long was left by a killed run."""
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
 
@@ -62,24 +62,24 @@ class OutputPaths:
 
 
 def volume_stem(path: str | Path) -> str:
-    """The file name without its folder and its suffix, both parts of `.nii.gz` included.
+    """Return the file name without folder and suffix. `.nii.gz` counts as one suffix.
 
     >>> volume_stem("study.2/sub-01_PDw.nii.gz")
     'sub-01_PDw'
 
     Raises:
-        InputError: the suffix is not one of `VOLUME_SUFFIXES` (upper or lower case).
+        InputError: The suffix is not one of `VOLUME_SUFFIXES` (in upper or lower case).
     """
     name = Path(path).name
     for suffix in VOLUME_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
-    raise InputError(path, "is not a volume by its suffix", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")
+    raise InputError(path, "does not have the suffix of a volume", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
-    """All files that make up a volume: the one that is named, and that of its voxels where they lie in another."""
-    if (half := HALVES.get(path.suffix.lower())) is not None:
+    """Return all files of a volume: the file itself, and separate files with its voxels or its header."""
+    if (half := PAIRED_SUFFIX.get(path.suffix.lower())) is not None:
         halves = path.with_suffix(half), path.with_suffix(half.upper())
         return (path, *[other for other in halves if other.is_file()][:1])
     return (path, *filter(Path.is_file, (path.parent / name for name in _data_files(path))))
@@ -91,13 +91,13 @@ def _data_files(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             header = file.read(65536)
-    except OSError:  # whoever reads the volume will tell
+    except OSError:  # read_volume reports it
         return []
     found = DATA_FILE.search(header)
     name = os.fsdecode(found[1]) if found else ""
     if name.split()[:1] == ["LIST"]:
         return os.fsdecode(header[found.end() :]).split("\n")[1:]  # type: ignore[union-attr]
-    if numbered := NUMBERED.fullmatch(name):
+    if numbered := NUMBERED_SLICES.fullmatch(name):
         first, last, step = (int(number or 1) for number in numbered.groups()[1:])
         return [numbered[1] % number for number in range(first, last + 1, step)[:MAX_SLICES]]
     return [name] if name else []
@@ -132,14 +132,14 @@ def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
 
 
 def files_below(folder: Path, excluding: Path) -> list[Path]:
-    """List the files in a folder and the folders below it that are not hidden, links followed, in no folder twice.
+    """List the files of a folder and of its subfolders. Hidden folders are skipped, links are followed.
 
     Args:
-        folder: where to look.
-        excluding: a folder to leave out.
+        folder: The folder to search. Each real folder is searched once.
+        excluding: A folder to skip.
 
     Raises:
-        InputError: a folder cannot be read.
+        InputError: A folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -149,7 +149,7 @@ def files_below(folder: Path, excluding: Path) -> list[Path]:
     seen = {excluding.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(parent).resolve()
-        if real in seen:  # a link may lead to where it lies
+        if real in seen:  # a link may point to a parent folder
             folders.clear()
             continue
         seen.add(real)
@@ -161,23 +161,23 @@ def files_below(folder: Path, excluding: Path) -> list[Path]:
 def check_writable(
     out_dir: str | Path, paths_to_write: Iterable[Path], overwrite: bool, inputs: Iterable[Path] = ()
 ) -> None:
-    """Create the output folder, and refuse before the long computation what would fail or destroy after it.
+    """Create the output folder and check, before the computation, that every output can be written.
 
     Args:
-        out_dir: created with its parents when absent.
-        paths_to_write: every file the run is going to write.
-        overwrite: whether files that exist may be replaced.
-        inputs: every volume the run is going to read; none is ever replaced, `overwrite` or not.
+        out_dir: Output folder. It is created with its parents if it does not exist.
+        paths_to_write: All files the run writes.
+        overwrite: Whether existing files may be replaced.
+        inputs: All files the run reads. They are never replaced, even with `overwrite`.
 
     Raises:
-        OutputError: the folder is a file or cannot be written, or an output has too long a name, exists, or is one of
-            the inputs.
+        OutputError: The folder is a file or not writable; or an output has too long a name, exists already, or is an
+            input.
     """
     make_folder(Path(out_dir))
     sources = {path.resolve() for path in inputs}
     for path in paths_to_write:
         if len(os.fsencode(_temporary_name(path))) > MAX_NAME_BYTES:
-            raise OutputError(path, "has too long a name for a file", "Shorten that of the input")
+            raise OutputError(path, "has too long a name for a file", "Shorten the name of the input")
         if path.resolve() in sources:
             raise OutputError(path, "is an input of this run and would be overwritten", "Choose another folder with -o")
         if path.exists() and not overwrite:
@@ -185,10 +185,10 @@ def check_writable(
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder for results with its parents; raises OutputError where nothing can be written in it."""
+    """Create a folder with its parents. Raises OutputError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Permission bits do not tell of read-only mounts, quotas and access lists: only writing does.
+        # Permission bits do not show read-only mounts, quotas and access lists. Only a trial write does.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (FileExistsError, NotADirectoryError):
@@ -200,14 +200,14 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Let a file appear under its name only once it is complete and on disk.
+    """Write a file atomically: it appears under its name only when it is complete and on disk.
 
-    The body writes to the name it is given. That name lies in the same folder, so that renaming is atomic, and ends
-    in the name of `path`, so that libraries which go by the suffix pick the same format. When the body raises,
-    whatever it wrote is removed and a file already at `path` stays as it was.
+    The `with` body writes to the temporary path it receives. That path is in the same folder, so the rename is atomic.
+    It ends with the name of `path`, so libraries choose the same format from the suffix. If the body raises, the
+    temporary file is removed and an existing file at `path` stays unchanged.
 
     Yields:
-        the temporary name; nothing exists there yet.
+        The temporary path. No file exists there yet.
     """
     for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
         _remove_if_stale(left)
@@ -226,6 +226,6 @@ def _temporary_name(path: Path) -> str:
 
 
 def _remove_if_stale(temporary: Path) -> None:
-    with suppress(OSError):  # another run may remove it too, or finish it, and it may be another user's
+    with suppress(OSError):  # another run may remove or finish the file, or another user may own it
         if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
             temporary.unlink()

@@ -1,4 +1,4 @@
-"""The formats of volumes: what nibabel or ITK reads of each, and whether its header tells where the voxels lie."""
+"""Loading volumes with nibabel or ITK, and whether the header states the orientation of the voxels."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from numpy.typing import ArrayLike, NDArray
 from midiff_monai.errors import InputError, in_one_line
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-"""Formats that ITK reads and nibabel does not."""
+"""Formats that ITK reads but nibabel does not."""
 
 MAX_VOXELS = 2**29
-"""The largest volume that is read, ten times a head at 0.5 mm: a header may promise any number."""
+"""Largest accepted volume, ten times a head at 0.5 mm. A damaged header may declare any number."""
 
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
 
-PLACED = "placed"
-"""In the `extra` of an image: whether its header, of another format, told of axes; ITK makes some up where none are."""
+STATES_ORIENTATION = "states orientation"
+"""Key in `image.extra`: whether a header that is not NIfTI stated the axes. ITK invents axes where they are missing."""
 
-METAIMAGE_AXES = re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE)
+METAIMAGE_ORIENTATION = re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE)
 
 
 def load_with_nibabel(path: Path) -> SpatialImage:
-    """Load what nibabel reads; raises InputError where that is no image."""
+    """Load an image with nibabel. Raises InputError if the file is not an image."""
     try:
         image = nib.load(path)
-    except Exception as error:  # whatever nibabel's parsers trip over: their own errors, KeyError, OverflowError
+    except Exception as error:  # nibabel's parsers raise their own errors, KeyError and OverflowError
         raise InputError(path, f"cannot be read as an image ({in_one_line(error)})", "Convert it to NIfTI") from error
     if not isinstance(image, SpatialImage):
-        raise InputError(path, f"holds no volume but a {type(image).__name__}", "Convert it to a NIfTI volume")
+        raise InputError(path, f"holds a {type(image).__name__}, not a volume", "Convert it to a NIfTI volume")
     if isinstance(image, nib.MGHImage):
-        image.extra[PLACED] = _is_placed_mgh(path)
+        image.extra[STATES_ORIENTATION] = _mgh_states_orientation(path)
     return image
 
 
-def _is_placed_mgh(path: Path) -> bool:
-    """Whether the flag `goodRASFlag` is set, which nibabel sets itself along with axes of its own if it is not."""
+def _mgh_states_orientation(path: Path) -> bool:
+    """Return whether `goodRASFlag` is set in the file. nibabel sets it together with default axes if it is not."""
     with nib.openers.Opener(str(path)) as file:
         return any(file.read(30)[28:])
 
 
 def load_with_itk(path: Path) -> nib.Nifti1Image:
-    """Load a scalar image of `ITK_SUFFIXES`; raises InputError where it cannot be read."""
+    """Load a scalar image of `ITK_SUFFIXES` with ITK. Raises InputError if it cannot be read."""
     reader = sitk.ImageFileReader()
     try:
         reader.SetFileName(str(path).encode().decode())
-    except UnicodeEncodeError as error:  # over which ITK would end the process
+    except UnicodeEncodeError as error:  # ITK would end the process
         raise InputError(path, "has a name or folder that is not Unicode", "Rename it") from error
     try:
         reader.ReadImageInformation()
@@ -62,24 +62,24 @@ def load_with_itk(path: Path) -> nib.Nifti1Image:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(path, "has several values a voxel", "Export one channel as a scalar volume")
+        raise InputError(path, "has several values per voxel", "Export one channel as a scalar volume")
     volume = _nifti_from_itk(image)
     if path.suffix.lower() in (".nrrd", ".nhdr"):
-        volume.extra[PLACED] = _names_sides(reader)
+        volume.extra[STATES_ORIENTATION] = _nrrd_states_orientation(reader)
     else:
-        volume.extra[PLACED] = _is_placed_metaimage(path)
+        volume.extra[STATES_ORIENTATION] = _metaimage_states_orientation(path)
     return volume
 
 
-def _names_sides(reader: sitk.ImageFileReader) -> bool:
-    """Whether the space of an NRRD is one of anatomy, such as left-posterior-superior, and not just right-handed."""
+def _nrrd_states_orientation(reader: sitk.ImageFileReader) -> bool:
+    """Return whether an NRRD names an anatomical space, such as left-posterior-superior, and not just a handedness."""
     key = "NRRD_space"
     return key in reader.GetMetaDataKeys() and "superior" in reader.GetMetaData(key)
 
 
-def _is_placed_metaimage(path: Path) -> bool:
+def _metaimage_states_orientation(path: Path) -> bool:
     with path.open("rb") as file:
-        return METAIMAGE_AXES.search(file.read(4096)) is not None
+        return METAIMAGE_ORIENTATION.search(file.read(4096)) is not None
 
 
 def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
@@ -89,12 +89,12 @@ def _nifti_from_itk(image: sitk.Image) -> nib.Nifti1Image:
     affine = np.eye(4)
     affine[:spatial, :spatial] = axes[:spatial, :spatial]
     affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    affine[:2] *= -1  # ITK's world axes point to the left and the back (LPS), NIfTI's to the right and the front (RAS)
+    affine[:2] *= -1  # ITK's world axes point left and back (LPS), NIfTI's point right and front (RAS)
     return scanner_nifti(sitk.GetArrayFromImage(image).T, affine)
 
 
 def scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
-    """Make an image whose affine (4, 4) in millimetres leads to the coordinates of a scanner."""
+    """Make an image from data and an affine (4, 4) to scanner coordinates in RAS millimetres."""
     image = nib.Nifti1Image(data, affine, dtype=data.dtype)
     image.set_sform(affine, SCANNER_CODE)
     image.set_qform(affine, SCANNER_CODE)
@@ -103,6 +103,6 @@ def scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
 
 
 def check_size(path: Path, voxels: int) -> None:
-    """Refuse a volume of more than `MAX_VOXELS`; raises InputError."""
+    """Raise InputError for a volume of more than `MAX_VOXELS` voxels."""
     if voxels > MAX_VOXELS:
         raise InputError(path, f"has {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}", "Crop or downsample it")

@@ -1,4 +1,4 @@
-"""Reading and writing volumes: whatever nibabel or ITK reads becomes one validated NIfTI image in memory."""
+"""Reading and writing volumes. Every format becomes a validated NIfTI image in memory."""
 
 from __future__ import annotations
 
@@ -20,67 +20,68 @@ from midiff_monai.io.affines import GridError, check_affine
 from midiff_monai.io.readers import (
     ITK_SUFFIXES,
     MAX_VOXELS,
-    PLACED,
+    STATES_ORIENTATION,
     check_size,
     load_with_itk,
     load_with_nibabel,
     scanner_nifti,
 )
 
-MOST_NEGATIVE = 0.1
-"""A volume with more of its voxels below 0 is no image of magnitudes; correcting a bias field leaves a few."""
+MAX_NEGATIVE_FRACTION = 0.1
+"""Largest fraction of negative voxels in a magnitude image. Bias field correction leaves a few."""
 
-DENSE_HU, MOST_DENSE = 700, 0.15
-"""Bone takes a tenth of a head; with 1024 added, as unsigned numbers need, all of a head is as dense."""
+BONE_HU, MAX_BONE_FRACTION = 700, 0.15
+"""Above 700 HU lies bone, a tenth of a head. If 1024 was added to make values unsigned, the whole head lies above."""
 
-VOXEL_SIDES_MM = (0.1, 20.0)
-"""Smallest and largest voxel side of a plausible scan of a human head."""
+VOXEL_SIZE_RANGE_MM = (0.1, 20.0)
+"""Smallest and largest plausible voxel size of a head scan, in millimetres."""
 
-MAX_LITRES = 200
-"""The largest field of view: head, neck and chest take half as much. What is larger has a wrong voxel size."""
+MAX_FIELD_OF_VIEW_LITRES = 200
+"""Largest plausible field of view. Head, neck and chest need half of it. A larger one has a wrong voxel size."""
 
 MAX_BYTES = 8 * MAX_VOXELS
-"""The most that a compressed file may expand to."""
+"""Largest accepted size of a decompressed file."""
 
 UNREADABLE = (ImageFileError, WrapStructError, OSError, EOFError, zlib.error)
-"""What nibabel raises for a file that is damaged, or no image at all."""
+"""Errors that nibabel raises for a damaged file or a file that is not an image."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 STORED_SHAPE = "stored shape"
-"""In the `extra` of an image: its shape in the file, which may end in axes of length 1 that it has not in memory."""
+"""Key in `image.extra`: shape in the file. It may have trailing axes of length 1, which are dropped in memory."""
 
 GRID_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     "xyzt_units",
 )
-"""Fields of a NIfTI header that, with pixdim, place its voxels in space."""
+"""NIfTI header fields that, together with pixdim, define the position of the voxels in space."""
 
 
 def read_volume(path: str | Path) -> nib.Nifti1Image:
-    """Read a scalar volume and check that a model can be run on it.
+    """Read a scalar volume and check that the networks can process it.
 
     Returns:
-        An image (X, Y, Z) in memory: float32 with scale factors applied, finite, not constant; an affine without shear.
-        A NIfTI-1 header is kept but for shape and data type; other formats get one with the affine in millimetres.
+        An image (X, Y, Z) in memory: float32, scale factors applied, finite, not constant, with an affine without
+        shear. A NIfTI-1 header keeps everything but shape and data type. Other formats get a new header with the affine
+        in millimetres.
 
     Raises:
-        InputError: the file cannot be read to its end, or does not hold one such volume.
+        InputError: The file cannot be read completely, or is not such a volume.
     """
     path = Path(path)
     check_file(path)
     _check_compression(path)
     image = load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else load_with_nibabel(path)
-    return checked_volume(path, image)
+    return validate_volume(path, image)
 
 
-def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
-    """Check that an image is a scalar volume that a model can be run on, and bring it into the form of `read_volume`.
+def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
+    """Check that an image is a scalar volume, and convert it to the form of `read_volume`.
 
     Raises:
-        InputError: it is not; the error names `path`.
+        InputError: The image is not a usable scalar volume. The error names `path`.
     """
-    _check_kind(path, image)
+    _check_scalar_volume(path, image)
     _check_grid(path, image)
     data = _read_data(path, image).reshape(image.shape[:3])
     _check_intensities(path, data)
@@ -89,51 +90,53 @@ def checked_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     return volume
 
 
-def check_scale(image: nib.Nifti1Image, name: str | Path, modality: str | None) -> None:
-    """Check that grey values can be what they are taken for: Hounsfield units of a CT, else magnitudes.
+def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: str | None) -> None:
+    """Check the intensities against the modality: Hounsfield units for CT, magnitudes by default.
+
+    Other modalities are not checked.
 
     Raises:
-        InputError: of what is not 0 more than `MOST_NEGATIVE` is below 0, or of a CT more than `MOST_DENSE` is as dense
-            as bone; of other modalities nothing is known.
+        InputError: More than `MAX_NEGATIVE_FRACTION` of the nonzero voxels of an MR image are negative, or more than
+            `MAX_BONE_FRACTION` of the nonzero voxels of a CT are above `BONE_HU`.
     """
     data = np.asarray(image.dataobj)
     something = (data != 0).sum()
-    if modality is None and (share := (data < 0).sum() / something) > MOST_NEGATIVE:
-        fault = f"has {share:.0%} of its voxels below 0, where a magnetic resonance image has none"
-        hint = "Raise all but the air, which is 0, until none is below it; of another modality, name the --modality"
+    if modality is None and (share := (data < 0).sum() / something) > MAX_NEGATIVE_FRACTION:
+        fault = f"has {share:.0%} of its voxels below 0, but MR magnitudes are never negative"
+        hint = "Add a constant to all voxels except the background, or name the modality with --modality"
         raise InputError(name, fault, hint)
-    if modality == "CT" and (share := (data > DENSE_HU).sum() / something) > MOST_DENSE:
-        fault = f"has {share:.0%} of its voxels above {DENSE_HU}, where of Hounsfield units only those of bone are"
-        raise InputError(name, fault, "Take off what was added to them, most often 1024")
+    if modality == "CT" and (share := (data > BONE_HU).sum() / something) > MAX_BONE_FRACTION:
+        fault = f"has {share:.0%} of its voxels above {BONE_HU} HU, but only bone is that dense"
+        raise InputError(name, fault, "Subtract the constant that was added to the Hounsfield units, usually 1024")
 
 
-def tells_sides(image: nib.Nifti1Image) -> bool:
-    """Whether the header of a volume placed its voxels in space; if not, as in ANALYZE, sides are a convention."""
-    return image.extra.get(PLACED, True) and bool(image.header["sform_code"] or image.header["qform_code"])
+def states_orientation(image: nib.Nifti1Image) -> bool:
+    """Return whether the header states the orientation. If not (ANALYZE), left and right follow a convention."""
+    return image.extra.get(STATES_ORIENTATION, True) and bool(image.header["sform_code"] or image.header["qform_code"])
 
 
 def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
-    """Write a volume on the grid of another, with its sform, qform and units and an otherwise fresh header.
+    """Write a volume on the grid of a reference, with its sform, qform and units. The rest of the header is new.
 
     Args:
-        data: (X, Y, Z), of the shape of the reference.
-        reference: an image from `read_volume`; if it was stored as a series of one frame, so is the volume.
-        path: where to write; must end in .nii or .nii.gz.
-        dtype: data type of the file; integers are stored exactly, without scale factors.
+        data: Voxels (X, Y, Z) in the shape of the reference.
+        reference: An image from `read_volume`. If its file has trailing axes of length 1, so has the written file.
+        path: File to write. Must end in .nii or .nii.gz.
+        dtype: Data type of the file. Integers are stored exactly, without scale factors.
 
     Raises:
-        ValueError: the shapes differ, or an integer `dtype` cannot hold the values.
+        ValueError: The shapes differ, or an integer `dtype` cannot represent the values.
     """
     if data.shape != reference.shape:
         raise ValueError(f"data of shape {data.shape} is not on the grid of the reference, {reference.shape}")
     stored = data.astype(dtype)
     if np.issubdtype(stored.dtype, np.integer) and not np.array_equal(stored, data):
         raise ValueError(f"{stored.dtype} cannot hold values of {data.dtype} between {data.min()} and {data.max()}")
-    nib.save(_on_grid_of(stored.reshape(reference.extra.get(STORED_SHAPE, data.shape)), reference), path)
+    nib.save(_image_on_grid_of(stored.reshape(reference.extra.get(STORED_SHAPE, data.shape)), reference), path)
 
 
 def check_file(path: Path) -> None:
-    """Check that a file is there, is not empty and may be read; raises InputError."""
+    """Raise InputError if a file does not exist, is empty or cannot be opened."""
     if not path.exists():
         raise InputError(path, "does not exist", "Check the path for typing errors")
     if path.is_dir():
@@ -158,7 +161,7 @@ def _check_compression(path: Path) -> None:
 
 
 def _check_gzip(path: Path) -> None:
-    # nibabel stops at the last voxel and so never meets the checksum behind it, the only trace of a flipped byte.
+    # nibabel stops at the last voxel and never reads the checksum behind it, which alone reveals a flipped byte.
     size = 0
     try:
         with gzip.open(path) as file:
@@ -172,7 +175,7 @@ def _check_gzip(path: Path) -> None:
         raise InputError(path, f"is corrupt ({error})", "Copy or export it again") from error
 
 
-def _check_kind(path: Path, image: SpatialImage) -> None:
+def _check_scalar_volume(path: Path, image: SpatialImage) -> None:
     dtype = image.get_data_dtype()
     if dtype.names is not None:
         raise InputError(path, "holds colours (RGB)", "Export it as a scalar volume")
@@ -182,10 +185,10 @@ def _check_kind(path: Path, image: SpatialImage) -> None:
     check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
         hint = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
-        raise InputError(path, f"holds {frames} frames (shape {_by(shape)})", hint)
+        raise InputError(path, f"holds {frames} frames (shape {_times(shape)})", hint)
     if len(shape) < 3 or min(shape[:3]) < 2:
         hint = "Give a volume of at least 2 slices along each axis"
-        raise InputError(path, f"holds a single slice (shape {_by(shape)})", hint)
+        raise InputError(path, f"holds a single slice (shape {_times(shape)})", hint)
 
 
 def _check_grid(path: Path, image: SpatialImage) -> None:
@@ -195,20 +198,21 @@ def _check_grid(path: Path, image: SpatialImage) -> None:
         hint = "Resample it to a grid with right angles" if "shear" in str(error) else "Export it again from the scan"
         raise InputError(path, f"has a {error}", hint) from error
     sides = nib.affines.voxel_sizes(image.affine)
-    smallest, largest = VOXEL_SIDES_MM
+    smallest, largest = VOXEL_SIZE_RANGE_MM
     if sides.min() < smallest or sides.max() > largest:
-        fault = f"has voxels of {_by(f'{side:.4g}' for side in sides)} mm, outside {smallest:g}-{largest:g} mm"
+        fault = f"has voxels of {_times(f'{side:.4g}' for side in sides)} mm, outside {smallest:g}-{largest:g} mm"
         raise InputError(path, fault, "Correct the voxel size in its header; lengths must be in millimetres")
     litres = float(np.prod(sides)) * math.prod(image.shape[:3]) / 1e6
-    if litres > MAX_LITRES:
-        fault = f"covers {litres:.3g} litres, more than {MAX_LITRES}"
+    if litres > MAX_FIELD_OF_VIEW_LITRES:
+        fault = f"covers {litres:.3g} litres, more than {MAX_FIELD_OF_VIEW_LITRES}"
         raise InputError(path, fault, "Correct the voxel size in its header, or crop it")
 
 
 def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # becomes infinite, which `_check_intensities` reports
-            return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy, no map of the file
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which `_check_intensities` reports
+            # A copy: a memory map would change with the file.
+            return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (EOFError, OSError, ValueError, OverflowError) as error:
         fault = f"cannot be read to its end ({in_one_line(error)})"
         raise InputError(path, fault, "Copy or export it again") from error
@@ -228,17 +232,18 @@ def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Imag
         header = image.header.copy()
         header.set_data_dtype(np.float32)
         return nib.Nifti1Image(data, image.affine, header)
-    if isinstance(image, nib.Nifti1Pair):  # NIfTI-2, or a header and an image file: the same fields
-        return _on_grid_of(data, image)
+    if isinstance(image, nib.Nifti1Pair):  # NIfTI-2 and pairs of header and image file have the same fields
+        return _image_on_grid_of(data, image)
     if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_best_affine()):
-        image.extra[PLACED] = False  # by a matrix beside it, as SPM writes; its origin alone tells no side
+        # Only a .mat file of SPM states the orientation. The origin in the header does not.
+        image.extra[STATES_ORIENTATION] = False
         return nib.Nifti1Image(data, image.affine, nib.Nifti1Header.from_header(image.header))
     return scanner_nifti(data, image.affine)
 
 
-def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
+def _image_on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
     header = nib.Nifti1Header()
-    sizes = slice(1 + data.ndim)  # pixdim[0] is the handedness of the qform
+    sizes = slice(1 + data.ndim)  # pixdim[0] holds the handedness of the qform
     header["pixdim"][sizes] = reference.header["pixdim"][sizes]
     for field in GRID_FIELDS:
         header[field] = reference.header[field]
@@ -246,5 +251,5 @@ def _on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
     return nib.Nifti1Image(data, reference.affine, header)
 
 
-def _by(values: Iterable[object]) -> str:
+def _times(values: Iterable[object]) -> str:
     return " x ".join(map(str, values))

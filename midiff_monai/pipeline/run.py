@@ -20,7 +20,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.paths import check_writable
-from midiff_monai.io.volumes import check_file, check_scale, read_volume, tells_sides
+from midiff_monai.io.volumes import check_file, check_intensity_range, read_volume, states_orientation
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.qc.flags import quality_flags
@@ -212,7 +212,7 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     report = new_report(job, settings, models)
     with report.timed("read"):
         source = read(job, settings)
-        if not tells_sides(source):
+        if not states_orientation(source):
             report.warnings.append(SIDES_UNKNOWN)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
@@ -234,7 +234,7 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
     source = read_volume(job.source) if job.series is None else _read_series(job)
-    check_scale(source, job.source, settings.modality)
+    check_intensity_range(source, job.source, settings.modality)
     return source
 
 

@@ -215,7 +215,7 @@ def test_an_empty_argument_is_not_the_current_folder(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name, "", "-o", str(tmp_path)]) == 2
-    assert "'': is no input" in capsys.readouterr().err
+    assert "'': is an empty input" in capsys.readouterr().err
 
 
 def test_a_device_that_computes_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

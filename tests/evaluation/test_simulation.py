@@ -64,7 +64,7 @@ def test_a_head_has_its_scalp_and_the_same_brain_in_the_same_place(simulated: Pa
         assert image[in_scalp] / white == pytest.approx(abs(expected), rel=1e-4)
 
 
-def test_a_tomogram_is_in_hounsfield_units(simulated: Path) -> None:
+def test_ct_must_be_in_hounsfield_units(simulated: Path) -> None:
     image = nib.load(simulated.parent / "heads" / "map-01_CT.nii.gz").get_fdata()
     truth = np.asarray(nib.load(simulated.parent / "heads" / "map-01_dseg.nii.gz").dataobj)
     medians = [

@@ -42,7 +42,7 @@ def test_one_input_needs_no_list(tmp_path: Path) -> None:
         assert find_jobs(item, tmp_path / "out") == find_jobs([item], tmp_path / "out")
 
 
-def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) -> None:
+def test_results_hidden_files_and_img_of_pairs_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path / "in/scan.hdr", tmp_path / "in/scan.img", tmp_path / "in/.1234.scan.nii.gz")
     touch(tmp_path / "in/OLD.HDR", tmp_path / "in/OLD.IMG", tmp_path / "in/.git/annex/objects/scan.nii.gz")
     touch(tmp_path / "in/out/scan_synthT1w.nii.gz")
@@ -50,7 +50,7 @@ def test_results_hidden_files_and_second_halves_are_passed_over(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("output", ["data", "."])
-def test_scans_below_the_folder_for_the_results_are_found(tmp_path: Path, output: str) -> None:
+def test_scans_inside_the_output_folder_are_found(tmp_path: Path, output: str) -> None:
     touch(tmp_path / "data/raw/a.nii.gz", tmp_path / "data/raw/b/c.nii.gz")
     sources = ["data/raw/a.nii.gz", "data/raw/b/c.nii.gz"]
     assert list(found(tmp_path, tmp_path / "data/raw", output=output)) == sources
@@ -61,7 +61,7 @@ def result_files(paths: OutputPaths) -> list[Path]:
     return [path for path in asdict(paths).values() if path.name.endswith(VOLUME_SUFFIXES)]
 
 
-def test_results_are_passed_over_wherever_they_lie(tmp_path: Path) -> None:
+def test_results_are_skipped_in_every_folder(tmp_path: Path) -> None:
     touch(tmp_path / "in/a.nii.gz", tmp_path / "in/b_dseg.nii.gz")
     for folder in ("in", "in/v1"):
         paths = output_paths("a.nii.gz", tmp_path / folder)
@@ -73,7 +73,7 @@ def test_results_are_passed_over_wherever_they_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffixes", [["PDw"], ["PDw", "T2w"]])
-def test_results_of_a_bids_derivative_are_passed_over(tmp_path: Path, suffixes: list[str]) -> None:
+def test_results_of_a_bids_derivative_are_skipped(tmp_path: Path, suffixes: list[str]) -> None:
     scans = [tmp_path / "ds/sub-01/anat" / f"sub-01_{suffix}.nii.gz" for suffix in suffixes]
     touch(*scans)
     for job in bids.find_jobs(tmp_path / "ds", tmp_path / "ds/derivatives/midiff"):
@@ -81,13 +81,13 @@ def test_results_of_a_bids_derivative_are_passed_over(tmp_path: Path, suffixes: 
     assert [job.source for job in find_jobs([tmp_path / "ds"], tmp_path / "out")] == scans
 
 
-def test_the_name_of_a_result_without_a_report_is_that_of_a_scan(tmp_path: Path) -> None:
+def test_a_result_name_without_a_report_is_a_scan(tmp_path: Path) -> None:
     names = ["my_dseg.nii.gz", "my_synthT1w.nii.gz", "sub-01_desc-synthetic_T1w.nii.gz"]
     touch(*(tmp_path / "in" / name for name in names))
     assert list(found(tmp_path, tmp_path / "in")) == [f"in/{name}" for name in names]
 
 
-def test_a_result_that_is_named_itself_is_a_scan(tmp_path: Path) -> None:
+def test_a_result_given_by_name_is_a_scan(tmp_path: Path) -> None:
     touch(tmp_path / "in/a_synthT1w.nii.gz", tmp_path / "in/a_report.json")
     assert list(found(tmp_path, tmp_path / "in/a_synthT1w.nii.gz")) == ["in/a_synthT1w.nii.gz"]
 
@@ -99,7 +99,7 @@ def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:
     assert found(tmp_path, tmp_path / "in") == {"in/year/scan.nii": "out/year/scan_report.json"}
 
 
-def test_a_link_that_leads_back_is_followed_once(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_is_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "in/year/scan.nii")
     (tmp_path / "in/year/all").symlink_to(tmp_path / "in")
     assert list(found(tmp_path, tmp_path / "in")) == ["in/year/scan.nii"]
@@ -124,20 +124,20 @@ def test_a_pattern_finds_volumes_in_subfolders(tmp_path: Path) -> None:
     assert list(found(tmp_path, str(tmp_path / "in/**/*_PDw.nii"))) == ["in/s1/x_PDw.nii", "in/s2/y_PDw.nii"]
 
 
-def test_a_file_that_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+def test_an_existing_file_with_pattern_characters_is_a_file(tmp_path: Path) -> None:
     touch(tmp_path / "x[1].nii", tmp_path / "x1.nii")
     assert list(found(tmp_path, tmp_path / "x[1].nii")) == ["x[1].nii"]
 
 
 @pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".TSV", "\t")])
-def test_a_table_names_volumes_and_subfolders(suffix: str, mark: str, tmp_path: Path) -> None:
+def test_a_table_lists_volumes_and_subfolders(suffix: str, mark: str, tmp_path: Path) -> None:
     rows = [["age", "input", "output"], ["40", "a/PD.nii", "sub-1"], ["50", str(tmp_path / "b/PD.nii"), ""]]
     table = tmp_path / f"study{suffix}"
     table.write_text("\n".join(mark.join(row) for row in rows), encoding="utf-8-sig")
     assert found(tmp_path, table) == {"a/PD.nii": "out/sub-1/PD_report.json", "b/PD.nii": "out/PD_report.json"}
 
 
-def test_a_volume_that_is_named_twice_is_one_job(tmp_path: Path) -> None:
+def test_a_volume_given_twice_is_one_job(tmp_path: Path) -> None:
     touch(tmp_path / "in/x.nii")
     assert len(find_jobs([tmp_path / "in", tmp_path / "in" / "x.nii"], tmp_path / "out")) == 1
 
@@ -148,11 +148,11 @@ def test_a_volume_that_is_named_twice_is_one_job(tmp_path: Path) -> None:
         ("volume\nx.nii\n", "no column `input`"),
         ("", "no column `input`"),
         ("input,output\nx.nii,../elsewhere\n", "outside"),
-        ("input\nx.txt\n", "not a volume by its suffix"),
+        ("input\nx.txt\n", "does not have the suffix of a volume"),
         ("input\na/x.nii\nb/x.nii\n", "same files"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_refused(table: str, fault: str, tmp_path: Path) -> None:
+def test_an_unusable_table_is_refused(table: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "study.csv").write_text(table)
     with pytest.raises(InputError, match=fault):
         find_jobs([tmp_path / "study.csv"], tmp_path / "out")
@@ -173,28 +173,26 @@ def test_series_of_a_folder_without_volumes(write_dicom: Callable[..., list[Path
 
 
 @pytest.mark.parametrize("package", ["pydicom", "highdicom"])
-def test_without_its_packages_dicom_is_named_as_what_is_missing(
-    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Before anything is computed, though the second one only writes what is made of a series."""
+def test_missing_dicom_packages_are_named(package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The check precedes the computation. highdicom is needed only to write the DICOM SEG."""
     monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match=r"midiff-monai\[dicom\]"):
         find_jobs([tmp_path], tmp_path / "out")
 
 
-def test_nothing_found_is_an_error(tmp_path: Path) -> None:
+def test_no_volume_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match="no DICOM image"):
         find_jobs([tmp_path / "in"], tmp_path / "out")
-    with pytest.raises(InputError, match="holds no volume"):
+    with pytest.raises(InputError, match="matches no volume"):
         find_jobs([str(tmp_path / "*.nii")], tmp_path / "out")
     with pytest.raises(InputError, match="results too"):
         find_jobs([tmp_path / "in"], tmp_path / "in")
 
 
-def test_a_pattern_passes_over_the_output_folder_below_it(tmp_path: Path) -> None:
-    """What a person has put there, such as a corrected segmentation, is no scan."""
+def test_a_pattern_skips_the_output_folder_inside_it(tmp_path: Path) -> None:
+    """A corrected segmentation in the output folder is not a scan."""
     for name in ("study/a.nii.gz", "study/out/a_dseg_corrected.nii.gz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -202,8 +200,8 @@ def test_a_pattern_passes_over_the_output_folder_below_it(tmp_path: Path) -> Non
     assert job.source == tmp_path / "study" / "a.nii.gz"
 
 
-def test_both_halves_of_a_pair_are_one_volume(tmp_path: Path) -> None:
-    """A shell makes both of them of `scans/*`."""
+def test_header_and_image_of_a_pair_are_one_volume(tmp_path: Path) -> None:
+    """A shell expands `scans/*` to both files."""
     touch(tmp_path / "in/a.hdr", tmp_path / "in/a.img")
     assert list(found(tmp_path, tmp_path / "in/a.hdr", tmp_path / "in/a.img")) == ["in/a.hdr"]
 
@@ -213,7 +211,7 @@ def test_a_mistyped_folder_does_not_exist(tmp_path: Path) -> None:
         find_jobs([tmp_path / "scnas"], tmp_path / "out")
 
 
-def test_of_one_dicom_image_the_folder_is_asked_for(tmp_path: Path) -> None:
+def test_a_single_dicom_image_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match="Name the folder of the series"):
         find_jobs([tmp_path / "x.dcm"], tmp_path / "out")

@@ -48,7 +48,7 @@ def test_sha256_of_known_messages(tmp_path: Path, content: bytes, digest: str) -
 
 
 class TestManifest:
-    def test_carries_what_was_collected(self, volume: Path, tmp_path: Path) -> None:
+    def test_contains_the_collected_facts(self, volume: Path, tmp_path: Path) -> None:
         report = RunReport("segment", volume, settings={"steps": 10, "seed": 0, "modality": None})
         report.weights["brain_segmentation"] = "00ff"
         report.outputs["segmentation"] = tmp_path / "PD_dseg.nii.gz"
@@ -63,7 +63,7 @@ class TestManifest:
         assert manifest["warnings"] == ["The volume has Größe zéro."]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["started"])
 
-    def test_text_does_not_depend_on_the_order_of_collection(self, volume: Path) -> None:
+    def test_text_is_independent_of_the_order_of_collection(self, volume: Path) -> None:
         def text(step: int) -> str:
             settings = dict([("seed", 0), ("steps", 10), ("guidance", 2)][::step])
             weights = dict([("b", "2"), ("a", "1")][::step])
@@ -95,16 +95,16 @@ class TestTimings:
 
 
 class TestEnvironment:
-    def test_versions_are_those_that_the_packages_give_themselves(self) -> None:
+    def test_versions_are_those_of_the_packages(self) -> None:
         assert environment()["packages"]["numpy"] == np.__version__
 
-    def test_commit_is_the_one_git_made(self, tmp_path: Path) -> None:
+    def test_commit_is_that_of_git_log(self, tmp_path: Path) -> None:
         run_git(tmp_path, "init", "--quiet")
         assert git_commit(tmp_path) is None  # a repository without a commit
         run_git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")
         assert git_commit(tmp_path) == run_git(tmp_path, "log", "-1", "--format=%H")
 
-    def test_a_change_of_code_is_told_and_one_of_results_is_not(self, tmp_path: Path) -> None:
+    def test_changed_code_marks_the_commit_dirty_and_changed_results_do_not(self, tmp_path: Path) -> None:
         run_git(tmp_path, "init", "--quiet")
         for name in ("a.py", "scores.csv"):
             (tmp_path / name).write_text("1")
@@ -128,7 +128,7 @@ class TestEnvironment:
         assert git_commit(tmp_path) is None
 
 
-def test_the_hash_of_the_input_is_of_what_was_there_to_be_read(tmp_path: Path) -> None:
+def test_input_hash_is_taken_when_the_report_is_created(tmp_path: Path) -> None:
     volume = tmp_path / "still_being_copied.nii"
     volume.write_bytes(b"half")
     report = RunReport("segment", volume, {})
@@ -137,7 +137,7 @@ def test_the_hash_of_the_input_is_of_what_was_there_to_be_read(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
-def test_processors_that_are_not_lent_do_not_count() -> None:
+def test_usable_processors_respect_cpu_affinity() -> None:
     all_of_them = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(all_of_them)})

@@ -75,8 +75,8 @@ class TestCheckWritable:
         assert output.read_text() == "precious"
 
     @pytest.mark.parametrize(("read_from", "write_to"), [("real", "link"), ("link", "real"), ("real", "real")])
-    def test_inputs_are_safe_even_from_overwrite(self, tmp_path: Path, read_from: str, write_to: str) -> None:
-        """Translating X next to X_synthT1w.nii.gz, an input of the same batch, also through a link to the folder."""
+    def test_inputs_are_never_overwritten(self, tmp_path: Path, read_from: str, write_to: str) -> None:
+        """X_synthT1w.nii.gz is both an input and the output of X. A link to the folder must not hide this."""
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
         earlier = output_paths("X.nii.gz", tmp_path / read_from).synthetic
@@ -85,8 +85,8 @@ class TestCheckWritable:
         with pytest.raises(OutputError, match="is an input of this run"):
             check_writable(tmp_path / write_to, [output], overwrite=True, inputs=[earlier])
 
-    def test_a_name_that_is_too_long_to_be_staged(self, tmp_path: Path) -> None:
-        """Of 245 bytes, ten of which more are what `atomic_write` takes."""
+    def test_a_name_too_long_for_a_temporary_file_is_refused(self, tmp_path: Path) -> None:
+        """`atomic_write` adds ten bytes, so 245 bytes are the limit."""
         check_writable(tmp_path, [tmp_path / ("x" * 245)], overwrite=False)
         with atomic_write(tmp_path / ("x" * 245)) as temporary:
             temporary.touch()
@@ -100,7 +100,7 @@ class TestCheckWritable:
             check_writable(tmp_path / "out" / below, [], overwrite=True)
 
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-    def test_folder_that_takes_no_files_from_anyone(self) -> None:
+    def test_folder_that_accepts_no_files(self) -> None:
         with pytest.raises(OutputError, match=r"/proc/self: cannot be written \("):
             check_writable("/proc/self", [], overwrite=True)
 
@@ -111,7 +111,7 @@ class TestCheckWritable:
             check_writable(tmp_path, [], overwrite=True)
 
 
-class TestStaged:
+class TestAtomicWrite:
     def test_nibabel_picks_the_format_of_the_final_name(self, tmp_path: Path) -> None:
         target = tmp_path / "x_dseg.nii.gz"
         image = nib.Nifti1Image(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.eye(4))
@@ -123,7 +123,9 @@ class TestStaged:
         assert list(tmp_path.iterdir()) == [target]
 
     @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-    def test_failure_keeps_the_old_file_and_no_debris(self, tmp_path: Path, failure: type[BaseException]) -> None:
+    def test_failure_keeps_the_old_file_and_removes_the_temporary_file(
+        self, tmp_path: Path, failure: type[BaseException]
+    ) -> None:
         target = tmp_path / "x.csv"
         target.write_text("old")
         with pytest.raises(failure), atomic_write(target) as temporary:
@@ -174,7 +176,7 @@ def test_files_of_a_volume(name: str, header: bytes, other: str | None, tmp_path
     assert volume_files(tmp_path / "absent.mhd") == (tmp_path / "absent.mhd",)
 
 
-def test_what_a_killed_run_left_goes_in_time(tmp_path: Path) -> None:
+def test_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     left, fresh, other = (tmp_path / name for name in (".01234567.x.nii", ".89abcdef.x.nii", ".01234567.y.nii"))
     for path in (left, fresh, other):
         path.touch()

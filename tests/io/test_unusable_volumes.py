@@ -1,4 +1,4 @@
-"""Files that no model can be run on are refused, each for its own reason."""
+"""Unusable files are refused with a specific reason."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def of_shape(*shape: int, dtype: DTypeLike = np.int16) -> Callable[[Path], Path]
 
 
 def filled(value: float, size: int | None = None) -> Callable[[Path], Path]:
-    """A volume whose first `size` voxels, or all, hold a value."""
+    """A volume whose first `size` voxels (by default all) have the given value."""
 
     def make(folder: Path) -> Path:
         data = np.arange(60, dtype=np.float32)
@@ -169,14 +169,14 @@ SHEARED = nib.affines.from_matvec([[1, 0.2, 0], [0, 1, 0], [0, 0, 1]])
         pytest.param(renamed("a.nii", "a.nii.gz"), "is not compressed", id="gz by name only"),
         pytest.param(renamed("a.nii.gz", "b.nii"), "is compressed but not named .gz", id="gz by content only"),
         pytest.param(lost_image_of_pair, "cannot be read to its end", id="header without image"),
-        pytest.param(surface, "holds no volume", id="surface"),
+        pytest.param(surface, "holds a GiftiImage, not a volume", id="surface"),
         pytest.param(of_shape(3, 4, 5, 6), r"holds 6 frames \(shape 3 x 4 x 5 x 6\)", id="4-D"),
         pytest.param(of_shape(3, 4, 5, 1, 3), "holds 3 frames", id="vectors"),
         pytest.param(of_shape(3, 4), "holds a single slice", id="2-D"),
         pytest.param(of_shape(3, 1, 4), "holds a single slice", id="singleton axis"),
         pytest.param(of_shape(3, 4, 5, dtype=np.complex64), "holds complex numbers", id="complex"),
         pytest.param(colours, "holds colours", id="RGB"),
-        pytest.param(itk_vector, "has several values a voxel", id="ITK vectors"),
+        pytest.param(itk_vector, "has several values per voxel", id="ITK vectors"),
         pytest.param(latin_name, "has a name or folder that is not Unicode", id="ITK name"),
         pytest.param(itk_slice, "holds a single slice", id="ITK 2-D"),
         pytest.param(filled(0), "is constant: every voxel is 0", id="zeros"),

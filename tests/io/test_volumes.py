@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.volumes import check_scale, read_volume, tells_sides, write_like
+from midiff_monai.io.volumes import check_intensity_range, read_volume, states_orientation, write_like
 
 OBLIQUE = nib.affines.from_matvec(
     Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
@@ -65,7 +65,7 @@ def test_nifti2_keeps_its_codes(tmp_path: Path, voxels: NDArray[np.int16]) -> No
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
 def test_itk_formats_read_as_their_nifti_twin(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
-    """ITK converts the NIfTI it reads to LPS itself, hence independently of the conversion back."""
+    """ITK itself converts the NIfTI to LPS, so the conversion back to RAS is tested independently."""
     twin = save(tmp_path / "twin.nii", voxels)
     sitk.WriteImage(sitk.ReadImage(str(twin)), str(tmp_path / name))
     assert_reads_as(tmp_path / name, voxels, OBLIQUE)
@@ -73,16 +73,16 @@ def test_itk_formats_read_as_their_nifti_twin(tmp_path: Path, voxels: NDArray[np
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
-def test_an_itk_header_without_axes_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
+def test_an_itk_header_without_axes_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
     path = tmp_path / name
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    assert tells_sides(read_volume(path))
+    assert states_orientation(read_volume(path))
     axes = rb"(TransformMatrix|AnatomicalOrientation) = .*\n|space: .*\n|space origin: .*\n"
     bare = re.sub(axes, b"", path.read_bytes())
     path.write_bytes(re.sub(rb"space directions: .*\n", b"spacings: 1 1 1\n", bare))
     image = read_volume(path)
     np.testing.assert_array_equal(image.get_fdata(), voxels.T)
-    assert not tells_sides(image)
+    assert not states_orientation(image)
 
 
 def test_itk_single_frame_is_squeezed(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
@@ -105,7 +105,7 @@ def test_single_frame_is_squeezed_and_the_header_kept(
 
 
 @pytest.mark.parametrize("frames", [(), (1,), (1, 1)])
-def test_what_is_written_has_as_many_axes_as_what_was_read(
+def test_written_volume_has_as_many_axes_as_the_file_read(
     tmp_path: Path, voxels: NDArray[np.int16], frames: tuple[int, ...]
 ) -> None:
     nib.save(nib.Nifti1Image(voxels.reshape(voxels.shape + frames), OBLIQUE), tmp_path / "in.nii.gz")
@@ -222,70 +222,68 @@ def test_real_volume_comes_back_in_its_own_space(
     np.testing.assert_array_equal(written.GetOrigin(), expected.GetOrigin())
 
 
-def test_analyze_places_nothing_in_space_and_says_so(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+def test_analyze_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
     nib.save(nib.AnalyzeImage(voxels, None), tmp_path / "a.img")
     expected = nib.AnalyzeImage.from_filename(tmp_path / "a.img")
     image = read_volume(tmp_path / "a.img")
     np.testing.assert_allclose(image.affine, expected.affine)
     np.testing.assert_array_equal(image.get_fdata(), voxels)
-    assert not tells_sides(image)
-    assert tells_sides(read_volume(save(tmp_path / "a.nii", voxels)))
+    assert not states_orientation(image)
+    assert states_orientation(read_volume(save(tmp_path / "a.nii", voxels)))
 
 
-def test_analyze_that_spm_has_moved_does_not_tell_sides_without_its_matrix(
-    tmp_path: Path, voxels: NDArray[np.int16]
-) -> None:
+def test_analyze_of_spm_states_no_orientation_without_its_mat_file(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
     image = nib.Spm99AnalyzeImage(voxels, OBLIQUE)
     image.header["origin"][:3] = (2, 3, 4)
     nib.save(image, tmp_path / "a.img")
-    assert tells_sides(read_volume(tmp_path / "a.img"))
+    assert states_orientation(read_volume(tmp_path / "a.img"))
     (tmp_path / "a.mat").unlink()
     moved = read_volume(tmp_path / "a.img")
-    assert not tells_sides(moved)
+    assert not states_orientation(moved)
     np.testing.assert_array_equal(moved.affine, nib.Spm99AnalyzeImage.from_filename(tmp_path / "a.img").affine)
 
 
-def test_mgh_whose_axes_are_not_good_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+def test_mgh_without_good_ras_flag_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
     path = tmp_path / "a.mgh"
     nib.save(nib.MGHImage(voxels, OBLIQUE), path)
-    assert tells_sides(read_volume(path))
+    assert states_orientation(read_volume(path))
     stored = bytearray(path.read_bytes())
     stored[28:30] = b"\0\0"  # goodRASFlag
     path.write_bytes(stored)
-    assert not tells_sides(read_volume(path))
+    assert not states_orientation(read_volume(path))
 
 
-def test_nrrd_that_is_right_handed_and_no_more_does_not_tell_sides(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+def test_nrrd_with_handedness_only_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
     path = tmp_path / "a.nrrd"
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
     path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space: 3D-right-handed"))
-    assert not tells_sides(read_volume(path))
+    assert not states_orientation(read_volume(path))
 
 
-def test_metaimage_whose_orientation_itk_does_not_heed_does_not_tell_sides(
+def test_metaimage_with_an_orientation_that_itk_ignores_states_no_orientation(
     tmp_path: Path, voxels: NDArray[np.int16]
 ) -> None:
     path = tmp_path / "a.mha"
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
     path.write_bytes(re.sub(rb"TransformMatrix = .*\n", b"", path.read_bytes()))
     assert b"AnatomicalOrientation" in path.read_bytes()
-    assert not tells_sides(read_volume(path))
+    assert not states_orientation(read_volume(path))
 
 
-def test_magnitudes_are_not_below_0() -> None:
+def test_negative_magnitudes_are_refused() -> None:
     data = np.zeros((4, 5, 6), np.float32)
     data[0], data[1, 0] = 1, -1
     image = nib.Nifti1Image(data, np.eye(4))
     with pytest.raises(InputError, match="a.nii: has 17% of its voxels below 0"):
-        check_scale(image, "a.nii", None)
-    check_scale(image, "a.nii", "CT")
+        check_intensity_range(image, "a.nii", None)
+    check_intensity_range(image, "a.nii", "CT")
 
 
 @pytest.mark.parametrize("air", [-1000.0, 0.0], ids=["head", "stripped"])
-def test_a_tomogram_is_in_hounsfield_units(air: float) -> None:
-    """Half of it air, a tenth bone; scanners store it unsigned, and some converters forget to take the offset off."""
+def test_ct_must_be_in_hounsfield_units(air: float) -> None:
+    """Half is air, a tenth is bone. Scanners store CT unsigned, and some converters forget to subtract the offset."""
     data = np.full((10, 10, 10), air, np.float32)
     data[5:], data[9] = 35, 900 if air else 35
-    check_scale(nib.Nifti1Image(data, np.eye(4)), "a.nii", "CT")
-    with pytest.raises(InputError, match="% of its voxels above 700, .* 1024"):
-        check_scale(nib.Nifti1Image(data + 1024, np.eye(4)), "a.nii", "CT")
+    check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", "CT")
+    with pytest.raises(InputError, match="% of its voxels above 700 HU, .* 1024"):
+        check_intensity_range(nib.Nifti1Image(data + 1024, np.eye(4)), "a.nii", "CT")

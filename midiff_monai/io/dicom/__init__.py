@@ -1,1 +1,1 @@
-"""DICOM series read as volumes, segmentations written as DICOM SEG."""
+"""Reading DICOM series as volumes and writing segmentations as DICOM SEG."""

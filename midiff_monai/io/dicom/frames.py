@@ -1,4 +1,4 @@
-"""DICOM frames in space: where each slice of a series lies, and whether together they make up a volume."""
+"""DICOM frames: the position of each slice in space, and whether the slices of a series form a volume."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.affines import SHEAR_TOLERANCE
 
 SPACING_TOLERANCE = 0.05
-"""Largest distance of a slice from its even place, as a part of the slice spacing; positions are stored rounded."""
+"""Largest deviation of a slice from even spacing, as a fraction of the spacing. Positions are stored rounded."""
 
 ROUNDING_TOLERANCE = 0.01
-"""Largest error of lengths and angles of directions that are stored with few digits."""
+"""Largest error in the lengths and angles of direction vectors that are stored with few digits."""
 
 DUPLICATE_MM = 1e-3
-"""Slices nearer than this lie at one position."""
+"""Slices closer than this are at the same position, in millimetres."""
 
-ErrorOfSeries = Callable[[str, str], InputError]
-"""Makes an error of a fault and a mend."""
+SeriesErrorFactory = Callable[[str, str], InputError]
+"""Makes an error for a series from a fault and a hint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +33,13 @@ class Frame:
     """A slice of a series.
 
     Attributes:
-        dataset: the image that holds it.
-        index: its place in a multi-frame image, else 0.
-        matrix: its numbers of rows and columns.
-        position: (3,), centre of its first pixel in LPS millimetres (ImagePositionPatient).
-        orientation: (2, 3), directions of its rows and of its columns (ImageOrientationPatient).
-        spacing: (2,), distance of its rows and of its columns in millimetres (PixelSpacing).
-        rescaling: where its RescaleSlope and RescaleIntercept stand, if it has them.
+        dataset: The DICOM image that contains the frame.
+        index: Index of the frame in a multi-frame image, otherwise 0.
+        matrix: Number of rows and number of columns.
+        position: (3,), centre of the first pixel in LPS millimetres (ImagePositionPatient).
+        orientation: (2, 3), unit vectors along the rows and along the columns (ImageOrientationPatient).
+        spacing: (2,), distance between rows and between columns in millimetres (PixelSpacing).
+        rescaling: Dataset with RescaleSlope and RescaleIntercept, if the frame has them.
     """
 
     dataset: Dataset
@@ -52,77 +52,77 @@ class Frame:
 
     @property
     def path(self) -> Path:
-        """The file it was read from."""
+        """The file of the frame."""
         return Path(str(self.dataset.filename))
 
     @property
     def name(self) -> str:
-        """The file name, and the number of the frame from 1 on if there are several."""
+        """The file name, or the frame number (from 1) in a multi-frame image."""
         return f"frame {self.index + 1}" if "PerFrameFunctionalGroupsSequence" in self.dataset else self.path.name
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """(3,), the unit vector across the slice."""
+        """(3,), unit vector perpendicular to the slice."""
         normal = np.cross(*self.orientation)
         return normal / np.linalg.norm(normal)
 
 
-def frames_of(dataset: Dataset) -> list[Frame]:
-    """List the frames of an image that was read from a file.
+def list_frames(dataset: Dataset) -> list[Frame]:
+    """List the frames of an image.
 
     Raises:
-        InputError: it is not greyscale, tiles slices, or lacks its place in space.
+        InputError: The image is in colour, is a mosaic of slices, or lacks its position in space.
     """
     path = Path(str(dataset.filename))
     if not str(dataset.get("PhotometricInterpretation")).startswith("MONOCHROME"):
-        raise InputError(path, "is no greyscale image", "Choose a series of scalar images")
-    if "MOSAIC" in (dataset.get("ImageType") or ()):  # its one position is that of no slice
+        raise InputError(path, "is not a greyscale image", "Choose a series of scalar images")
+    if "MOSAIC" in (dataset.get("ImageType") or ()):  # its position is not that of a slice
         hint = "Convert it with dcm2niix, and give one of the volumes"
-        raise InputError(path, "is a Siemens mosaic, which tiles the slices of a time or diffusion series", hint)
+        raise InputError(path, "is a Siemens mosaic, which shows all slices of a time point in one image", hint)
     try:
         if "PerFrameFunctionalGroupsSequence" not in dataset:
             return [_frame(dataset, 0, dataset, dataset, dataset, dataset)]
-        return [_frame_of_multiframe(dataset, k) for k in range(len(dataset.PerFrameFunctionalGroupsSequence))]
+        return [_multiframe_frame(dataset, k) for k in range(len(dataset.PerFrameFunctionalGroupsSequence))]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        hint = "Choose an acquired series; a screen capture is none"
-        raise InputError(path, f"does not say where it lies in space ({error})", hint) from error
+        hint = "Choose an acquired series, not a screen capture"
+        raise InputError(path, f"has no usable position in space ({error})", hint) from error
 
 
-def in_slice_order(frames: list[Frame], error: ErrorOfSeries) -> list[Frame]:
-    """Sort frames along their normal, and check that they are the slices of a volume.
+def sort_slices(frames: list[Frame], error: SeriesErrorFactory) -> list[Frame]:
+    """Sort frames along their normal and check that they form a volume.
 
     Raises:
-        InputError: made by `error`. The frames are fewer than two, differ in frame of reference, matrix, pixel spacing
-            or orientation, lie at one position, are spaced unevenly, or shifted against each other.
+        InputError: Made by `error`. There are fewer than two frames; they differ in frame of reference, matrix, pixel
+            spacing or orientation; two are at the same position; or they are unevenly spaced or shifted sideways.
     """
     if len(frames) < 2:
         raise error("holds a single slice", "Give a series of at least 2 slices")
-    _check_alike(frames, error)
+    _check_consistent(frames, error)
     normal = frames[0].normal
     frames = sorted(frames, key=lambda frame: float(normal @ frame.position))
     _check_spacing(frames, error)
-    _check_tilt(frames, error)
+    _check_gantry_tilt(frames, error)
     return frames
 
 
-def affine_of(frames: list[Frame]) -> NDArray[np.float64]:
-    """The affine (4, 4) from (column, row, slice) to RAS millimetres, of frames in slice order (PS3.3 C.7.6.2.1.1)."""
+def affine_from_frames(frames: list[Frame]) -> NDArray[np.float64]:
+    """Return the affine (4, 4) from (column, row, slice) to RAS mm for frames in slice order (PS3.3 C.7.6.2.1.1)."""
     first, last = frames[0], frames[-1]
     affine = np.eye(4)
     affine[:3, :2] = (first.orientation * first.spacing[::-1, None]).T
     affine[:3, 2] = (last.position - first.position) / (len(frames) - 1)
     affine[:3, 3] = first.position
-    affine[:2] *= -1  # from LPS
+    affine[:2] *= -1  # LPS to RAS
     return affine
 
 
 def functional_group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
-    """What a frame of a multi-frame image has of a kind of its own, or in common with all; empty if it has none."""
+    """Return a functional group of a frame: its own, otherwise the shared one, otherwise an empty dataset."""
     items = own.get(keyword) or shared.get(keyword) or [Dataset()]
     return items[0]
 
 
-def _frame_of_multiframe(dataset: Dataset, index: int) -> Frame:
+def _multiframe_frame(dataset: Dataset, index: int) -> Frame:
     own, shared = dataset.PerFrameFunctionalGroupsSequence[index], dataset.SharedFunctionalGroupsSequence[0]
     group = partial(functional_group, own, shared)
 
@@ -141,7 +141,7 @@ def _frame(
 ) -> Frame:
     directions = _numbers(orientation, "ImageOrientationPatient", 6).reshape(2, 3)
     if not np.allclose(directions @ directions.T, np.eye(2), atol=ROUNDING_TOLERANCE):
-        raise ValueError("ImageOrientationPatient holds no two unit vectors at right angles")
+        raise ValueError("ImageOrientationPatient does not hold two perpendicular unit vectors")
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     corner, spacing = _numbers(position, "ImagePositionPatient", 3), _numbers(measures, "PixelSpacing", 2)
     return Frame(dataset, index, (int(dataset.Rows), int(dataset.Columns)), corner, directions, spacing, rescaling)
@@ -156,7 +156,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
     return numbers
 
 
-def _check_alike(frames: list[Frame], error: ErrorOfSeries) -> None:
+def _check_consistent(frames: list[Frame], error: SeriesErrorFactory) -> None:
     first = frames[0]
     for frame in frames[1:]:
         if frame.matrix != first.matrix:
@@ -164,7 +164,7 @@ def _check_alike(frames: list[Frame], error: ErrorOfSeries) -> None:
         elif frame.dataset.get("FrameOfReferenceUID") != first.dataset.get("FrameOfReferenceUID"):
             what, hint = "frames of reference", "Export the images of one examination"
         elif not np.allclose(frame.orientation, first.orientation, rtol=0, atol=SHEAR_TOLERANCE):
-            what, hint = "orientations", "Choose a series of parallel slices; a localizer is none"
+            what, hint = "orientations", "Choose a series of parallel slices, not a localizer"
         elif not np.allclose(frame.spacing, first.spacing, rtol=SHEAR_TOLERANCE, atol=0):
             what, hint = "pixel spacings", "Export the images of one acquisition"
         else:
@@ -172,22 +172,22 @@ def _check_alike(frames: list[Frame], error: ErrorOfSeries) -> None:
         raise error(f"mixes {what} ({first.name} and {frame.name} differ)", hint)
 
 
-def _check_spacing(frames: list[Frame], error: ErrorOfSeries) -> None:
+def _check_spacing(frames: list[Frame], error: SeriesErrorFactory) -> None:
     distances = np.array([frames[0].normal @ frame.position for frame in frames])
     gaps = np.diff(distances)
     closest, widest = gaps.argmin(), gaps.argmax()
     if gaps[closest] < DUPLICATE_MM:
         pair = f"{frames[closest].name} and {frames[closest + 1].name}"
-        hint = "Keep one copy of each image and one volume of a time series, diffusion series or multiple echo"
+        hint = "Keep one copy of each image, and one volume of a time series, diffusion series or multi-echo series"
         raise error(f"has several images at one position ({pair})", hint)
     even = np.linspace(distances[0], distances[-1], len(frames))
     if np.abs(distances - even).max() > SPACING_TOLERANCE * gaps.mean():
         between = f"{frames[widest].name} and {frames[widest + 1].name}"
         fault = f"has slices {gaps.min():.4g} to {gaps.max():.4g} mm apart, the widest gap between {between}"
-        raise error(fault, "Export every slice; if none is missing, resample it to an even spacing")
+        raise error(fault, "Export every slice. If none is missing, resample the volume to an even spacing")
 
 
-def _check_tilt(frames: list[Frame], error: ErrorOfSeries) -> None:
+def _check_gantry_tilt(frames: list[Frame], error: SeriesErrorFactory) -> None:
     offsets = np.array([frame.position - frames[0].position for frame in frames])
     along = offsets @ frames[0].normal
     sideways = np.linalg.norm(offsets - along[:, None] * frames[0].normal, axis=1).max()
@@ -196,4 +196,4 @@ def _check_tilt(frames: list[Frame], error: ErrorOfSeries) -> None:
         fault = (
             f"has slices that are shifted sideways by up to {sideways:.3g} mm ({angle:.1f} degrees, a tilted gantry)"
         )
-        raise error(fault, "Undo the tilt first, for example with dcm2niix, and give its NIfTI file")
+        raise error(fault, "Correct the tilt first, for example with dcm2niix, and give its NIfTI file")

@@ -1,4 +1,4 @@
-"""DICOM SEG out: a segmentation of a series, with coded names, that refers to the images it was made from.
+"""Writing a segmentation as DICOM SEG, with coded structure names and references to the source images.
 
 Needs the extra `dicom`.
 """
@@ -46,7 +46,7 @@ STRUCTURE_CODES: Mapping[str, Code] = MappingProxyType(
         "VentralDC": codes.cid7140.VentralDiencephalon,
     }
 )
-"""FreeSurfer name without its side → code of DICOM's CID 7140 or 7153 (PS3.16), SNOMED CT but for VentralDC."""
+"""FreeSurfer name without side → code from CID 7140 or 7153 (DICOM PS3.16). All but VentralDC are SNOMED CT codes."""
 
 SIDES: Mapping[str, Code] = MappingProxyType({"Left": codes.cid244.Left, "Right": codes.cid244.Right})
 
@@ -55,32 +55,31 @@ SEXES = ("M", "F", "O")
 VERSION = metadata.version("midiff-monai")
 
 SERIES_NUMBER_OFFSET = 9000
-"""Added to the SeriesNumber of the source, so that the segmentation is listed behind what was acquired."""
+"""Added to the SeriesNumber of the source, so that viewers list the segmentation after the acquired series."""
 
 _TYPE_2_KEYWORDS = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-
-"""Attributes that may be empty but not absent, and that some tools for anonymising remove."""
+"""Attributes that may be empty but must be present. Some anonymisation tools remove them."""
 
 
 def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path: Path) -> None:
-    """Write a segmentation as DICOM SEG (BINARY), which viewers lay over the series.
+    """Write a segmentation as DICOM SEG (BINARY), which viewers overlay on the series.
 
-    Segments are numbered from 1 in the order of `labels.STRUCTURES`, those that have no voxel left out.
+    Segments are numbered from 1 in the order of `labels.STRUCTURES`. Structures without a voxel are left out.
 
     Args:
-        segmentation: (X, Y, Z), FreeSurfer ids, on the grid of `dicom.read_series`.
-        series: what was segmented; its files are read again for their headers.
-        path: where to write; ends in .dcm.
+        segmentation: FreeSurfer ids (X, Y, Z) on the grid of `reader.read_series`.
+        series: The segmented series. Its files are read again for their headers.
+        path: File to write. Ends in .dcm.
 
     Raises:
-        InputError: the series is no volume any more, or its headers are not such that a DICOM SEG can refer to it.
-        ValueError: the segmentation has another shape than the series, or no structure at all.
+        InputError: The series is no longer a volume, or its headers lack what a DICOM SEG must refer to.
+        ValueError: The segmentation has another shape than the series, or is empty.
     """
     frames = ordered_frames(series)
-    _check_referable(frames[0].dataset, series)
+    _check_required_uids(frames[0].dataset, series)
     rows, columns = frames[0].matrix
     if segmentation.shape != (columns, rows, len(frames)):
         raise ValueError(f"a segmentation of shape {segmentation.shape} is not on the grid of series {series.name}")
@@ -89,7 +88,7 @@ def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path
         _dicom_seg(frames, numbers.T, segments).save_as(path)  # (Z, Y, X), one frame a slice
     except OSError:
         raise
-    except Exception as error:  # whatever highdicom and pydicom trip over in headers that break the standard
+    except Exception as error:  # highdicom and pydicom raise many errors on headers that violate the standard
         fault = f"has headers that a DICOM SEG cannot refer to ({in_one_line(error)})"
         raise series.error(fault, "Export it as standard MR or CT images") from error
 
@@ -97,7 +96,7 @@ def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path
 def _number_segments(
     segmentation: NDArray[np.integer],
 ) -> tuple[NDArray[np.uint8], list[hd.seg.SegmentDescription]]:
-    """Number the structures that are there; returns the segmentation in these numbers, and what they stand for."""
+    """Number the structures present. Returns the segmentation in segment numbers, and the segment descriptions."""
     present = [structure for structure in STRUCTURES[1:] if (segmentation == structure.id).any()]
     if not present:
         raise ValueError("a DICOM SEG needs at least one structure")
@@ -108,14 +107,14 @@ def _number_segments(
 
 
 def describe_segment(number: int, structure: Structure) -> hd.seg.SegmentDescription:
-    """Describe a structure by its code, its side, its FreeSurfer name and its colour."""
+    """Describe a structure by its code, side, FreeSurfer name and colour."""
     side, _, unsided = structure.name.partition("-")
     code = STRUCTURE_CODES[unsided if side in SIDES else structure.name]
-    is_fluid = code == codes.cid7153.CerebrospinalFluid
+    is_csf = code == codes.cid7153.CerebrospinalFluid
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=structure.name,
-        segmented_property_category=codes.cid7150.BodySubstance if is_fluid else codes.cid7150.AnatomicalStructure,
+        segmented_property_category=codes.cid7150.BodySubstance if is_csf else codes.cid7150.AnatomicalStructure,
         segmented_property_type=code,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
@@ -130,23 +129,23 @@ def describe_segment(number: int, structure: Structure) -> hd.seg.SegmentDescrip
     return description
 
 
-def _check_referable(image: Dataset, series: DicomSeries) -> None:
+def _check_required_uids(image: Dataset, series: DicomSeries) -> None:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
         if not image.get(keyword):
-            raise series.error(f"has no {keyword}, to which a DICOM SEG refers", "Export it with all its UIDs")
+            raise series.error(f"has no {keyword}, to which a DICOM SEG must refer", "Export it with all its UIDs")
 
 
-def _make_acceptable(source: Dataset) -> None:
-    """Rid an image, as read, of what highdicom refuses: some character sets, what is no date of birth, no sex."""
+def _normalise_header(source: Dataset) -> None:
+    """Replace header values that highdicom refuses: some character sets, invalid dates of birth and sexes."""
     source.decode()
-    source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, in which any text can be written
+    source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 can represent any text
     for keyword in _TYPE_2_KEYWORDS:
         source.setdefault(keyword, None)
     if source.PatientSex not in SEXES:
         source.PatientSex = None
     try:
         DA(source.PatientBirthDate)
-    except ValueError:  # "00000000" and the like, which stand for an unknown one
+    except ValueError:  # placeholders such as "00000000" for an unknown date
         source.PatientBirthDate = None
 
 
@@ -155,8 +154,8 @@ def _dicom_seg(
 ) -> hd.seg.Segmentation:
     sources = list({id(frame.dataset): frame.dataset for frame in frames}.values())
     for source in sources:
-        _make_acceptable(source)
-    if len(sources) == 1:  # highdicom takes the frames of a multi-frame image in the order in which that stores them
+        _normalise_header(source)
+    if len(sources) == 1:  # highdicom expects the frames of a multi-frame image in stored order
         slices = slices[np.argsort([frame.index for frame in frames])]
     return hd.seg.Segmentation(
         source_images=sources,

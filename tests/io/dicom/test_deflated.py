@@ -1,4 +1,4 @@
-"""Deflated DICOM, of which a small file may expand without end, even where its header alone is read."""
+"""Deflated DICOM: a small file may expand to any size, even if only its header is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEBIBYTE = 2**20
 
 @pytest.fixture
 def deflated(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> Path:
-    """A small file, of which pydicom makes 32 MiB."""
+    """A small file that pydicom expands to 32 MiB."""
     (path,) = write_dicom(tmp_path, np.zeros((4096, 4096, 1), np.int16), np.eye(4))
     image = dcmread(path)
     image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -30,8 +30,8 @@ def deflated(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> Path:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_it_is_refused_before_it_expands(deflated: Path, known: bool) -> None:
-    """Where series are looked for, and where one that was found before is read again."""
+def test_deflated_file_is_refused_before_it_expands(deflated: Path, known: bool) -> None:
+    """When series are searched, and when a series that was found earlier is read again."""
     tracemalloc.start()
     try:
         (series,) = [DicomSeries((deflated,), "1.2", "MR", "PD", "004_PD")] if known else find_series([deflated])

@@ -1,4 +1,4 @@
-"""Series that are no volume: each is a good one with one fault put in, and is refused by that fault's name."""
+"""Series that are not a volume. Each is a valid series with one fault, and the error names that fault."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_growing_spacing_is_refused(files: list[Path]) -> None:
     assert_refused(files, r"3\.1 to 3\.7 mm apart")
 
 
-def test_rounded_positions_are_no_fault(files: list[Path]) -> None:
+def test_rounded_positions_are_accepted(files: list[Path]) -> None:
     for file, error in zip(files, (0.01, -0.01, 0.01, -0.01, 0.0), strict=True):
         shift(file, 0, 0, error)
     np.testing.assert_allclose(read(files), AFFINE, atol=0.02)
@@ -116,19 +116,19 @@ def test_single_slice_is_refused(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-def test_image_without_its_place_is_refused(files: list[Path], keyword: str) -> None:
+def test_image_without_position_is_refused(files: list[Path], keyword: str) -> None:
     edit(files[1], lambda image: delattr(image, keyword))
-    assert_refused(files, rf"{files[1].name}: does not say where it lies in space \({keyword} is missing\)")
+    assert_refused(files, rf"{files[1].name}: has no usable position in space \({keyword} is missing\)")
 
 
 @pytest.mark.parametrize("cosines", [[0] * 6, [1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 1, 0], [1, 0, 0, 0.05, 1, 0]])
 def test_orientation_without_right_angles_is_refused(files: list[Path], cosines: list[float]) -> None:
     for file in files:
         set_value(file, "ImageOrientationPatient", cosines)
-    assert_refused(files, "no two unit vectors at right angles")
+    assert_refused(files, "does not hold two perpendicular unit vectors")
 
 
-def test_coarsely_rounded_orientation_is_no_fault(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> None:
+def test_coarsely_rounded_orientation_is_accepted(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> None:
     angle = np.radians(17)
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     affine = np.eye(4)
@@ -144,11 +144,11 @@ def test_coarsely_rounded_orientation_is_no_fault(tmp_path: Path, write_dicom: C
 
 def test_colours_are_refused(files: list[Path]) -> None:
     set_value(files[1], "PhotometricInterpretation", "RGB")
-    assert_refused(files, f"{files[1].name}: is no greyscale image")
+    assert_refused(files, f"{files[1].name}: is not a greyscale image")
 
 
 def test_mosaic_is_refused(tmp_path: Path) -> None:
-    """A real one, of a diffusion series, that nibabel brings along for its own tests."""
+    """A real mosaic of a diffusion series, from the test data of nibabel."""
     shutil.copy(Path(nib.__file__).parent / "nicom" / "tests" / "data" / "0.dcm", tmp_path)
     (series,) = find_series(tmp_path.iterdir())
     with pytest.raises(InputError, match="0.dcm: is a Siemens mosaic"):

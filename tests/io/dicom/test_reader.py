@@ -1,4 +1,4 @@
-"""Series are written with pydicom and read back; SimpleITK and highdicom say where their voxels lie."""
+"""Series are written with pydicom and read back. SimpleITK and highdicom give the reference grid."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def assert_same_in_space(image: nib.Nifti1Image, data: NDArray, affine: NDArray[
 
 
 class TestRead:
-    def test_voxels_and_affine_are_those_written(
+    def test_voxels_and_affine_equal_those_written(
         self, tmp_path: Path, voxels: NDArray[np.int16], affine: NDArray[np.float64], write_dicom: WriteDicom
     ) -> None:
         write_dicom(tmp_path, voxels, affine)
@@ -125,7 +125,7 @@ class TestRead:
         write_dicom(tmp_path, voxels, OBLIQUE, PixelRepresentation=0)
         np.testing.assert_array_equal(read_series(only(tmp_path)).get_fdata(), voxels.astype(np.uint16))
 
-    def test_multiframe_reads_as_the_series_it_was_made_of(
+    def test_multiframe_reads_like_its_source_series(
         self,
         tmp_path: Path,
         voxels: NDArray[np.int16],
@@ -164,10 +164,10 @@ class TestRead:
         with pytest.raises(InputError, match=rf"{oblique[2].name}: cannot be read as DICOM"):
             read_series(only(oblique[0].parent))
 
-    def test_header_that_promises_too_much_is_refused_before_decoding(self, oblique: list[Path]) -> None:
+    def test_header_that_declares_too_many_voxels_is_refused_before_decoding(self, oblique: list[Path]) -> None:
         for file in oblique:
             edit(file, Rows=65535, Columns=65535)
-        with pytest.raises(InputError, match="promises 21474181125 voxels"):
+        with pytest.raises(InputError, match="declares 21474181125 voxels"):
             read_series(only(oblique[0].parent))
 
     def test_blank_series_is_refused(self, tmp_path: Path, voxels: NDArray[np.int16], write_dicom: WriteDicom) -> None:
@@ -196,7 +196,7 @@ def compress(path: Path, syntax: int) -> None:
 
 
 class TestFind:
-    def test_series_are_told_apart_below_a_folder_of_odd_files(
+    def test_series_are_separated_among_other_files(
         self, tmp_path: Path, voxels: NDArray[np.int16], write_dicom: WriteDicom
     ) -> None:
         t2 = write_dicom(tmp_path / "b", voxels, OBLIQUE, SeriesNumber=3, SeriesDescription="T2 / é *fast*")
@@ -218,7 +218,7 @@ class TestFind:
         itk_order = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
         assert [str(file) for file in only(tmp_path).files] == list(itk_order)
 
-    def test_echoes_of_one_series_are_volumes_of_their_own(
+    def test_echoes_of_one_series_are_separate_volumes(
         self, tmp_path: Path, voxels: NDArray[np.int16], write_dicom: WriteDicom
     ) -> None:
         uid = generate_uid()
@@ -229,7 +229,7 @@ class TestFind:
         assert (first.name, second.name) == ("004_PD_TSE_echo1", "004_PD_TSE_echo2") and first.uid == second.uid
         np.testing.assert_array_equal(2 * read_series(first).get_fdata(), read_series(second).get_fdata())
 
-    def test_what_is_no_image_is_skipped(self, tmp_path: Path, oblique: list[Path]) -> None:
+    def test_files_that_are_not_images_are_skipped(self, tmp_path: Path, oblique: list[Path]) -> None:
         edit(oblique[0], Modality="SEG")
         report = dcmread(oblique[1])
         del report.Rows
@@ -249,7 +249,7 @@ class TestFind:
         with pytest.raises(InputError, match="no DICOM image"):
             series_below(tmp_path)
 
-    def test_a_header_that_cannot_be_read_costs_no_other_series(
+    def test_an_unreadable_header_does_not_affect_other_series(
         self, tmp_path: Path, oblique: list[Path], voxels: NDArray[np.int16], write_dicom: WriteDicom
     ) -> None:
         bad = write_dicom(tmp_path / "bad", voxels, OBLIQUE, SeriesNumber=9)[0]
@@ -259,10 +259,10 @@ class TestFind:
         with pytest.raises(InputError, match=f"{bad.name}: cannot be read as DICOM"):
             read_series(found[bad.name])
 
-    def test_series_of_one_name_in_one_folder_are_named_apart(
+    def test_series_with_equal_names_in_one_folder_get_unique_names(
         self, tmp_path: Path, voxels: NDArray[np.int16], write_dicom: WriteDicom, write_multiframe: WriteMultiframe
     ) -> None:
-        """As in a flat export of several patients; and two multi-frame images share even their series."""
+        """Two patients in one flat folder, and two multi-frame images of one SeriesInstanceUID."""
         for patient in "ab":
             for file in write_dicom(tmp_path / patient, voxels, OBLIQUE, PatientID=patient):
                 shutil.move(file, tmp_path / f"{patient}{file.name}")
@@ -278,7 +278,7 @@ class TestFind:
 
 
 class TestHostileFiles:
-    """Whatever a file says, the series reads as a volume or is refused in one line."""
+    """With any damage to a file, the series is read as a volume or refused in one line."""
 
     @staticmethod
     def read_or_refuse(folder: Path) -> None:
@@ -322,7 +322,7 @@ class TestHostileFiles:
 
 
 def set_raw(path: Path, keyword: str, value: bytes) -> None:
-    """Store the bytes of an element as they are, past pydicom's checks."""
+    """Store the bytes of an element without the checks of pydicom."""
     image = dcmread(path)
     tag = Tag(keyword)
     padded = value + b" " * (len(value) % 2)

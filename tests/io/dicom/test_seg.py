@@ -1,4 +1,4 @@
-"""A DICOM SEG is read back with highdicom, and checked by dciodvfy of dicom3tools."""
+"""DICOM SEG is read back with highdicom and checked with dciodvfy of dicom3tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def files(tmp_path: Path, write_dicom: Callable[..., list[Path]]) -> list[Path]:
 
 @pytest.fixture
 def segmentation() -> NDArray[np.int16]:
-    """Every structure once or more, each in few slices, and one slice left empty."""
+    """Every structure at least once, each in few slices, and one empty slice."""
     ids = np.random.default_rng(2).permutation(np.resize(FREESURFER_IDS, np.prod(SHAPE)))
     segmentation = ids.reshape(SHAPE).astype(np.int16)
     segmentation[..., 3] = 0
@@ -83,7 +83,7 @@ class TestRoundTrip:
         seg = hd.seg.segread(tmp_path / "seg.dcm")
         np.testing.assert_array_equal(structures_in_space(seg, grid), segmentation)
 
-    def test_frames_refer_to_the_images_at_their_place(
+    def test_frames_refer_to_the_images_at_their_position(
         self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16]
     ) -> None:
         write_dicom_seg(segmentation, only(files[0].parent), tmp_path / "seg.dcm")
@@ -106,9 +106,7 @@ class TestRoundTrip:
         assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Left-Thalamus", "Right-VentralDC"]
         assert seg.NumberOfFrames == 3
 
-    def test_segmentation_is_not_taken_for_a_series_itself(
-        self, files: list[Path], segmentation: NDArray[np.int16]
-    ) -> None:
+    def test_segmentation_is_not_found_as_a_series(self, files: list[Path], segmentation: NDArray[np.int16]) -> None:
         series = only(files[0].parent)
         write_dicom_seg(segmentation, series, files[0].parent / "seg.dcm")
         assert only(files[0].parent) == series
@@ -124,7 +122,7 @@ class TestRefusals:
             write_dicom_seg(np.zeros(SHAPE, np.int16), only(files[0].parent), tmp_path / "seg.dcm")
 
     @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
-    def test_series_without_what_is_referred_to(
+    def test_series_without_required_uids(
         self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16], keyword: str
     ) -> None:
         for file in files:
@@ -134,7 +132,9 @@ class TestRefusals:
         with pytest.raises(InputError, match=f"has no {keyword}"):
             write_dicom_seg(segmentation, only(files[0].parent), tmp_path / "seg.dcm")
 
-    def test_series_of_a_private_kind(self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16]) -> None:
+    def test_series_of_a_private_sop_class(
+        self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16]
+    ) -> None:
         for file in files:
             image = dcmread(file)
             image.SOPClassUID = "1.3.46.670589.11.0.0.12.1"
@@ -145,7 +145,7 @@ class TestRefusals:
 
     @pytest.mark.filterwarnings("ignore:Invalid value")
     @pytest.mark.parametrize("birth", ["00000000", "19500000", "unknown", "1951xx03"])
-    def test_values_that_stand_for_unknown_ones_are_left_empty(
+    def test_placeholders_for_unknown_values_are_left_empty(
         self, birth: str, tmp_path: Path, segmentation: NDArray[np.int16], write_dicom: Callable[..., list[Path]]
     ) -> None:
         voxels = np.random.default_rng(0).integers(1, 2000, SHAPE).astype(np.int16)
@@ -183,7 +183,7 @@ class TestRefusals:
 
 
 class TestCodes:
-    def test_every_structure_has_a_code_of_its_own_on_each_side(self) -> None:
+    def test_every_structure_has_a_unique_code_per_side(self) -> None:
         descriptions = [describe_segment(number, structure) for number, structure in enumerate(STRUCTURES[1:], 1)]
         coded = set()
         for description in descriptions:
@@ -195,12 +195,12 @@ class TestCodes:
             coded.add((kind.CodeValue, side.CodeValue if side else ""))
         assert len(coded) == len(descriptions) == 32
 
-    def test_no_code_is_left_over(self) -> None:
+    def test_codes_cover_exactly_the_label_table(self) -> None:
         names = {structure.name.removeprefix("Left-").removeprefix("Right-") for structure in STRUCTURES[1:]}
         assert STRUCTURE_CODES.keys() == names
 
     def test_code_values_are_those_of_the_standard(self) -> None:
-        """Read off PS3.16, CID 7140, and CID 7153 for cortex, thalamus and CSF; not off the dictionary in use."""
+        """The expected values come from PS3.16, CID 7140 and CID 7153, not from the dictionary of pydicom."""
         values = {"Cerebral-White-Matter": "68523003", "Cerebral-Cortex": "40146001", "Thalamus": "42695009"}
         values |= {"Lateral-Ventricle": "66720007", "Inf-Lat-Vent": "53118009", "CSF": "65216001"}
         values |= {"3rd-Ventricle": "49841001", "4th-Ventricle": "35918002", "Brain-Stem": "119238007"}
@@ -211,7 +211,7 @@ class TestCodes:
         schemes = {name: code.scheme_designator for name, code in STRUCTURE_CODES.items()}
         assert schemes == dict.fromkeys(values, "SCT") | {"VentralDC": "DCM"}
 
-    def test_colour_is_that_of_the_label_table(self) -> None:
+    def test_colour_equals_that_of_the_label_table(self) -> None:
         for structure in STRUCTURES[1:]:
             stored = describe_segment(1, structure).RecommendedDisplayCIELabValue
             colour = hd.color.CIELabColor.from_dicom_value(tuple(stored)).to_rgb()
@@ -220,7 +220,7 @@ class TestCodes:
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's package dicom3tools")
 class TestDciodvfy:
-    """The validator writes what is wrong to its standard error; lines that begin with "Error" break the standard."""
+    """The validator writes to standard error. Lines that begin with "Error" report violations of the standard."""
 
     @staticmethod
     def errors(path: Path) -> list[str]:
@@ -251,7 +251,9 @@ class TestDciodvfy:
         write_dicom_seg(segmentation, only(files[0].parent), tmp_path / "seg.dcm")
         assert self.errors(tmp_path / "seg.dcm") == []
 
-    def test_validator_would_tell(self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16]) -> None:
+    def test_validator_reports_a_fault(
+        self, tmp_path: Path, files: list[Path], segmentation: NDArray[np.int16]
+    ) -> None:
         write_dicom_seg(segmentation, only(files[0].parent), tmp_path / "seg.dcm")
         seg = dcmread(tmp_path / "seg.dcm")
         del seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence

@@ -1,4 +1,4 @@
-"""Which series of a folder are volumes of anatomy: a study as a scanner exports it holds others too."""
+"""Selection of the anatomical volumes among the series of a study as a scanner exports it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAGITTAL = nib.affines.from_matvec(np.array([[0, 0, 5.0], [-0.9, 0, 0], [0, -0.9
 
 @pytest.fixture
 def add(tmp_path: Path, write_dicom: WriteDicom) -> AddSeries:
-    """Adds a series to a study, all of whose files lie in one folder."""
+    """Adds a series to a study. All files lie in one folder."""
     study = generate_uid()
 
     def add(number: int, description: str, slices: int, affine: np.ndarray = AXIAL, **attributes: Any) -> list[Path]:
@@ -61,7 +61,7 @@ CT = "006_head", "CT", ("004_PD", "is of modality 'MR' and not 'CT'")
 
 
 @pytest.mark.parametrize("modality, expected", [(None, MR), ("CT", CT)])
-def test_scouts_and_other_modalities_are_excluded_and_told(
+def test_scouts_and_other_modalities_are_excluded_with_reasons(
     modality: str | None, expected: tuple[str, str, tuple[str, str]], tmp_path: Path, add: AddSeries
 ) -> None:
     add(1, "scout", 1)
@@ -81,8 +81,8 @@ def test_scouts_and_other_modalities_are_excluded_and_told(
     }
 
 
-def test_a_batch_reports_what_it_passes_over(tmp_path: Path, add: AddSeries, pipeline: FakePipeline) -> None:
-    """It is no failure, and no subject of the study; the stand-in for the models fails, for it cannot read DICOM."""
+def test_a_batch_reports_excluded_series(tmp_path: Path, add: AddSeries, pipeline: FakePipeline) -> None:
+    """An excluded series is neither a failure nor a subject. The fake models fail because they cannot read DICOM."""
     add(1, "scout", 1)
     add(4, "PD", 20)
     outcomes = run_batch(find_jobs([tmp_path / "in"], tmp_path / "out"), Task(translating=False), tmp_path / "out")
@@ -93,7 +93,7 @@ def test_a_batch_reports_what_it_passes_over(tmp_path: Path, add: AddSeries, pip
     assert [subject.name for subject in read_study(tmp_path / "out")] == ["004_PD"]
 
 
-def test_a_run_tells_what_it_passes_over(tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_logs_excluded_series(tmp_path: Path, add: AddSeries, caplog: pytest.LogCaptureFixture) -> None:
     add(1, "scout", 1)
     add(4, "PD", 20)[7].unlink()
     with pytest.raises(InputError, match="series 004_PD"):
@@ -131,7 +131,7 @@ def test_time_and_diffusion_series_are_excluded_beside_a_volume(beside: bool, tm
     )
 
 
-def test_a_position_that_is_there_twice_is_a_fault(tmp_path: Path, add: AddSeries) -> None:
+def test_a_single_duplicate_position_is_refused(tmp_path: Path, add: AddSeries) -> None:
     files = add(4, "PD", 20)
     shutil.copy(files[7], tmp_path / "in" / "again.dcm")
     add(5, "T2", 20)
@@ -141,7 +141,7 @@ def test_a_position_that_is_there_twice_is_a_fault(tmp_path: Path, add: AddSerie
 
 
 @pytest.mark.parametrize("what", ["two echoes", "copy"])
-def test_what_is_there_twice_may_be_wanted_and_is_left_to_its_reader(what: str, tmp_path: Path, add: AddSeries) -> None:
+def test_two_images_per_position_are_not_excluded(what: str, tmp_path: Path, add: AddSeries) -> None:
     uid = generate_uid()
     files = add(4, "PD_T2", 20, SeriesInstanceUID=uid, EchoTime=20)
     if what == "two echoes":
@@ -154,7 +154,7 @@ def test_what_is_there_twice_may_be_wanted_and_is_left_to_its_reader(what: str, 
 
 
 @pytest.mark.parametrize("beside", ["cine", "fMRI that lacks an image", "multi-frame DTI", "CT"])
-def test_a_short_volume_is_not_excluded_beside_what_is_none(
+def test_a_short_volume_is_not_excluded_beside_a_series_that_is_not_a_volume(
     beside: str, tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
 ) -> None:
     add(4, "PD", 7)
@@ -174,8 +174,8 @@ def test_a_short_volume_is_not_excluded_beside_what_is_none(
     assert list(taken(tmp_path)) == ["004_PD"]
 
 
-def test_localizer_images_in_a_series_take_nothing_from_it(tmp_path: Path, add: AddSeries) -> None:
-    """As the topogram of a CT may."""
+def test_localizer_images_in_a_series_are_left_out(tmp_path: Path, add: AddSeries) -> None:
+    """A CT series may contain its topogram."""
     files = add(4, "head", 12, Modality="CT")
     topogram = dcmread(files[0])
     topogram.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -197,7 +197,7 @@ def test_short_series_of_like_length_are_all_taken(tmp_path: Path, add: AddSerie
     assert list(taken(tmp_path)) == ["004_PD", "005_T2"]
 
 
-def test_a_scout_without_a_volume_is_left_to_its_reader(tmp_path: Path, add: AddSeries) -> None:
+def test_a_scout_without_a_volume_is_refused_when_read(tmp_path: Path, add: AddSeries) -> None:
     add(1, "scout", 1)
     add(5, "FDG", 20, Modality="PT")
     with pytest.raises(InputError, match="series 001_scout holds a single slice"):
@@ -205,15 +205,15 @@ def test_a_scout_without_a_volume_is_left_to_its_reader(tmp_path: Path, add: Add
     assert list(excluded(tmp_path)) == ["005_FDG"]
 
 
-def test_what_is_short_is_judged_in_its_own_study(tmp_path: Path, add: AddSeries) -> None:
-    """A patient of whom only one slice was exported is not lost sight of."""
+def test_short_series_are_compared_within_their_study(tmp_path: Path, add: AddSeries) -> None:
+    """A patient with a single exported slice is reported, not excluded."""
     add(4, "PD", 1)
     add(5, "T2", 20, StudyInstanceUID=generate_uid())
     with pytest.raises(InputError, match="series 004_PD holds a single slice"):
         read_series(taken(tmp_path)["004_PD"])
 
 
-def test_a_multiframe_volume_counts_by_its_frames(
+def test_slices_of_a_multiframe_image_are_its_frames(
     tmp_path: Path, add: AddSeries, write_multiframe: Callable[[list[Path], Path], None]
 ) -> None:
     write_multiframe(add(4, "PD", 20), tmp_path / "image.dcm")
@@ -225,22 +225,22 @@ def test_a_multiframe_volume_counts_by_its_frames(
 
 
 @pytest.mark.parametrize("affine", [AXIAL, SAGITTAL])
-def test_a_folder_of_one_scout_is_refused_by_its_reader(tmp_path: Path, add: AddSeries, affine: np.ndarray) -> None:
+def test_a_folder_with_only_a_scout_is_refused_when_read(tmp_path: Path, add: AddSeries, affine: np.ndarray) -> None:
     add(1, "scout", 1, affine)
     (series,) = taken(tmp_path).values()
     with pytest.raises(InputError, match=r"series 001_scout holds a single slice\. Give a series of at least 2"):
         read_series(series)
 
 
-def test_a_folder_of_which_all_is_excluded_says_why(tmp_path: Path, add: AddSeries) -> None:
+def test_a_folder_with_only_excluded_series_lists_the_reasons(tmp_path: Path, add: AddSeries) -> None:
     add(3, "localizer", 20, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     add(5, "FDG", 20, Modality="PT")
     reasons = "series 003_localizer is a localizer, series 005_FDG is of modality 'PT', neither MR nor CT"
-    with pytest.raises(InputError, match=f"in: holds no volume to take: {reasons}. Name"):
+    with pytest.raises(InputError, match=f"in: holds no usable volume: {reasons}. Name"):
         taken(tmp_path)
 
 
-def test_a_series_that_is_named_otherwise_by_now_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
+def test_a_renamed_series_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
     """The name depends on the other series of the folder."""
     (tmp_path / "out").mkdir()
     for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
