@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.paths import VOLUME_SUFFIXES, OutputPaths, files_below, named_outputs, output_paths, volume_files
+from midiff_monai.io.placeholders import missing_file_error
 
 if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
@@ -35,11 +36,13 @@ class Job:
         source: The volume to read. For a DICOM series: its folder joined with its name.
         paths: The files to write.
         series: The DICOM series to read instead of `source`, or None.
+        fault: Why the file is excluded, as a verb phrase. Empty for a usable file and for a DICOM series.
     """
 
     source: Path
     paths: OutputPaths
     series: DicomSeries | None = None
+    fault: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -50,12 +53,14 @@ class Job:
         """Return the job with absolute paths, for a process in another working directory."""
         paths = OutputPaths(**{role: path.absolute() for role, path in asdict(self.paths).items()})
         files = tuple(file.absolute() for file in self.files)
-        return Job(self.source.absolute(), paths, self.series and replace(self.series, files=files))
+        return replace(
+            self, source=self.source.absolute(), paths=paths, series=self.series and replace(self.series, files=files)
+        )
 
     @property
     def exclusion_reason(self) -> str:
         """Why the volume is excluded, as a verb phrase ("is a localizer"). Empty if it is processed."""
-        return self.series.exclusion_reason if self.series else ""
+        return self.series.exclusion_reason if self.series else self.fault
 
 
 def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, modality: str | None = None) -> list[Job]:
@@ -124,7 +129,7 @@ def _check_named_file(path: Path) -> None:
     if path.name.lower().endswith(VOLUME_SUFFIXES):
         return
     if not path.exists():
-        raise InputError(path, "does not exist", "Check the path for typing errors")
+        raise missing_file_error(path)
     if _is_dicom(path):
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
@@ -217,6 +222,8 @@ def _is_result(volume: Path) -> bool:
 
 
 def _read_table(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+    if not table.exists():
+        raise missing_file_error(table)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter=TABLE_SUFFIXES[table.suffix.lower()]))

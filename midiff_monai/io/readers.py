@@ -9,10 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import FileBasedImage
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
+from midiff_monai.io.affines import GridError
+from midiff_monai.io.headers import check_analyze_header, load_nifti
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 """Formats that ITK reads but nibabel does not."""
@@ -25,19 +28,40 @@ SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
 STATES_ORIENTATION = "states orientation"
 """Key in `image.extra`: whether a header that is not NIfTI stated the axes. ITK invents axes where they are missing."""
 
+READING_WARNINGS = "reading warnings"
+"""Key in `image.extra`: sentences for the report about the file and its header."""
+
+NIFTI_CLASSES = (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2Pair, nib.Nifti2Image)
+
 METAIMAGE_ORIENTATION = re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE)
 
 
 def load_with_nibabel(path: Path) -> SpatialImage:
     """Load an image with nibabel. Raises InputError if the file is not an image."""
     try:
-        image = nib.load(path)
+        image = _load(path)
+    except GridError as error:
+        raise InputError(path, f"has a {error}", "Correct the voxel size in its header") from error
     except Exception as error:  # nibabel's parsers raise their own errors, KeyError and OverflowError
-        raise InputError(path, f"cannot be read as an image ({in_one_line(error)})", "Convert it to NIfTI") from error
+        raise InputError(
+            path, f"cannot be read as an image ({in_one_line(error)})", "Export it again as NIfTI"
+        ) from error
     if not isinstance(image, SpatialImage):
         raise InputError(path, f"holds a {type(image).__name__}, not a volume", "Convert it to a NIfTI volume")
     if isinstance(image, nib.MGHImage):
         image.extra[STATES_ORIENTATION] = _mgh_states_orientation(path)
+    return image
+
+
+def _load(path: Path) -> FileBasedImage:
+    for image_class in NIFTI_CLASSES:
+        if image_class.path_maybe_image(str(path))[0]:
+            nifti, warnings = load_nifti(path, image_class)
+            nifti.extra[READING_WARNINGS] = warnings
+            return nifti
+    image = nib.load(path)
+    if isinstance(image, nib.AnalyzeImage):
+        check_analyze_header(path, type(image))
     return image
 
 

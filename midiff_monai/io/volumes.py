@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +17,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.affines import GridError, check_affine
+from midiff_monai.io.headers import VOXEL_SIZE_RANGE_MM, choose_affine, times
+from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
 from midiff_monai.io.readers import (
     ITK_SUFFIXES,
     MAX_VOXELS,
+    READING_WARNINGS,
     STATES_ORIENTATION,
     check_size,
     load_with_itk,
@@ -33,9 +36,6 @@ MAX_NEGATIVE_FRACTION = 0.1
 BONE_HU, MAX_BONE_FRACTION = 700, 0.15
 """Above 700 HU lies bone, a tenth of a head. If 1024 was added to make values unsigned, the whole head lies above."""
 
-VOXEL_SIZE_RANGE_MM = (0.1, 20.0)
-"""Smallest and largest plausible voxel size of a head scan, in millimetres."""
-
 MAX_FIELD_OF_VIEW_LITRES = 200
 """Largest plausible field of view. Head, neck and chest need half of it. A larger one has a wrong voxel size."""
 
@@ -46,8 +46,9 @@ UNREADABLE = (ImageFileError, WrapStructError, OSError, EOFError, zlib.error)
 """Errors that nibabel raises for a damaged file or a file that is not an image."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-STORED_SHAPE = "stored shape"
-"""Key in `image.extra`: shape in the file. It may have trailing axes of length 1, which are dropped in memory."""
+
+GRID_HEADER = "grid header"
+"""Key in `image.extra`: header of the file, if its own choice between sform and qform is not the one of `headers`."""
 
 GRID_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
@@ -62,8 +63,8 @@ def read_volume(path: str | Path) -> nib.Nifti1Image:
 
     Returns:
         An image (X, Y, Z) in memory: float32, scale factors applied, finite, not constant, with an affine without
-        shear. A NIfTI-1 header keeps everything but shape and data type. Other formats get a new header with the affine
-        in millimetres.
+        shear in millimetres. `headers` has the rule for contradictory NIfTI headers. A NIfTI-1 header keeps everything
+        but shape and data type. Other formats get a new header. `reading_warnings` returns what the user must check.
 
     Raises:
         InputError: The file cannot be read completely, or is not such a volume.
@@ -82,12 +83,19 @@ def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
         InputError: The image is not a usable scalar volume. The error names `path`.
     """
     _check_scalar_volume(path, image)
-    _check_grid(path, image)
+    affine, warnings = choose_affine(image)
+    _check_grid(path, affine, image.shape)
     data = _read_data(path, image).reshape(image.shape[:3])
     _check_intensities(path, data)
-    volume = _as_nifti1(data, image)
-    volume.extra.update(image.extra, **{STORED_SHAPE: image.shape})
+    volume = _as_nifti1(data, affine, image)
+    volume.extra.update(image.extra)
+    volume.extra[READING_WARNINGS] = [*image.extra.get(READING_WARNINGS, ()), *warnings]
     return volume
+
+
+def reading_warnings(image: nib.Nifti1Image) -> list[str]:
+    """Return sentences for the report about the file and the header of an image from `read_volume`."""
+    return list(image.extra.get(READING_WARNINGS, ()))
 
 
 def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: str | None) -> None:
@@ -112,15 +120,16 @@ def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: st
 
 def states_orientation(image: nib.Nifti1Image) -> bool:
     """Return whether the header states the orientation. If not (ANALYZE), left and right follow a convention."""
-    return image.extra.get(STATES_ORIENTATION, True) and bool(image.header["sform_code"] or image.header["qform_code"])
+    header = image.extra.get(GRID_HEADER, image.header)
+    return image.extra.get(STATES_ORIENTATION, True) and bool(header["sform_code"] or header["qform_code"])
 
 
 def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
-    """Write a volume on the grid of a reference, with its sform, qform and units. The rest of the header is new.
+    """Write a 3-D volume with the sform, qform and units of a reference file. The rest of the header is new.
 
     Args:
         data: Voxels (X, Y, Z) in the shape of the reference.
-        reference: An image from `read_volume`. If its file has trailing axes of length 1, so has the written file.
+        reference: An image from `read_volume`.
         path: File to write. Must end in .nii or .nii.gz.
         dtype: Data type of the file. Integers are stored exactly, without scale factors.
 
@@ -132,21 +141,24 @@ def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTy
     stored = data.astype(dtype)
     if np.issubdtype(stored.dtype, np.integer) and not np.array_equal(stored, data):
         raise ValueError(f"{stored.dtype} cannot hold values of {data.dtype} between {data.min()} and {data.max()}")
-    nib.save(_image_on_grid_of(stored.reshape(reference.extra.get(STORED_SHAPE, data.shape)), reference), path)
+    nib.save(_image_with_grid_header(stored, reference.extra.get(GRID_HEADER, reference.header)), path)
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError if a file does not exist, is empty or cannot be opened."""
+    """Raise InputError if a file does not exist, is empty or cannot be opened, or is a placeholder or a web page."""
     if not path.exists():
-        raise InputError(path, "does not exist", "Check the path for typing errors")
+        raise missing_file_error(path)
     if path.is_dir():
         raise InputError(path, "is a folder, not a volume", "Name the volume inside it")
     if path.stat().st_size == 0:
         raise InputError(path, "is empty", "Copy or export it again")
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            start = file.read(512)
     except OSError as error:
         raise InputError(path, f"cannot be opened ({error.strerror})", "Check its permissions") from error
+    if found := placeholder_fault(start):
+        raise InputError(path, *found)
 
 
 def _check_compression(path: Path) -> None:
@@ -166,6 +178,8 @@ def _check_gzip(path: Path) -> None:
     try:
         with gzip.open(path) as file:
             while piece := file.read(2**24):
+                if not size and (found := placeholder_fault(piece[:512])):
+                    raise InputError(path, *found)
                 size += len(piece)
                 if size > MAX_BYTES:
                     raise InputError(path, f"expands to more than {MAX_BYTES >> 30} GiB", "Crop or downsample it")
@@ -185,24 +199,24 @@ def _check_scalar_volume(path: Path, image: SpatialImage) -> None:
     check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
         hint = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
-        raise InputError(path, f"holds {frames} frames (shape {_times(shape)})", hint)
+        raise InputError(path, f"holds {frames} frames (shape {times(shape)})", hint)
     if len(shape) < 3 or min(shape[:3]) < 2:
         hint = "Give a volume of at least 2 slices along each axis"
-        raise InputError(path, f"holds a single slice (shape {_times(shape)})", hint)
+        raise InputError(path, f"holds a single slice (shape {times(shape)})", hint)
 
 
-def _check_grid(path: Path, image: SpatialImage) -> None:
+def _check_grid(path: Path, affine: NDArray[np.float64], shape: Sequence[int]) -> None:
     try:
-        check_affine(image.affine)
+        check_affine(affine)
     except GridError as error:
         hint = "Resample it to a grid with right angles" if "shear" in str(error) else "Export it again from the scan"
         raise InputError(path, f"has a {error}", hint) from error
-    sides = nib.affines.voxel_sizes(image.affine)
+    sizes = nib.affines.voxel_sizes(affine)
     smallest, largest = VOXEL_SIZE_RANGE_MM
-    if sides.min() < smallest or sides.max() > largest:
-        fault = f"has voxels of {_times(f'{side:.4g}' for side in sides)} mm, outside {smallest:g}-{largest:g} mm"
+    if sizes.min() < smallest or sizes.max() > largest:
+        fault = f"has voxels of {times(sizes)} mm, outside {smallest:g}-{largest:g} mm"
         raise InputError(path, fault, "Correct the voxel size in its header; lengths must be in millimetres")
-    litres = float(np.prod(sides)) * math.prod(image.shape[:3]) / 1e6
+    litres = float(np.prod(sizes)) * math.prod(shape[:3]) / 1e6
     if litres > MAX_FIELD_OF_VIEW_LITRES:
         fault = f"covers {litres:.3g} litres, more than {MAX_FIELD_OF_VIEW_LITRES}"
         raise InputError(path, fault, "Correct the voxel size in its header, or crop it")
@@ -227,29 +241,40 @@ def _check_intensities(path: Path, data: NDArray[np.float32]) -> None:
         raise InputError(path, "has no positive voxel", "Add a constant, or check the step that made the file")
 
 
-def _as_nifti1(data: NDArray[np.float32], image: SpatialImage) -> nib.Nifti1Image:
-    if type(image) is nib.Nifti1Image:
-        header = image.header.copy()
-        header.set_data_dtype(np.float32)
-        return nib.Nifti1Image(data, image.affine, header)
-    if isinstance(image, nib.Nifti1Pair):  # NIfTI-2 and pairs of header and image file have the same fields
-        return _image_on_grid_of(data, image)
-    if isinstance(image, nib.AnalyzeImage) and np.allclose(image.affine, image.header.get_best_affine()):
+def _as_nifti1(data: NDArray[np.float32], affine: NDArray[np.float64], image: SpatialImage) -> nib.Nifti1Image:
+    if isinstance(image, nib.Nifti1Pair):
+        return _nifti1_with_affine(data, affine, _nifti1_header(image.header))
+    if isinstance(image, nib.AnalyzeImage) and np.allclose(affine, image.header.get_best_affine()):
         # Only a .mat file of SPM states the orientation. The origin in the header does not.
         image.extra[STATES_ORIENTATION] = False
-        return nib.Nifti1Image(data, image.affine, nib.Nifti1Header.from_header(image.header))
-    return scanner_nifti(data, image.affine)
+        return nib.Nifti1Image(data, affine, nib.Nifti1Header.from_header(image.header))
+    return scanner_nifti(data, affine)
 
 
-def _image_on_grid_of(data: NDArray, reference: nib.Nifti1Pair) -> nib.Nifti1Image:
-    header = nib.Nifti1Header()
-    sizes = slice(1 + data.ndim)  # pixdim[0] holds the handedness of the qform
-    header["pixdim"][sizes] = reference.header["pixdim"][sizes]
-    for field in GRID_FIELDS:
-        header[field] = reference.header[field]
+def _nifti1_with_affine(
+    data: NDArray[np.float32], affine: NDArray[np.float64], header: nib.Nifti1Header
+) -> nib.Nifti1Image:
     header.set_data_dtype(data.dtype)
-    return nib.Nifti1Image(data, reference.affine, header)
+    volume = nib.Nifti1Image(data, affine, header)
+    if not np.allclose(affine, header.get_best_affine()):
+        volume.extra[GRID_HEADER] = header  # nibabel changed the sform in its own copy
+    return volume
 
 
-def _times(values: Iterable[object]) -> str:
-    return " x ".join(map(str, values))
+def _nifti1_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """Return a copy of a NIfTI-1 header. Of NIfTI-2 and of pairs, only the grid is copied."""
+    return header.copy() if type(header) is nib.Nifti1Header else _grid_only(header)
+
+
+def _grid_only(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    copy = nib.Nifti1Header()
+    copy["pixdim"][:4] = header["pixdim"][:4]  # pixdim[0] holds the handedness of the qform
+    for field in GRID_FIELDS:
+        copy[field] = header[field]
+    return copy
+
+
+def _image_with_grid_header(data: NDArray, header: nib.Nifti1Header) -> nib.Nifti1Image:
+    copy = _grid_only(header)
+    copy.set_data_dtype(data.dtype)
+    return nib.Nifti1Image(data, None, copy)  # nibabel changes the sform if it gets another affine

@@ -15,12 +15,15 @@ from typing import Any
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.inputs import Job, without_duplicates
 from midiff_monai.io.manifest import read_earlier_manifest
-from midiff_monai.io.paths import OutputPaths, atomic_write, make_folder
+from midiff_monai.io.paths import VOLUME_SUFFIXES, OutputPaths, atomic_write, make_folder, output_paths
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
 DESCRIPTION = "dataset_description.json"
-SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z]+(_[a-z]+-[0-9a-zA-Z]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
+SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z+]+(_[a-z]+-[0-9a-zA-Z+]+)*)_(?P<suffix>[0-9a-zA-Z]+)\.nii(\.gz)?")
+"""Name of an image: entities, suffix and extension. Labels may contain a plus sign since BIDS 1.11."""
+
+MISNAMED = "has a name or folder that is not valid in BIDS"
 
 OTHER_PART = re.compile("_part-(phase|real|imag)_")
 """In the name of what is no image of magnitudes."""
@@ -69,12 +72,19 @@ def find_jobs(
         for scan in scans
         if _suffix(scan) in suffixes
     ]
+    misnamed = [path for subject in sorted(wanted) for path in _misnamed(dataset / subject, chosen_sessions, suffixes)]
     if not jobs:
-        raise InputError(dataset, f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz", "Check --suffix and the labels")
+        fault = f"has no anat/*_{{{','.join(suffixes)}}}.nii.gz"
+        if misnamed:
+            fault += f", but {len(misnamed)} files with names that are not valid in BIDS, such as {misnamed[0].name}"
+        raise InputError(dataset, fault, "Check --suffix and the labels")
     present = set(scans)
     for job in jobs:
         _check_replaces_no_other(job, present)
-    return without_duplicates(jobs, hint="Remove one")
+    excluded = [
+        Job(path, output_paths(path, output / path.parent.relative_to(dataset)), fault=MISNAMED) for path in misnamed
+    ]
+    return without_duplicates([*jobs, *excluded], hint="Remove one")
 
 
 def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
@@ -85,9 +95,20 @@ def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
         raise InputError(job.source, fault, "Name both after --suffix, and what is made of each has a name of its own")
 
 
+def _misnamed(subject: Path, sessions: set[str], suffixes: Sequence[str]) -> list[Path]:
+    """List the images that seem to have a wanted suffix, but whose name or folder is not valid in BIDS."""
+    names = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(map(re.escape, suffixes))})(?![a-z0-9])")
+    found = []
+    for folder in _session_folders(subject, sessions):
+        stray = [path for path in folder.glob("*") if path.name.lower().endswith(VOLUME_SUFFIXES)]
+        images = [path for path in folder.glob("anat/*") if path.name.lower().endswith(VOLUME_SUFFIXES)]
+        found += stray + [path for path in images if not SCAN.fullmatch(path.name)]
+    return sorted(path for path in found if names.search(path.name) and path.name[0] != ".")
+
+
 def participants_without(jobs: Iterable[Job], dataset: Path, participants: Sequence[str] = ()) -> list[str]:
     """Those of the participants, or of all if none are named, of whom there is no job, sorted."""
-    with_job = {job.source.relative_to(dataset).parts[0] for job in jobs}
+    with_job = {job.source.relative_to(dataset).parts[0] for job in jobs if not job.exclusion_reason}
     return sorted(_wanted(dataset, participants) - with_job)
 
 
@@ -104,10 +125,13 @@ def _labelled(entity: str, label: str) -> str:
 
 
 def _scans(subject: Path, sessions: set[str]) -> list[Path]:
-    folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
-    folders += [] if sessions else [subject]
-    found = [path for folder in folders for path in folder.glob("anat/*")]
+    found = [path for folder in _session_folders(subject, sessions) for path in folder.glob("anat/*")]
     return sorted(path for path in found if SCAN.fullmatch(path.name) and not OTHER_PART.search(path.name))
+
+
+def _session_folders(subject: Path, sessions: set[str]) -> list[Path]:
+    folders = [folder for folder in subject.glob("ses-*") if not sessions or folder.name in sessions]
+    return folders if sessions else [*folders, subject]
 
 
 def _entities(scan: Path) -> str:
@@ -142,13 +166,22 @@ def check_dataset(dataset: Path) -> None:
     """Raise InputError for a folder that is no BIDS data set at first sight."""
     description = dataset / DESCRIPTION
     try:
-        facts = json.loads(description.read_text(encoding="utf-8"))
+        facts = _read_json(description)
     except FileNotFoundError:
         raise InputError(description, "does not exist", "Name the root of a BIDS data set") from None
     except (OSError, ValueError) as error:
         raise InputError(description, f"cannot be read ({error})", "Check it with the BIDS validator") from error
     if not isinstance(facts, dict) or not {"Name", "BIDSVersion"} <= facts.keys():
         raise InputError(description, "lacks Name or BIDSVersion", "Check it with the BIDS validator")
+
+
+def _read_json(path: Path) -> Any:
+    """Read JSON in UTF-8, UTF-16 or UTF-32 with or without a byte order mark, otherwise in Latin-1."""
+    content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        return json.loads(content.decode("latin-1"))
 
 
 def check_own(dataset: Path, output: Path) -> None:
@@ -159,7 +192,7 @@ def check_own(dataset: Path, output: Path) -> None:
     description = output / DESCRIPTION
     if description.exists():
         try:
-            makers = [maker["Name"] for maker in json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"]]
+            makers = [maker["Name"] for maker in _read_json(description)["GeneratedBy"]]
         except (OSError, ValueError, LookupError, TypeError):
             makers = []
         if "midiff-monai" not in makers:
@@ -193,7 +226,7 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
     from midiff_monai.io.volumes import UNREADABLE
     from midiff_monai.pipeline.result import shows_only_brain  # heavy, and not needed to read a command line
 
-    for job in jobs:
+    for job in (job for job in jobs if not job.exclusion_reason):
         common = {
             "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
             "SpatialReference": "orig",

@@ -16,6 +16,7 @@ import pandas as pd
 from midiff_monai.errors import InputError
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
+from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import RunReport, read_earlier_manifest, remove_failure_record
 from midiff_monai.io.paths import OutputPaths, atomic_write
 from midiff_monai.io.volumes import write_like
@@ -149,6 +150,7 @@ def shows_only_brain(paths: OutputPaths) -> bool:
     synthetic = nib.Nifti1Image.from_filename(paths.synthetic)
     shown = np.asarray(synthetic.dataobj) > 0
     if not paths.segmentation.is_file():
-        return bool(shown.sum() * voxel_volume_ml(synthetic.affine) <= LARGEST_BRAIN_ML)
+        affine, _ = choose_affine(synthetic)
+        return bool(shown.sum() * voxel_volume_ml(affine) <= LARGEST_BRAIN_ML)
     labelled = np.asarray(nib.Nifti1Image.from_filename(paths.segmentation).dataobj) > 0
     return bool((shown & labelled).sum() > STRIPPED_SHARE * shown.sum())

@@ -20,7 +20,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.paths import check_writable
-from midiff_monai.io.volumes import check_file, check_intensity_range, read_volume, states_orientation
+from midiff_monai.io.volumes import check_file, check_intensity_range, read_volume, reading_warnings, states_orientation
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.qc.flags import quality_flags
@@ -212,6 +212,7 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     report = new_report(job, settings, models)
     with report.timed("read"):
         source = read(job, settings)
+        report.warnings += reading_warnings(source)
         if not states_orientation(source):
             report.warnings.append(SIDES_UNKNOWN)
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])

@@ -105,14 +105,12 @@ def test_single_frame_is_squeezed_and_the_header_kept(
 
 
 @pytest.mark.parametrize("frames", [(), (1,), (1, 1)])
-def test_written_volume_has_as_many_axes_as_the_file_read(
-    tmp_path: Path, voxels: NDArray[np.int16], frames: tuple[int, ...]
-) -> None:
+def test_written_volume_has_three_axes(tmp_path: Path, voxels: NDArray[np.int16], frames: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(voxels.reshape(voxels.shape + frames), OBLIQUE), tmp_path / "in.nii.gz")
     write_like(voxels + 1, read_volume(tmp_path / "in.nii.gz"), tmp_path / "out.nii.gz", np.int16)
     written = reload(tmp_path / "out.nii.gz")
-    assert written.shape == voxels.shape + frames
-    np.testing.assert_array_equal(written.get_fdata().squeeze(), voxels + 1)
+    assert written.shape == voxels.shape
+    np.testing.assert_array_equal(written.get_fdata(), voxels + 1)
     np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-5)
 
 
@@ -140,7 +138,7 @@ def assert_same_space(written: nib.Nifti1Image, original: nib.Nifti1Image) -> No
         if code:
             np.testing.assert_array_equal(matrix, expected)
     assert written.header.get_xyzt_units() == original.header.get_xyzt_units()
-    np.testing.assert_array_equal(written.header.get_zooms(), original.header.get_zooms())
+    np.testing.assert_array_equal(written.header.get_zooms(), original.header.get_zooms()[:3])
 
 
 @pytest.mark.parametrize(("sform_code", "qform_code"), [(0, 0), (0, 1), (2, 0), (4, 1)])

@@ -13,6 +13,7 @@ from bids_validator import VALIDATOR, validated
 
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.manifest import RunReport
+from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.labels import write_label_table
 from midiff_monai.pipeline.bids import check_dataset, find_jobs, participants_without, write_description, write_sidecars
 from midiff_monai.qc.study import read_study
@@ -208,6 +209,106 @@ def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
     stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
     shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
     assert validated(output), "a validator that finds nothing wrong with this proves nothing"
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
+def test_results_of_a_scan_with_four_axes_are_valid(dataset: Path, tmp_path: Path) -> None:
+    """A scan with one frame on a fourth axis gives results with three axes, as BIDS asks of anatomical images."""
+    for scan in dataset.rglob("*.nii.gz"):
+        voxels = np.random.default_rng(0).integers(1, 900, (4, 5, 6, 1)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 3, 1])), scan)
+    output = tmp_path / "out"
+    write_derivative(dataset, output)
+    for job in find_jobs(dataset, output):
+        source = read_volume(job.source)
+        write_like(np.asarray(source.dataobj), source, job.paths.synthetic, np.float32)
+        write_like(np.zeros(source.shape), source, job.paths.segmentation, np.int16)
+    assert validated(output) == []
+    four_axes = nib.Nifti1Image(np.zeros((4, 5, 6, 1), np.float32), np.eye(4))
+    nib.save(four_axes, next(output.rglob("*_T1w.nii.gz")))
+    assert any("T1W_FILE_WITH_TOO_MANY_DIMENSIONS" in error for error in validated(output))
+
+
+PLUS = {
+    "sub-A+B/anat/sub-A+B_PDw.nii.gz": "sub-A+B/anat/sub-A+B_desc-synthetic_T1w.nii.gz",
+    "sub-01/ses-1+2/anat/sub-01_ses-1+2_acq-tse+fs_T2w.nii.gz": (
+        "sub-01/ses-1+2/anat/sub-01_ses-1+2_acq-tse+fs_desc-synthetic_T1w.nii.gz"
+    ),
+}
+
+
+def add_scans(dataset: Path, *names: str) -> None:
+    for name in names:
+        (dataset / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz", dataset / name)
+
+
+def test_labels_with_a_plus_sign_are_read(dataset: Path, tmp_path: Path) -> None:
+    add_scans(dataset, *PLUS)
+    jobs = {job.source.relative_to(dataset).as_posix(): job for job in find_jobs(dataset, tmp_path / "out")}
+    assert {name: jobs[name].paths.synthetic.relative_to(tmp_path / "out").as_posix() for name in PLUS} == PLUS
+    (job,) = find_jobs(dataset, tmp_path / "out", participants=["A+B"])
+    assert job.source.name == "sub-A+B_PDw.nii.gz"
+    assert participants_without([job], dataset) == ["sub-01", "sub-02"]
+
+
+MISNAMED = [
+    "sub-01/anat/sub-01_acq-t s e_T2w.nii.gz",
+    "sub-01/anat/sub_01_T2w.nii.gz",
+    "sub-01/anat/sub-01-T2w.nii",
+    "sub-01/anat/sub-01_T2w (1).nii.gz",
+    "sub-01/anat/sub-01_T2w.NII.GZ",
+    "sub-01/anat/sub-01_T2w.nrrd",
+    "sub-01/anat/sub-01_ACQ-tse_T2w.nii.gz",
+    "sub-01/anat/sub-01_acq-Ü_T2w.nii.gz",
+    "sub-01/anat/sub-01_acq-_T2w.nii.gz",
+    "sub-01/anat/T2w.nii.gz",
+    "sub-01/sub-01_T2w.nii.gz",
+    "sub-02/ses-a/sub-02_ses-a_acq-other_T2w.nii.gz",
+]
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_an_image_with_a_wanted_suffix_and_an_invalid_name_is_excluded_with_a_reason(
+    name: str, dataset: Path, tmp_path: Path
+) -> None:
+    taken = names(dataset)
+    add_scans(dataset, name)
+    jobs = find_jobs(dataset, tmp_path / "out")
+    assert {job.source.name for job in jobs if not job.exclusion_reason} == taken.keys()
+    (excluded,) = (job for job in jobs if job.exclusion_reason)
+    assert excluded.source == dataset / name
+    assert excluded.exclusion_reason == "has a name or folder that is not valid in BIDS"
+
+
+def test_valid_names_of_other_images_are_not_misnamed(dataset: Path, tmp_path: Path) -> None:
+    add_scans(
+        dataset,
+        *("sub-01/anat/sub-01_desc-T2w_mask.nii.gz", "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii"),
+        *("sub-01/anat/sub-01_part-phase_T2w.nii.gz", "sub-01/func/sub-01_task-FLAIR_bold.nii.gz"),
+    )
+    assert not [job for job in find_jobs(dataset, tmp_path / "out") if job.exclusion_reason]
+
+
+def test_a_data_set_with_only_misnamed_images_names_one(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "sub-01/anat/sub-01_PDw.nii.gz").rename(dataset / "sub-01/anat/sub_01_PDw.nii.gz")
+    with pytest.raises(InputError, match=r"1 files with names that are not valid in BIDS, such as sub_01_PDw.nii.gz"):
+        find_jobs(dataset, tmp_path / "out", participants=["01"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_a_description_of_any_encoding_is_read(encoding: str, dataset: Path) -> None:
+    text = json.dumps({"Name": "Étude über Köpfe", "BIDSVersion": "1.11.0"}, ensure_ascii=False)
+    (dataset / "dataset_description.json").write_bytes(text.encode(encoding))
+    check_dataset(dataset)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_an_own_derivative_is_recognised_in_any_encoding(encoding: str, dataset: Path, tmp_path: Path) -> None:
+    write_description(dataset, tmp_path / "out")
+    path = tmp_path / "out" / "dataset_description.json"
+    path.write_bytes(path.read_text().replace("midiff:", "Köpfe:").encode(encoding))
+    write_description(dataset, tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another grid"])
