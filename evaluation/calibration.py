@@ -65,10 +65,10 @@ def main() -> None:
         truth = reference(t1)
         with tempfile.TemporaryDirectory() as folder:
             result = midiff(volume, Path(folder), samples=arguments.samples)
-        assert result.synthetic is not None and result.spread is not None and truth.segmentation is not None
+        assert result.synthetic is not None and result.synthetic_std is not None and truth.segmentation is not None
         made_by = weights_columns(truth.report.weights | result.report.weights)
         real = np.asarray(truth.source.dataobj)
-        rows = calibrate(result.synthetic, result.spread, real, truth.segmentation > 0)
+        rows = calibrate(result.synthetic, result.synthetic_std, real, truth.segmentation > 0)
         table.add(*(key | row | made_by for row in rows))
     print(table.rows().groupby(["contrast", "bin"])[["spread", "error", "correlation"]].mean().round(3))
 

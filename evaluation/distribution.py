@@ -39,10 +39,10 @@ from tqdm import tqdm
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
 from midiff_monai.evaluation.scores import image_of
-from midiff_monai.guidance.guide import middle
+from midiff_monai.guidance.guide import centre_slice
 from midiff_monai.inferers.slicewise import Network, foreground_box, in_batches, pad_to_multiple, stack_slices
 from midiff_monai.io.volumes import read_volume
-from midiff_monai.pipeline.run import SEGMENTATION
+from midiff_monai.pipeline.models import SEGMENTATION
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.meta import as_plain_tensor
 
@@ -90,14 +90,14 @@ def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
     encoder = nn.Sequential(unet.input_block, *unet.downsamples, unet.bottleneck)
     unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), network.factor)
     maps = encoder(unshuffled.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0).double().cpu()
-    shares = F.avg_pool2d((middle(slices) != 0).double(), slices.shape[-1] // maps.shape[-1])
+    shares = F.avg_pool2d((centre_slice(slices) != 0).double(), slices.shape[-1] // maps.shape[-1])
     return (maps * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3))
 
 
 @torch.inference_mode()
 def inception_features(slices: torch.Tensor, network: Network) -> torch.Tensor:
     """Features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
-    images = (255 * middle(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    images = (255 * centre_slice(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
     return in_batches(network, INCEPTION_BATCH)(images, return_features=True).double().cpu()
 
 

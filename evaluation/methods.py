@@ -20,10 +20,12 @@ from midiff_monai.evaluation.baselines import match_histogram
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import Job
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.paths import output_paths
+from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume, write_like
+from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, Models
+from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION, Models, Settings, process, segment
+from midiff_monai.pipeline.run import process, segment
 
 Method = Callable[..., Result]
 
@@ -150,13 +152,13 @@ def randomised_contrast(volume: Path, folder: Path) -> Result:
 
     The network and all else are those of `midiff`'s segmenter; see baselines/randomised_contrast_training.yaml.
     """
-    models = Models(segmentation=open_baseline(SEGMENTATION, "randomised_contrast"))
-    return process(Job(volume, output_paths(volume, folder)), Settings(), models)
+    models = Models(open_baseline(SEGMENTATION, "randomised_contrast"))
+    return process(Job(volume, output_paths(volume, folder)), Task(Mode.SEGMENT_DIRECTLY), models)
 
 
 def _translated(volume: Path, folder: Path, translation: Bundle) -> Result:
-    models = Models(translation, open_bundle(SEGMENTATION))
-    return process(Job(volume, output_paths(volume, folder)), Settings(), models)
+    models = Models(open_bundle(SEGMENTATION), translation)
+    return process(Job(volume, output_paths(volume, folder)), Task(), models)
 
 
 def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.evaluation.phantom import make_phantom
-from midiff_monai.guidance.guide import middle
+from midiff_monai.guidance.guide import centre_slice
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION
+from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 
 CONTRASTS = ("PD", "T2", "FLAIR")
 HEIGHT = 0.46
@@ -52,7 +52,7 @@ class Recording:
 def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
     """Translate slices (B, 2·context + 1, H, W) in [0, 1] and keep every step."""
     translation, network = bundle.setting("inferer"), bundle.setting("network")
-    scheduler, taken = translation.inferer.scheduler, Recording(source=middle(slices))
+    scheduler, taken = translation.inferer.scheduler, Recording(source=centre_slice(slices))
 
     def listen(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         taken.noisy.append(inputs[0][:, :1])

@@ -12,7 +12,7 @@ from trained import BASELINES
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION
+from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 from midiff_monai.provenance import environment, sha256
 
 HASH_LENGTH = 12

@@ -105,11 +105,11 @@ def write_multiframe() -> Callable[[list[Path], Path], None]:
 
 
 @pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+def pipeline() -> FakePipeline:
     """A stand-in for the models of a batch."""
     from fake_pipeline import FakePipeline  # heavy, and only batches need it
 
-    return FakePipeline(monkeypatch)
+    return FakePipeline()
 
 
 @pytest.fixture

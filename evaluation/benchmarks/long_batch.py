@@ -23,7 +23,9 @@ from benchmarks.measure import publish, status
 
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import find_jobs
-from midiff_monai.pipeline.batch import Outcome, Task, run_batch
+from midiff_monai.pipeline.batch import run_batch
+from midiff_monai.pipeline.batch_report import Outcome
+from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.run import segment
 
 CONTRASTS = ("PD", "T2", "FLAIR")
@@ -84,7 +86,7 @@ def check(outcomes: list[Outcome], output: Path, alone: Path) -> None:
     for number, outcome in enumerate(outcomes):
         assert outcome.status == ("failed" if is_spoilt(number) else "done"), outcome
         if outcome.status == "done":
-            made = nib.load(output / f"{number:04d}_dseg.nii.gz").dataobj
+            made = nib.Nifti1Image.from_filename(output / f"{number:04d}_dseg.nii.gz").dataobj
             np.testing.assert_array_equal(made, expected[number % len(CONTRASTS)])
 
 

@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.io.inputs import Job
-from midiff_monai.io.paths import output_paths
+from midiff_monai.io.outputs import output_paths
+from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, Models
+from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION, Models, Settings, process
+from midiff_monai.pipeline.run import process
 
 SOLVERS = {
     "trailing": "midiff_monai.networks.schedulers.TrailingDDIMScheduler",
@@ -36,19 +38,20 @@ SOLVERS = {
 def run(volume: Path, models: Models) -> Result:
     """Segment one volume and keep nothing on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        return process(Job(volume, output_paths(volume, folder)), Settings(), models)
+        mode = Mode.SEGMENT if models.translation else Mode.SEGMENT_DIRECTLY
+        return process(Job(volume, output_paths(volume, folder)), Task(mode), models)
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One a solver, number of steps, number of samples, subject and contrast."""
     cases = [case for case in subjects(arguments.pairs) if case[1] in arguments.contrasts]
     segmentation = open_bundle(SEGMENTATION)
-    truths = {t1: run(t1, Models(segmentation=segmentation)) for t1 in {case[3] for case in cases}}
+    truths = {t1: run(t1, Models(segmentation)) for t1 in {case[3] for case in cases}}
     choices = [(solver, n, k) for solver in arguments.solvers for n in arguments.steps for k in arguments.samples]
     choices += [("ddim", arguments.reference, 1)] if arguments.reference else []
     for solver, steps, samples in tqdm(choices):
         chosen = {"scheduler#_target_": SOLVERS[solver], "steps": steps, "samples": samples}
-        models = Models(open_bundle(TRANSLATION, **chosen), segmentation)
+        models = Models(segmentation, open_bundle(TRANSLATION, **chosen))
         for subject, contrast, volume, t1 in cases:
             result = run(volume, models)
             row = {"solver": solver, "steps": steps, "samples": samples, "subject": subject, "contrast": contrast}

@@ -10,7 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.paths import OutputPaths, atomic_write, output_paths
+from midiff_monai.io.outputs import OutputPaths, output_paths
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.transforms.meta import as_plain_tensor
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -13,19 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.paths import VOLUME_SUFFIXES, OutputPaths, files_below, named_outputs, output_paths, volume_files
+from midiff_monai.io.outputs import OutputPaths, named_outputs, output_paths, report_beside
+from midiff_monai.io.paths import VOLUME_SUFFIXES, files_below, volume_files
 from midiff_monai.io.placeholders import missing_file_error
 
 if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-
-RESULTS = (
-    (re.compile(r"(.+)_(?:synthT1w|synthT1w_std|dseg)\.nii\.gz"), r"\1_report.json"),
-    (re.compile(r"(.+_desc-)(?:synthetic|midiff)([0-9A-Za-z]*)_(?:T1w|std|dseg)\.nii\.gz"), r"\1midiff\2_report.json"),
-)
-"""What volumes that midiff made are called, by `paths` and by `bids`, and the report that then lies beside them."""
 
 
 @dataclass(frozen=True)
@@ -212,13 +206,7 @@ def _select_volumes(paths: list[Path]) -> list[Path]:
     volumes = [path for path in paths if path.name.lower().endswith(VOLUME_SUFFIXES) and path.name[0] != "."]
     headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
     halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
-    return sorted(path for path in set(volumes) - halves if not _is_result(path))
-
-
-def _is_result(volume: Path) -> bool:
-    """Whether midiff made a volume: such a name alone may be a scan's, but not with the report beside it."""
-    matches = ((pattern.fullmatch(volume.name), report) for pattern, report in RESULTS)
-    return any(volume.with_name(match.expand(report)).is_file() for match, report in matches if match)
+    return sorted(path for path in set(volumes) - halves if not report_beside(path))
 
 
 def _read_table(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:

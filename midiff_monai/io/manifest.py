@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.io.paths import OutputPaths, atomic_write
+from midiff_monai.io.outputs import OutputPaths
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.provenance import PACKAGE, environment, sha256
 
 Setting = str | int | float | bool | None

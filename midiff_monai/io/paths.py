@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from midiff_monai.errors import InputError, OutputError
@@ -32,33 +31,6 @@ STALE_SECONDS = 86400.0
 """A temporary file that did not change for this long was left by a killed run."""
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
-
-
-@dataclass(frozen=True)
-class OutputPaths:
-    """The files that one input volume X can give rise to; the names follow BIDS derivatives where it has a word.
-
-    Attributes:
-        synthetic: the translated volume, `X_synthT1w.nii.gz`.
-        synthetic_std: standard deviation over samples, voxel by voxel, `X_synthT1w_std.nii.gz`.
-        segmentation: label map on the grid of the input, `X_dseg.nii.gz`.
-        dicom_seg: the same as DICOM SEG, of a DICOM series only, `X_dseg.dcm`.
-        label_table: index, name and colour of each label, `X_dseg.tsv`.
-        volumes: volume of each structure in millilitres, `X_volumes.csv`.
-        picture: mosaic for visual quality control, `X_qc.png`.
-        report: the run manifest, `X_report.json`.
-        error: why it failed in a batch, `X_error.json`; gone once it is done.
-    """
-
-    synthetic: Path
-    synthetic_std: Path
-    segmentation: Path
-    dicom_seg: Path
-    label_table: Path
-    volumes: Path
-    qc_image: Path
-    report: Path
-    error: Path
 
 
 def volume_stem(path: str | Path) -> str:
@@ -101,34 +73,6 @@ def _data_files(path: Path) -> list[str]:
         first, last, step = (int(number or 1) for number in numbered.groups()[1:])
         return [numbered[1] % number for number in range(first, last + 1, step)[:MAX_SLICES]]
     return [name] if name else []
-
-
-def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
-    """Name everything that a run can write for one input volume; nothing is created.
-
-    Raises:
-        InputError: `input` has no suffix of a volume.
-    """
-    return named_outputs(volume_stem(input), out_dir)
-
-
-def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
-    """Name everything that a run can write for a volume X that is called `stem`."""
-
-    def named(ending: str) -> Path:
-        return Path(out_dir) / f"{stem}{ending}"
-
-    return OutputPaths(
-        synthetic=named("_synthT1w.nii.gz"),
-        synthetic_std=named("_synthT1w_std.nii.gz"),
-        segmentation=named("_dseg.nii.gz"),
-        dicom_seg=named("_dseg.dcm"),
-        label_table=named("_dseg.tsv"),
-        volumes=named("_volumes.csv"),
-        qc_image=named("_qc.png"),
-        report=named("_report.json"),
-        error=named("_error.json"),
-    )
 
 
 def files_below(folder: Path, excluding: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from typing import Any
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.inputs import Job, without_duplicates
 from midiff_monai.io.manifest import read_earlier_manifest
-from midiff_monai.io.paths import VOLUME_SUFFIXES, OutputPaths, atomic_write, make_folder, output_paths
+from midiff_monai.io.outputs import OutputPaths, bids_outputs, output_paths
+from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, make_folder
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
@@ -26,13 +27,13 @@ SCAN = re.compile(r"(?P<entities>sub-[0-9a-zA-Z+]+(_[a-z]+-[0-9a-zA-Z+]+)*)_(?P<
 MISNAMED = "has a name or folder that is not valid in BIDS"
 
 OTHER_PART = re.compile("_part-(phase|real|imag)_")
-"""In the name of what is no image of magnitudes."""
+"""Part of the name of an image that holds no magnitudes."""
 
-#: What derivatives hold that BIDS has no name for.
 BIDSIGNORE = (
     "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n"
     "/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
 )
+"""Files of a derivative for which BIDS has no names."""
 
 
 def find_jobs(
@@ -42,13 +43,13 @@ def find_jobs(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
 ) -> list[Job]:
-    """Find the anatomical scans of a data set, named as BIDS derivatives name what is made of them.
+    """Find the anatomical scans of a data set, and name their results as BIDS derivatives.
 
-    A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`; where
-    scans differ by their suffix alone, the suffix is added to the description: `desc-syntheticPDw`. Such are looked
-    for among the suffixes chosen and `DEFAULT_SUFFIXES`, so that a later run on others of these does not replace
-    results. A scan that such another one joins later is done again under its new name, and `study.read_study` passes
-    over the old one.
+    A scan `sub-01/anat/sub-01_PDw.nii.gz` gives `sub-01_desc-synthetic_T1w` and `sub-01_desc-midiff_dseg`. Where
+    scans differ only in their suffix, the suffix is added to the description: `desc-syntheticPDw`. This check covers
+    the chosen suffixes and `DEFAULT_SUFFIXES`, so that a later run on other suffixes replaces no results. If such a
+    scan is added later, the first one is processed again under its new name, and `study.read_study` leaves out the
+    results with the old name.
 
     Args:
         dataset: folder of a raw data set.
@@ -58,8 +59,8 @@ def find_jobs(
         sessions: labels with or without "ses-"; empty for all.
 
     Raises:
-        InputError: a participant is not there, there is no such scan at all, two scans would write the same files, or
-            one those of another one that an earlier run was on.
+        InputError: a participant is missing, no scan is found, two scans would write the same files, or a scan would
+            replace the results of another one.
     """
     wanted = _wanted(dataset, participants)
     chosen_sessions = {_labelled("ses", label) for label in sessions}
@@ -91,8 +92,9 @@ def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
     earlier = read_earlier_manifest(job.paths).get("input")
     other = job.source.with_name(Path(earlier["path"]).name) if earlier else job.source
     if other != job.source and other in scans:
-        fault = f"would replace what was made of {other.name}"
-        raise InputError(job.source, fault, "Name both after --suffix, and what is made of each has a name of its own")
+        fault = f"would replace the results of {other.name}"
+        hint = "Name both suffixes after --suffix, so that the results of each get their own names"
+        raise InputError(job.source, fault, hint)
 
 
 def _misnamed(subject: Path, sessions: set[str], suffixes: Sequence[str]) -> list[Path]:
@@ -107,7 +109,7 @@ def _misnamed(subject: Path, sessions: set[str], suffixes: Sequence[str]) -> lis
 
 
 def participants_without(jobs: Iterable[Job], dataset: Path, participants: Sequence[str] = ()) -> list[str]:
-    """Those of the participants, or of all if none are named, of whom there is no job, sorted."""
+    """The participants without a job, sorted. Without a list of participants, all are considered."""
     with_job = {job.source.relative_to(dataset).parts[0] for job in jobs if not job.exclusion_reason}
     return sorted(_wanted(dataset, participants) - with_job)
 
@@ -143,27 +145,16 @@ def _suffix(scan: Path) -> str:
 
 
 def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> OutputPaths:
-    suffix = _suffix(scan) if ambiguous else ""
-    prefix = output / scan.parent.relative_to(dataset) / _entities(scan)
-
-    def named(description: str, ending: str) -> Path:
-        return prefix.with_name(f"{prefix.name}_desc-{description}{suffix}_{ending}")
-
-    return OutputPaths(
-        synthetic=named("synthetic", "T1w.nii.gz"),
-        synthetic_std=named("synthetic", "std.nii.gz"),
-        segmentation=named("midiff", "dseg.nii.gz"),
-        dicom_seg=named("midiff", "dseg.dcm"),
-        label_table=named("midiff", "dseg.tsv"),
-        volumes=named("midiff", "volumes.csv"),
-        qc_image=named("midiff", "qc.png"),
-        report=named("midiff", "report.json"),
-        error=named("midiff", "error.json"),
-    )
+    folder = output / scan.parent.relative_to(dataset)
+    return bids_outputs(_entities(scan), folder, _suffix(scan) if ambiguous else "")
 
 
 def check_dataset(dataset: Path) -> None:
-    """Raise InputError for a folder that is no BIDS data set at first sight."""
+    """Check that a folder has the description of a BIDS data set.
+
+    Raises:
+        InputError: it has none, or an incomplete one.
+    """
     description = dataset / DESCRIPTION
     try:
         facts = _read_json(description)
@@ -185,8 +176,12 @@ def _read_json(path: Path) -> Any:
 
 
 def check_own(dataset: Path, output: Path) -> None:
-    """Raise OutputError for an output folder that is that of the data set or of another tool's derivative."""
-    hint = f"Give the derivative a folder of its own, such as {dataset / 'derivatives' / 'midiff'}"
+    """Check that an output folder is not the data set itself or the derivative of another tool.
+
+    Raises:
+        OutputError: it is.
+    """
+    hint = f"Choose a separate folder for the derivative, such as {dataset / 'derivatives' / 'midiff'}"
     if output.resolve() == dataset.resolve():
         raise OutputError(output, "is the data set itself", hint)
     description = output / DESCRIPTION
@@ -200,10 +195,10 @@ def check_own(dataset: Path, output: Path) -> None:
 
 
 def write_description(dataset: Path, output: Path) -> None:
-    """Write what makes the output folder a derivative of the data set: its description, and what to ignore.
+    """Write the description of the derivative and its `.bidsignore`.
 
     Raises:
-        OutputError: the folder is that of the data set or of another derivative, or cannot be written.
+        OutputError: the folder is the data set or another derivative, or cannot be written.
     """
     check_own(dataset, output)
     description = {
@@ -222,9 +217,9 @@ def write_description(dataset: Path, output: Path) -> None:
 
 
 def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
-    """Write the JSON files beside the images that there are."""
+    """Write the JSON sidecars of the existing result images."""
     from midiff_monai.io.volumes import UNREADABLE
-    from midiff_monai.pipeline.result import shows_only_brain  # heavy, and not needed to read a command line
+    from midiff_monai.pipeline.result import shows_only_brain  # heavy, and not needed to parse a command line
 
     for job in (job for job in jobs if not job.exclusion_reason):
         common = {
@@ -236,7 +231,7 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             _write_json(common | labels, _sidecar(job.paths.segmentation))
         if job.paths.synthetic.is_file():
             synthetic: dict[str, Any] = {"Description": "T1w contrast made from another contrast by midiff"}
-            with suppress(*UNREADABLE, ValueError):  # of a damaged or edited volume, the batch has told
+            with suppress(*UNREADABLE, ValueError):  # the batch reports damaged or edited volumes
                 synthetic["SkullStripped"] = shows_only_brain(job.paths)
             _write_json(common | synthetic, _sidecar(job.paths.synthetic))
 

@@ -1,4 +1,4 @@
-"""Batches on a Dask cluster: on this machine, or on one that runs already."""
+"""Batches on Dask workers: processes of this machine, or a running cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,45 +17,47 @@ import torch
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.inputs import Job
-from midiff_monai.pipeline.batch import Outcome, Task, run_job
+from midiff_monai.pipeline.batch import Pipeline, run_job
+from midiff_monai.pipeline.batch_report import Outcome
+from midiff_monai.pipeline.options import Task
 from midiff_monai.provenance import usable_processors
 
 GRACE_SECONDS = 5.0
-"""How long the scheduler may take to say what became of a volume whose worker is gone."""
+"""Seconds that the scheduler may take to report a volume whose worker is gone."""
 
 
 @dataclass(frozen=True)
 class DaskExecutor:
-    """Runs jobs on Dask workers; a `batch.Executor`.
+    """Runs jobs on Dask workers. It is a `batch.Executor`.
 
-    A worker loads the models once and runs one volume at a time, however many threads it has. The volume of a worker
-    that is killed is tried once more, at the end; one that has killed two is recorded as failed. When the scheduler is
-    lost, so are the volumes that were not done.
+    A worker loads the models once and runs one volume at a time, whatever its number of threads. If a worker is
+    killed, its volume is tried once more, after the others. A volume whose second worker is killed too has failed. If
+    the scheduler is lost, the unfinished volumes have failed.
 
     Attributes:
-        workers: number of processes to start on this machine, which share its cores; with several GPUs, each takes
-            the next one in turn. 0 with a scheduler.
-        scheduler: address of a cluster that runs already, such as "tcp://host:8786". Its workers see the same files
-            under the same names. Where they come back under the same address once they are killed, a volume may kill
-            as many more as Dask's own setting `distributed.scheduler.allowed-failures` has it.
-        folder: where the workers started here keep what they spill; None for the current folder's default of Dask.
+        workers: number of processes to start on this machine; 0 with a scheduler. They share the cores. With several
+            GPUs, they take them in turn.
+        scheduler: address of a running cluster, such as "tcp://host:8786". Its workers must see the same files under
+            the same names. If killed workers restart under the same address, Dask's setting
+            `distributed.scheduler.allowed-failures` limits how many of them a volume can kill.
+        folder: folder in which local workers spill data; None for Dask's default.
     """
 
     workers: int = 0
     scheduler: str | None = None
     folder: Path | None = None
 
-    def __call__(self, jobs: Sequence[Job], task: Task, stop: threading.Event) -> Iterator[Outcome]:
-        """Yield outcomes as they come.
+    def __call__(self, jobs: Sequence[Job], pipeline: Pipeline, stop: threading.Event) -> Iterator[Outcome]:
+        """Yield the outcomes in the order in which they arrive.
 
         Raises:
-            InputError: Dask is not installed, or the scheduler does not answer.
+            InputError: Dask is not installed, or the scheduler does not respond.
         """
         with self._client() as client:
-            batch = _Distribution(client, jobs, task)
+            batch = _Distribution(client, jobs, pipeline)
             try:
                 yield from batch.outcomes(stop)
-            # whatever a client without its scheduler trips over
+            # the errors of a client that has lost its scheduler
             except (OSError, CancelledError) as error:
                 reason = f"the Dask scheduler was lost ({in_one_line(error)})"
                 yield from [Outcome.of(job, "failed", error=reason) for job in batch.unfinished()]
@@ -69,14 +71,14 @@ class DaskExecutor:
             raise InputError("--workers, --scheduler", "need the package distributed", hint) from error
         if self.scheduler is None:
             with self._local_cluster() as cluster, Client(cluster) as client:
-                client.register_plugin(_deaf_to_signals())
+                client.register_plugin(_ignore_signals())
                 yield client
             return
         try:
             client = Client(self.scheduler)
         except (OSError, ValueError) as error:
-            fault = f"is no Dask scheduler that answers ({in_one_line(error)})"
-            raise InputError(self.scheduler, fault, "Check the address, and that it runs") from error
+            fault = f"is not a Dask scheduler that responds ({in_one_line(error)})"
+            raise InputError(self.scheduler, fault, "Check the address, and that the scheduler runs") from error
         with client:
             yield client
 
@@ -85,7 +87,7 @@ class DaskExecutor:
         from distributed import LocalCluster
 
         threads = max(1, usable_processors() // self.workers)
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # the scheduler reads it at its start
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # read when the scheduler starts
             return LocalCluster(
                 n_workers=self.workers,
                 threads_per_worker=1,
@@ -95,34 +97,35 @@ class DaskExecutor:
             )
 
 
-def _deaf_to_signals() -> Any:
-    """A plugin for the workers started here: a terminal sends Ctrl-C to them too, and they have a volume to finish."""
+def _ignore_signals() -> Any:
+    """A plugin that makes local workers ignore Ctrl-C, so that they finish their volume."""
     from distributed import WorkerPlugin
 
-    class DeafToSignals(WorkerPlugin):
+    class IgnoreSignals(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
 
-    return DeafToSignals()
+    return IgnoreSignals()
 
 
 class _Distribution:
-    """The jobs of a batch on their way through a cluster: waiting, or each alone on a worker."""
+    """The jobs of a batch that wait for a worker, and those that run, at most one on each worker."""
 
-    def __init__(self, client: Any, jobs: Sequence[Job], task: Task) -> None:
-        self._client, self._task = client, task
+    def __init__(self, client: Any, jobs: Sequence[Job], pipeline: Pipeline) -> None:
+        self._client = client
+        self._recipe = type(pipeline), pipeline.task  # the models do not travel: each worker opens its own
         self._waiting = deque(jobs)
         self._running: dict[Any, tuple[Job, str]] = {}
         self._gone_since: dict[Any, float] = {}
         self._killed: set[Job] = set()
 
     def unfinished(self) -> list[Job]:
-        """The jobs without an outcome so far."""
+        """The jobs that have no outcome yet."""
         return [job for job, _ in self._running.values()] + list(self._waiting)
 
     def outcomes(self, stop: threading.Event) -> Iterator[Outcome]:
-        """Run the jobs; once `stop` is set, no more than those that run already."""
+        """Run the jobs. Once `stop` is set, no further job is started."""
         while self._running or (self._waiting and not stop.is_set()):
             workers = self._client.nthreads().keys()
             if not stop.is_set():
@@ -133,18 +136,21 @@ class _Distribution:
                 yield from self._retry(future, killed=self._was_killed(future))
 
     def _send(self, workers: Iterable[str]) -> None:
-        """Give every idle worker a volume, and none a second to wait there: it would be blamed if the first kills."""
+        """Give each idle worker one volume.
+
+        A second volume on the same worker would be blamed if the first one kills it.
+        """
         idle = set(workers) - {worker for _, worker in self._running.values()}
         while self._waiting and idle:
             job, worker = self._waiting.popleft(), idle.pop()
-            future = self._client.submit(run_on_worker, job.absolute(), self._task, workers=worker, pure=False)
+            future = self._client.submit(run_on_worker, job.absolute(), *self._recipe, workers=worker, pure=False)
             self._running[future] = job, worker
 
     def _finished(self, stop: threading.Event) -> Iterable[Any]:
-        """The futures that are done, once there is one or a second has passed."""
+        """The finished futures. Waits until one has finished, for at most a second."""
         from distributed import TimeoutError, wait
 
-        if not self._running:  # there is no worker
+        if not self._running:  # no worker is available
             stop.wait(1)
             return ()
         try:
@@ -157,37 +163,37 @@ class _Distribution:
 
         try:
             outcome = future.result(timeout=GRACE_SECONDS)
-        except TimeoutError:  # the worker died with the outcome; the volume is done, and will be skipped
+        except TimeoutError:  # the worker died with the outcome; the volume is done and will be skipped
             yield from self._retry(future, killed=False)
         except KilledWorker:
             yield from self._retry(future, killed=True)
         except CancelledError:
             raise
-        except Exception as error:  # the worker has another version of the package, or none
+        except Exception as error:  # the worker lacks the package or has another version
             yield self._failed(future, f"{type(error).__name__}: {in_one_line(error)}")
         else:
             job = self._forget(future)
             yield replace(outcome, input=job.source, report=str(job.paths.report))
 
     def _lost(self, workers: Iterable[str]) -> list[Any]:
-        """The futures whose worker is gone for long: they are sent to no other, and wait for ever."""
+        """The futures whose worker has been gone for some time. Dask would wait for it forever."""
         gone = [future for future, (_, worker) in self._running.items() if worker not in workers]
         now = time.monotonic()
         return [future for future in gone if now > self._gone_since.setdefault(future, now) + GRACE_SECONDS]
 
     def _was_killed(self, future: Any) -> bool:
-        """Whether the volume was being processed when its worker went.
+        """Whether the volume was being processed when its worker disappeared.
 
-        With Dask's `allowed-failures` at 0 the scheduler says so by itself, but a cluster that runs already has 3.
+        With `allowed-failures` at 0 the scheduler raises `KilledWorker`, but the default of a running cluster is 3.
         """
         return self._client.run_on_scheduler(
-            # a lambda is sent as it is: the scheduler needs no midiff
+            # a lambda is pickled by value, so the scheduler does not need midiff
             lambda dask_scheduler, key: getattr(dask_scheduler.tasks.get(key), "suspicious", 0) > 0,
             key=future.key,
         )
 
     def _retry(self, future: Any, killed: bool) -> Iterator[Outcome]:
-        """Let a volume wait again, at the end if it has killed its worker; one that has killed two fails."""
+        """Queue a volume again, last if it has killed its worker. It has failed if it has killed two."""
         job, _ = self._running[future]
         if killed and job in self._killed:
             yield self._failed(future, "KilledWorker: two workers that tried it were killed")
@@ -208,11 +214,21 @@ class _Distribution:
         return self._running.pop(future)[0]
 
 
-def run_on_worker(job: Job, task: Task) -> Outcome:
-    """Run a job in a Dask worker, on the GPU that is this worker's."""
+def run_on_worker(job: Job, make_pipeline: Callable[[Task], Pipeline], task: Task) -> Outcome:
+    """Run a job in a Dask worker, which keeps its pipeline, and with it the models, for the next job."""
     from distributed import get_worker
 
-    gpus, name = torch.cuda.device_count(), get_worker().name
-    if gpus > 1 and task.settings.device is None and isinstance(name, int):
-        task = replace(task, settings=replace(task.settings, device=f"cuda:{name % gpus}"))
-    return run_job(job, task)
+    worker: Any = get_worker()
+    task = _on_own_gpu(task, worker.name)
+    kept = getattr(worker, "midiff_pipeline", None)
+    if kept is None or kept.task != task:
+        worker.midiff_pipeline = kept = make_pipeline(task)
+    return run_job(job, kept)
+
+
+def _on_own_gpu(task: Task, worker_name: Any) -> Task:
+    """With several GPUs, the local workers, which are numbered, take them in turn."""
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and task.settings.device is None and isinstance(worker_name, int):
+        return replace(task, settings=replace(task.settings, device=f"cuda:{worker_name % gpus}"))
+    return task

@@ -1,4 +1,4 @@
-"""What came of one volume, and the files that tell of it."""
+"""The results of one volume, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import RunReport, read_earlier_manifest, remove_failure_record
-from midiff_monai.io.paths import OutputPaths, atomic_write
+from midiff_monai.io.outputs import OutputPaths, roles_of
+from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.volumes import write_like
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.provenance import sha256
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """One volume's results, all on the grid of the input.
+    """The results of one volume, all on the grid of the input.
 
     Attributes:
         source: the volume as read.
-        paths: what the files are called.
-        report: what happened.
+        paths: the paths of the output files.
+        report: the run manifest.
         synthetic: (X, Y, Z) synthetic T1w in [0, 1], white matter at about 0.7; None if nothing was translated.
-        spread: (X, Y, Z) standard deviation over several samples, else None.
-        segmentation: (X, Y, Z) FreeSurfer ids, else None.
-        series: the DICOM series that was read, if it was one.
+        synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
+        segmentation: (X, Y, Z) FreeSurfer ids, or None.
+        series: the DICOM series that was read, or None.
+        render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
     """
 
     source: nib.Nifti1Image
@@ -50,9 +52,10 @@ class Result:
     synthetic_std: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     series: DicomSeries | None = None
+    render: Callable[..., None] = qc_mosaic
 
     def measures(self) -> Measures:
-        """What tells whether a person should look at the result before using it."""
+        """The measures on which the automatic quality flags are based."""
         seen = np.asarray(self.source.dataobj), self.synthetic, self.synthetic_std, self.segmentation
         volumes: dict[int, float] = {}
         if self.segmentation is not None:
@@ -61,12 +64,11 @@ class Result:
         return measure(*seen, volumes, self.source.affine)
 
     def write(self) -> None:
-        """Write every file, each whole or not at all; the report, last, lists the others.
+        """Write every file atomically. The complete manifest comes last and lists the others.
 
-        A report that is not complete comes first. Whoever finds it knows that the outputs it lists are midiff's, and
-        perhaps not all of one run. Files of an earlier run that this one leaves alone keep their hashes in the report.
-        Those that are out of date now, as the spread of samples that were more, are deleted, unless they were changed
-        since.
+        An incomplete manifest is written first. It marks the files that midiff wrote, in case the run is killed.
+        Files of an earlier run that stay valid keep their hashes in the manifest. Outdated files of an earlier run,
+        such as a standard deviation that is no longer computed, are deleted unless someone has edited them since.
         """
         earlier = read_earlier_manifest(self.paths)["outputs_sha256"]
         self.report.hashes = {role: digest for role, digest in earlier.items() if role not in self._replaced}
@@ -88,12 +90,12 @@ class Result:
 
     @property
     def _replaced(self) -> set[str]:
-        """Roles of the files that are out of date once this result is written."""
-        roles = {"qc_image"}
+        """Roles of the files of an earlier run that this result replaces."""
+        roles = set(roles_of("check"))
         if self.synthetic is not None:
-            roles |= {"synthetic", "synthetic_std"}
+            roles.update(roles_of("translation"))
         if self.segmentation is not None:
-            roles |= {"segmentation", "label_table", "volumes", "dicom_seg"}
+            roles.update(roles_of("segmentation"))
         return roles
 
     def _write_atomically(self, role: str, write: Callable[[Path], None]) -> None:
@@ -102,7 +104,7 @@ class Result:
             with atomic_write(path) as temporary:
                 write(temporary)
                 self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
-        except InputError as error:  # headers of a series that break the standard take nothing from the other files
+        except InputError as error:  # a series with faulty headers must not prevent the other files
             self.report.warnings.append(f"No {path.name}: {error}")
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
@@ -133,7 +135,7 @@ class Result:
 
     @staticmethod
     def _write_dicom_seg(segmentation: np.ndarray, series: DicomSeries, path: Path) -> None:
-        from midiff_monai.io.dicom.seg import write_dicom_seg  # an extra
+        from midiff_monai.io.dicom.seg import write_dicom_seg  # highdicom is an optional dependency
 
         write_dicom_seg(segmentation, series, path)
 
@@ -141,12 +143,15 @@ class Result:
         source = np.asarray(self.source.dataobj)
         segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
         colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
-        title = os.fsencode(self.report.input.name).decode(errors="replace")  # a file name need not be Unicode
-        qc_mosaic(source, self.synthetic, segmentation, self.source.affine, path, title, colours)
+        title = os.fsencode(self.report.input.name).decode(errors="replace")  # file names can be invalid Unicode
+        self.render(source, self.synthetic, segmentation, self.source.affine, path, title, colours)
 
 
 def shows_only_brain(paths: OutputPaths) -> bool:
-    """Whether a synthetic T1w is of a stripped brain: most has a label or, unlabelled, it is no larger than one."""
+    """Tell whether a written synthetic T1w shows a skull-stripped brain.
+
+    With a segmentation, most of its foreground must be labelled. Without one, its foreground must fit into a brain.
+    """
     synthetic = nib.Nifti1Image.from_filename(paths.synthetic)
     shown = np.asarray(synthetic.dataobj) > 0
     if not paths.segmentation.is_file():

@@ -1,12 +1,10 @@
-"""Volume in, segmentation out: what the command line and a script call."""
+"""Volume in, segmentation out: the functions that the command line and a script call."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,13 +12,16 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.bundle.resources import available_overlays
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
+from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.volumes import check_file, check_intensity_range, read_volume, reading_warnings, states_orientation
+from midiff_monai.pipeline.models import Models, load_models, used_settings
+from midiff_monai.pipeline.options import PRECISIONS, Mode, Settings, Task
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.qc.flags import quality_flags
@@ -29,63 +30,9 @@ from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
-TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
-
-PRECISIONS = {"auto": None, "float32": False, "bfloat16": True}
-"""What the networks compute in, and whether a bundle has to mix precisions for it (its `amp`)."""
-
-SIDES_UNKNOWN = "The header does not say which side is left: it was taken to be as is usual for the format, check it."
+SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a result; None stands for the bundle's own choice.
-
-    Attributes:
-        modality: preprocessing of `transforms/` to lay over the translation bundle.
-        steps: denoising steps.
-        samples: number of samples to average.
-        seed: of the noise.
-        device: "cpu", "cuda", "cuda:1" …
-        precision: one of `PRECISIONS`; "auto" is the bundle's own choice.
-        trust_weights: use weights that are not the ones that the bundle's metadata names.
-    """
-
-    modality: str | None = None
-    steps: int | None = None
-    samples: int | None = None
-    seed: int | None = None
-    device: str | None = None
-    precision: str = "auto"
-    trust_weights: bool = False
-
-
-@dataclass
-class Models:
-    """The bundles of a run, loaded once.
-
-    Attributes:
-        translation: makes a synthetic T1w.
-        segmentation: segments, and tells the translation where in a whole head the brain is.
-        segmenting: whether its segmentation is wanted.
-    """
-
-    translation: Bundle | None = None
-    segmentation: Bundle | None = None
-    segmenting: bool = True
-
-    @property
-    def weights(self) -> dict[str, str]:
-        """SHA-256 of the weights by the name of the bundle."""
-        return {bundle.root.name: bundle.weights_sha256 for bundle in (self.translation, self.segmentation) if bundle}
-
-    @property
-    def configurations(self) -> dict[str, str]:
-        """SHA-256 of the configurations by the name of the bundle."""
-        bundles = [bundle for bundle in (self.translation, self.segmentation) if bundle]
-        return {bundle.root.name: bundle.configuration_sha256 for bundle in bundles}
 
 
 def translate(
@@ -99,20 +46,22 @@ def translate(
     """Write a synthetic T1w for each volume.
 
     Args:
-        inputs: a volume of any modality, or several, DICOM folders or whatever else `inputs.find_jobs` takes.
-        output: folder for the results; see `paths.OutputPaths` for the names.
-        overwrite: whether results that exist may be replaced.
-        progress: show bars, of the volumes and of the slices of each, where there is a terminal.
+        inputs: a volume of any modality, several, a DICOM folder, or anything else that `inputs.find_jobs` takes.
+        output: folder for the results. `outputs.OUTPUTS` lists the file names.
+        overwrite: replace results that exist.
+        progress: show progress bars for the volumes and for the slices of each, if stderr is a terminal.
         settings: fields of `Settings`.
 
     Returns:
-        One result a volume, with its voxels in memory; for many volumes there is `batch.run_batch`, which keeps none.
+        One result a volume, with its voxels in memory. For many volumes use `batch.run_batch`, which keeps none.
 
     Raises:
-        InputError, OutputError, BundleError: before anything is computed, if an input cannot be read, an output
-            cannot be written or a bundle is not intact.
+        InputError: an input cannot be read. Nothing has been computed.
+        OutputError: an output cannot be written. Nothing has been computed.
+        BundleError: a bundle is not intact. Nothing has been computed.
     """
-    return list(run(inputs, output, Settings(**settings), True, False, overwrite, progress))  # type: ignore[arg-type]
+    task = Task(Mode.TRANSLATE, Settings(**settings), overwrite)  # type: ignore[arg-type]
+    return list(run(inputs, output, task, progress))
 
 
 def segment(
@@ -127,53 +76,57 @@ def segment(
     """Segment each volume on its own grid, by way of a synthetic T1w.
 
     Args:
-        inputs: as `translate`.
+        inputs: as for `translate`.
         output: folder for the results.
-        translated: False takes the volumes for T1w and segments them as they are.
-        overwrite: whether results that exist may be replaced.
-        progress: show bars, of the volumes and of the slices of each, where there is a terminal.
+        translated: False segments the volumes as they are. They have to be T1w.
+        overwrite: as for `translate`.
+        progress: as for `translate`.
         settings: fields of `Settings`.
 
-    Returns, raises: as `translate`.
+    Returns:
+        As `translate`.
+
+    Raises:
+        MidiffError: as `translate`.
     """
-    return list(run(inputs, output, Settings(**settings), translated, True, overwrite, progress))  # type: ignore[arg-type]
+    mode = Mode.SEGMENT if translated else Mode.SEGMENT_DIRECTLY
+    task = Task(mode, Settings(**settings), overwrite)  # type: ignore[arg-type]
+    return list(run(inputs, output, task, progress))
 
 
 def run(
-    inputs: Sequence[str | Path] | str | Path,
-    output: str | Path,
-    settings: Settings,
-    translating: bool,
-    segmenting: bool,
-    overwrite: bool,
-    progress: bool,
+    inputs: Sequence[str | Path] | str | Path, output: str | Path, task: Task, progress: bool = False
 ) -> Iterator[Result]:
-    """Process volumes one by one; every input is read and every output checked before the first is computed."""
-    jobs = _fit(find_jobs(inputs, output, settings.modality))
-    check_settings(settings, translating)
-    roles = [*written_roles(settings, translating, segmenting), "report"]
-    wanted = [getattr(job.paths, role) for job in jobs for role in roles]
+    """Process volumes one by one. Every input is read and every output path is checked before the first is computed."""
+    jobs = _included(find_jobs(inputs, output, task.settings.modality))
+    check_settings(task)
+    wanted = [getattr(job.paths, role) for job in jobs for role in [*written_roles(task), "report"]]
     for job in jobs:
-        read(job, settings)
-    check_writable(output, wanted, overwrite, [file for job in jobs for file in job.files])
-    models = load_models(settings, translating, segmenting, progress)
+        read(job, task.settings)
+    check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
+    models = load_models(task, progress)
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
-        yield process(job, settings, models)
+        yield process(job, task, models)
 
 
-def _fit(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without those to be passed over, of which the log tells."""
+def _included(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are not excluded. A warning is logged for each of the others."""
     for job in jobs:
         if job.exclusion_reason:
-            _logger.warning("%s: passed over, for it %s", job.source, job.exclusion_reason)
+            _logger.warning("%s: excluded, because it %s", job.source, job.exclusion_reason)
     return [job for job in jobs if not job.exclusion_reason]
 
 
-def check_settings(settings: Settings, translating: bool) -> None:
-    """Raise InputError for a setting out of its range, or for one of the translation where nothing is translated."""
+def check_settings(task: Task) -> None:
+    """Check a task before anything is read.
+
+    Raises:
+        InputError: a setting is out of range, or belongs to the translation while nothing is translated.
+    """
+    settings = task.settings
     for name in ("modality", "steps", "samples", "seed"):
-        if getattr(settings, name) is not None and not translating:
-            raise InputError(f"--{name}", "is of no use to what is not translated", "Leave it out, or --no-translate")
+        if getattr(settings, name) is not None and not task.mode.translates:
+            raise InputError(f"--{name}", "has no effect without translation", "Leave it out, or --no-translate")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
@@ -185,33 +138,33 @@ def check_settings(settings: Settings, translating: bool) -> None:
         value = getattr(settings, name)
         if value is not None and not 1 <= value <= most:
             raise InputError(f"--{name}", f"is {value}", f"Give a whole number from 1 to {most}")
+    _check_device(settings.device or "cpu")
+
+
+def _check_device(device: str) -> None:
     try:
-        torch.zeros(1, device=settings.device or "cpu").item()
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device {settings.device}", "is not usable here", "Use cpu, or see `midiff info`"
-        ) from error
+        raise InputError(f"--device {device}", "is not usable here", "Use cpu, or see `midiff info`") from error
 
 
-def load_models(settings: Settings, translating: bool, segmenting: bool, progress: bool = False) -> Models:
-    """Open the bundles that a run needs; `progress` shows a bar of the slices of each volume."""
-    models = Models(segmenting=segmenting)
-    device = f"$torch.device('{settings.device}')" if settings.device else None
-    amp = PRECISIONS[settings.precision]
-    common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
-    if translating:
-        chosen: dict[str, Any] = {"steps": settings.steps, "samples": settings.samples, "seed": settings.seed}
-        chosen["progress"] = progress
-        models.translation = open_bundle(TRANSLATION, settings.modality, **common, **chosen)
-    models.segmentation = open_bundle(SEGMENTATION, **common)
-    return models
+def written_roles(task: Task) -> list[str]:
+    """The roles of the files that a task writes for a volume, without those of the record."""
+    stages = (["translation"] if task.mode.translates else []) + (["segmentation"] if task.mode.segments else [])
+    roles = roles_of(*stages, "check")  # type: ignore[arg-type]
+    several = (task.settings.samples or 1) > 1
+    return [role for role in roles if several or role != "synthetic_std"]
 
 
-def process(job: Job, settings: Settings, models: Models) -> Result:
-    """Process one volume and write what came of it."""
-    report = new_report(job, settings, models)
+def process(job: Job, task: Task, models: Models) -> Result:
+    """Process one volume and write its results.
+
+    Raises:
+        InputError: the volume cannot be read.
+    """
+    report = new_report(job, task, models)
     with report.timed("read"):
-        source = read(job, settings)
+        source = read(job, task.settings)
         report.warnings += reading_warnings(source)
         if not states_orientation(source):
             report.warnings.append(SIDES_UNKNOWN)
@@ -222,8 +175,8 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
     logits = None
     if models.translation:
         with report.timed("translate"):
-            image, logits = _translate(image, foreground, models, result)
-    if models.segmentation and models.segmenting:
+            image, logits = _translate(image, foreground, models.translation, models.segmentation, result)
+    if task.mode.segments:
         with report.timed("segment"):
             _segment(image, foreground, models.segmentation, result, logits)
     with report.timed("check"):
@@ -233,27 +186,34 @@ def process(job: Job, settings: Settings, models: Models) -> Result:
 
 
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
-    """Read the volume of a job, whatever it is stored as; raises InputError if it cannot be used."""
+    """Read the volume of a job, whatever its format.
+
+    Raises:
+        InputError: the volume cannot be used.
+    """
     source = read_volume(job.source) if job.series is None else _read_series(job)
     check_intensity_range(source, job.source, settings.modality)
     return source
 
 
 def _read_series(job: Job) -> nib.Nifti1Image:
-    from midiff_monai.io.dicom.reader import read_series  # an extra
+    from midiff_monai.io.dicom.reader import read_series  # pydicom is an optional dependency
 
     return read_series(job.series)  # type: ignore[arg-type]
 
 
-def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
-    """The manifest of a volume that is about to be processed; raises InputError where its files are not there."""
+def new_report(job: Job, task: Task, models: Models) -> RunReport:
+    """The manifest of a volume that is about to be processed.
+
+    Raises:
+        InputError: a file of the volume does not exist.
+    """
     for file in job.files:
         check_file(file)
-    command = "segment" if models.segmenting else "translate"
     return RunReport(
-        command,
+        task.mode.command,
         job.source,
-        used_settings(settings, models),
+        used_settings(task.settings, models),
         models.weights,
         files=job.files,
         configurations=models.configurations,
@@ -261,11 +221,11 @@ def new_report(job: Job, settings: Settings, models: Models) -> RunReport:
 
 
 def _translate(
-    image: MetaTensor, foreground: torch.Tensor, models: Models, result: Result
+    image: MetaTensor, foreground: torch.Tensor, translation: Bundle, segmentation: Bundle, result: Result
 ) -> tuple[MetaTensor, torch.Tensor | None]:
-    """The synthetic T1w, and its segmentation as far as it is known already."""
-    conformed = models.translation.conform(image)  # type: ignore[union-attr]
-    samples, logits = translate_two_pass(image, conformed, models.translation, models.segmentation)  # type: ignore[arg-type]
+    """Store the synthetic T1w in the result; returns it on the network's grid, with its logits where they are known."""
+    conformed = translation.conform(image)
+    samples, logits = translate_two_pass(image, conformed, translation, segmentation)
     grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, image.affine
     restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
     result.synthetic, result.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
@@ -275,31 +235,10 @@ def _translate(
 def _segment(
     image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result, logits: torch.Tensor | None
 ) -> None:
+    """Store the segmentation in the result; computes the logits unless they are given."""
     conformed = bundle.conform(image)
     probabilities = (bundle.infer(conformed) if logits is None else logits).softmax(dim=0)
     grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, result.source.affine
     result.segmentation = probabilities_to_labels(probabilities, *grids).numpy()
     if not result.segmentation.any():
         result.report.warnings.append("No structure was found: look at the picture and check the input.")
-
-
-def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:
-    """The settings with the bundle's own choices filled in; those of the sampler are None without a translation."""
-    used = asdict(settings)
-    if models.translation:
-        used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
-        used["steps"] = models.translation.setting("inferer").set_timesteps()
-    bundle = models.translation or models.segmentation
-    device, amp = (bundle.setting(name) for name in ("device", "amp"))  # type: ignore[union-attr]
-    precision = "bfloat16" if amp else "float32"
-    return used | {"device": str(device), "precision": precision, "translated": models.translation is not None}
-
-
-def written_roles(settings: Settings, translating: bool, segmenting: bool) -> list[str]:
-    """The fields of `OutputPaths` that a run with these settings writes for a volume, before the report."""
-    roles = ["qc_image"]
-    if translating:
-        roles += ["synthetic"] + (["synthetic_std"] if (settings.samples or 1) > 1 else [])
-    if segmenting:
-        roles += ["segmentation", "label_table", "volumes", "dicom_seg"]
-    return roles

@@ -1,4 +1,4 @@
-"""Whole heads: the brain is translated once more, alone."""
+"""Two-pass translation of whole heads: a coarse pass finds the brain, a refinement pass translates it alone."""
 
 from __future__ import annotations
 
@@ -14,49 +14,55 @@ from midiff_monai.transforms.resampling import resample_to_grid
 
 
 def translate_two_pass(
-    image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle | None
+    image: MetaTensor,
+    conformed: MetaTensor,
+    translation: Bundle,
+    segmentation: Bundle,
+    largest_brain_ml: float = LARGEST_BRAIN_ML,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Translate a volume; of a whole head, the brain a second time, alone, as the first translation shows it.
+    """Translate a volume. In a whole head, translate the brain a second time, without its surroundings.
 
-    Fat, air and eyes leave little of the range of grey values to the brain; alone, it has all of it, unless that is a
-    fixed window, as in CT, and looks like what most of the training was on. What is around it stays as the first
-    translation made it, for the segmenter knows the fluid between brain and skull by its place. So do the outermost
-    voxels of the brain of what is a head for certain: where bright fluid is cut off from dark bone, there are grey
-    values in between, which look like cortex. To find the brain of a head a draft is enough.
+    Fat, air and eyes take up most of the intensity range of a head. With the brain alone, the percentile scaling gives
+    it the full range, and the input resembles most of the training data. A CT keeps its fixed window.
+
+    The voxels around the brain come from the coarse pass, because the segmenter recognises CSF between brain and skull
+    by its position. In a volume larger than any brain, the outermost voxels of the brain come from the coarse pass too:
+    where bright CSF is cut from dark bone, partial volume has the intensity of cortex.
 
     Args:
         image: (1, X', Y', Z'), as read.
-        conformed: (1, X, Y, Z), the image as the translation knows it.
+        conformed: (1, X, Y, Z), the image on the translation's grid.
         translation: makes the synthetic T1w.
-        segmentation: finds the brain in it; None translates once.
+        segmentation: finds the brain in it.
+        largest_brain_ml: a volume with a larger foreground, in millilitres, is a whole head.
 
     Returns:
-        (C, X, Y, Z) in [0, 1], the mean of the samples and, of several, their standard deviation, 0 where a draft
-        is all there is; and the logits of the segmentation of just that, where one look was enough, to spare it a
-        second time.
+        (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
+        where only the coarse pass exists. Then the segmentation logits of that image, or None where they are unknown.
     """
-    if segmentation is None:
-        return translation.infer(conformed), None
-    foreground_mask, affine = as_plain_tensor(conformed[0] != 0), conformed.affine
-    coarse = bool(foreground_mask.sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML)
-    coarse_samples = translation.infer(conformed, coarse)
-    logits = segmentation.infer(segmentation.conform(MetaTensor(coarse_samples[:1], affine=affine)), coarse)
-    brain_only = _brain_only(extract_brain(logits, foreground_mask), affine, image)
+    foreground, affine = as_plain_tensor(conformed[0] != 0), conformed.affine
+    is_head = bool(foreground.sum() * voxel_volume_ml(affine) > largest_brain_ml)
+    coarse = translation.infer(conformed, is_head)
+    logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
+    brain_only = _brain_only(extract_brain(logits, foreground), affine, image)
     if brain_only is None:
-        return (translation.infer(conformed), None) if coarse else (coarse_samples, logits)
+        return (translation.infer(conformed), None) if is_head else (coarse, logits)
     conformed = translation.conform(brain_only)
     refined = translation.infer(conformed)
-    coarse_result = (
-        coarse_samples
-        if len(coarse_samples) == len(refined)
-        else torch.cat([coarse_samples, torch.zeros_like(refined[1:])])
-    )
     brain = as_plain_tensor(conformed[0]) != 0
-    return torch.where(_inner(brain) if coarse else brain, refined, coarse_result), None
+    return torch.where(_eroded(brain) if is_head else brain, refined, _with_channels(coarse, len(refined))), None
+
+
+def _with_channels(coarse: torch.Tensor, count: int) -> torch.Tensor:
+    """The coarse result with a standard deviation of 0 where the refined result has several samples."""
+    return coarse if len(coarse) == count else torch.cat([coarse, torch.zeros_like(coarse[:1])])
 
 
 def _brain_only(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTensor) -> MetaTensor | None:
-    """The image with nothing but the brain, if there is one: thick slices may pass by what is found in noise."""
+    """The image with its surroundings set to 0, or None where no voxel of the image lies in the brain mask.
+
+    A mask that was found in noise can be thinner than a thick slice, and then contains no voxel centre.
+    """
     if brain is None:
         return None
     mask = resample_to_grid(brain.float(), affine, image.shape[1:], image.affine, fill=0.0) > 0.5
@@ -64,6 +70,6 @@ def _brain_only(brain: torch.Tensor | None, affine: torch.Tensor, image: MetaTen
     return MetaTensor(brain_only, affine=image.affine) if (brain_only > 0).any() else None
 
 
-def _inner(brain: torch.Tensor) -> torch.Tensor:
-    """The voxels of a mask (X, Y, Z) with mask on all six sides; beyond the edge of the volume it goes on."""
+def _eroded(brain: torch.Tensor) -> torch.Tensor:
+    """A mask (X, Y, Z) eroded by one voxel. Beyond the edge of the volume the brain is assumed to go on."""
     return torch.from_numpy(binary_erosion(brain.numpy(), border_value=1))

@@ -71,7 +71,7 @@ def assert_all_done(output: Path, one_by_one: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(segmentation, one_by_one[name])
 
 
-def test_good_volumes_come_out_as_alone_and_bad_ones_are_told_of(
+def test_a_batch_gives_the_results_of_single_runs_and_reports_bad_volumes(
     scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.nii.gz"
@@ -85,7 +85,7 @@ def test_good_volumes_come_out_as_alone_and_bad_ones_are_told_of(
 
 
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_batch_goes_on_where_it_was(
+def test_an_interrupted_batch_continues(
     blow: signal.Signals, scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     process = midiff("batch", scans, "--no-translate", "-o", tmp_path / "out")
@@ -128,9 +128,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs the /proc of Linux")
-def test_a_worker_that_is_killed_costs_no_volume(
-    scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_a_killed_worker_loses_no_volume(scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="needs the extra [cluster]")
     process = midiff("batch", scans, "--no-translate", "--workers", "2", "-o", tmp_path / "out")
     wait_for_a_result(tmp_path / "out")
@@ -140,7 +138,7 @@ def test_a_worker_that_is_killed_costs_no_volume(
     assert_all_done(tmp_path / "out", one_by_one)
 
 
-def test_odd_paths_and_old_formats_are_taken(scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_odd_paths_and_old_formats_are_accepted(scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path) -> None:
     image = image_of(scans / "sub-0_T1w.nii.gz")
     folder = tmp_path / "Größe 1"
     folder.mkdir()
@@ -159,7 +157,7 @@ def test_odd_paths_and_old_formats_are_taken(scans: Path, one_by_one: dict[str, 
     assert (output / "old_dseg.nii.gz").is_file() and (output / "index.html").is_file()
 
 
-def test_a_folder_of_dicom_is_answered_in_dicom(
+def test_a_folder_of_dicom_gets_dicom_results(
     scans: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     """Two patients in one folder, whose series have one name, and a file that is broken."""
@@ -178,7 +176,7 @@ def test_a_folder_of_dicom_is_answered_in_dicom(
     assert len(list((tmp_path / "out").glob("*_dseg.dcm"))) == 2
 
 
-def test_two_batches_on_one_folder_leave_every_file_whole(
+def test_two_batches_in_one_folder_leave_every_file_complete(
     scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"

@@ -10,7 +10,7 @@ from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.labels import TISSUES
 
 
-def test_the_way_through_a_synthetic_t1w_finds_white_matter_and_the_direct_one_does_not(tmp_path: Path) -> None:
+def test_the_demo_finds_white_matter_through_the_synthetic_t1w_only(tmp_path: Path) -> None:
     printed = run_demo(tmp_path)
     value, ids = TISSUES["white matter"]
     truth = np.asarray(make_phantom("PD").tissues.dataobj) == value

@@ -20,7 +20,7 @@ import pytest
 
 from midiff_monai.bundle import resources
 from midiff_monai.cli.main import main
-from midiff_monai.pipeline.batch import BatchReportError, Outcome
+from midiff_monai.pipeline.batch_report import BatchReportError, Outcome
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -77,7 +77,7 @@ def own_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_weights_that_are_not_the_shipped_ones_are_refused(
+def test_weights_with_another_hash_are_refused(
     damage: str, own_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = own_bundles / "t1_brain_segmentation" / "models" / "model.pt"
@@ -107,28 +107,28 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(bundle["intact"] for bundle in facts["bundles"].values()) and len(facts["bundles"]) == 2
 
 
-def test_info_tells_of_weights_that_are_missing(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_reports_missing_weights(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_bundles / "t1_brain_segmentation" / "models" / "model.pt").unlink()
     assert main(["info", "--json"]) == 0
     bundles = json.loads(capsys.readouterr().out)["bundles"]
     assert [bundles[name]["intact"] for name in sorted(bundles)] == [False, True]
 
 
-def test_a_modality_is_refused_where_nothing_is_translated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_modality_is_refused_without_translation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
     for command in ("segment", "batch"):
         options = ["--no-translate", "--modality", "CT", "-o", str(tmp_path / "out")]
         assert main([command, str(volume), *options]) == 2
-        assert "--modality: is of no use" in capsys.readouterr().err
+        assert "--modality: has no effect" in capsys.readouterr().err
 
 
 def test_a_group_without_participants_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bids", str(tmp_path), str(tmp_path / "out"), "group"]) == 2
-    assert "is no folder of results" in capsys.readouterr().err
+    assert "is not a folder of results" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("level", ["participant", "group"])
-def test_the_raw_data_set_is_no_place_for_results(
+def test_results_in_the_raw_data_set_are_refused(
     level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sub-01" / "anat").mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_the_raw_data_set_is_no_place_for_results(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x_dseg.nii.gz"), "No space left on device: 'x_dseg.nii.gz'"),
         (MemoryError(), "out of memory"),
@@ -149,21 +149,23 @@ def test_the_raw_data_set_is_no_place_for_results(
     ],
 )
 def test_a_full_disk_or_memory_is_one_line(
-    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("midiff_monai.pipeline.run.run", Mock(side_effect=error))
     assert main(["segment", "x.nii", "-o", str(tmp_path)]) == 1
-    message = capsys.readouterr().err
-    assert told in message and message.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
 
 
-def test_a_fault_of_the_program_is_no_fault_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_runtime_errors_are_not_reported_as_memory_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("midiff_monai.pipeline.run.run", Mock(side_effect=RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="sizes do not match"):
         main(["segment", "x.nii", "-o", str(tmp_path)])
 
 
-def test_outcomes_are_printed_though_their_report_cannot_be_written(
+def test_outcomes_are_printed_even_if_their_report_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.nii"))
@@ -173,14 +175,14 @@ def test_outcomes_are_printed_though_their_report_cannot_be_written(
         raise BatchReportError(tmp_path / "out", "No space left on device", [Outcome(path, "done")])
 
     monkeypatch.setattr("midiff_monai.pipeline.batch.run_batch", unreported)
-    monkeypatch.setattr("midiff_monai.cli.main._summarize", lambda folder: None)
+    monkeypatch.setattr("midiff_monai.cli.commands._summarize", lambda folder: None)
     assert main(["batch", str(path), "-o", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr()
     assert printed.out.startswith("done\t") and "No space left" in printed.err
 
 
 @pytest.mark.parametrize("option", ["--participant-label", "--participant_label"])
-def test_labels_are_taken_in_the_spelling_of_bids_apps(
+def test_labels_are_accepted_in_the_spelling_of_bids_apps(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["bids", str(tmp_path), str(tmp_path / "out"), "participant", "--skip-bids-validation", option, "07"]
@@ -200,14 +202,14 @@ def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.C
     assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
 
 
-def test_training_data_that_cannot_do_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_training_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "t1_brain_segmentation", "--dataset_dir", str(tmp_path)]
     (tmp_path / "A_T1.nii.gz").touch()
     assert main(command) == 2
     assert "A_T1_DLMUSE.nii.gz: does not exist" in capsys.readouterr().err
     (tmp_path / "A_T1_DLMUSE.nii.gz").touch()
     assert main([*command, "--validation_subjects", "1"]) == 2
-    assert "holds 1 T1w, and 1 are set aside to validate" in capsys.readouterr().err
+    assert "holds 1 T1w, and 1 are reserved for validation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["segment", "batch"])
@@ -218,7 +220,7 @@ def test_an_empty_argument_is_not_the_current_folder(
     assert "'': is an empty input" in capsys.readouterr().err
 
 
-def test_a_device_that_computes_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
     assert main(["translate", str(volume), "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
     assert "--device meta: is not usable here" in capsys.readouterr().err
@@ -230,7 +232,7 @@ def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is a file or lies below one" in capsys.readouterr().err
 
 
-def test_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0 and capsys.readouterr().out == f"midiff {metadata.version('midiff-monai')}\n"

@@ -24,7 +24,7 @@ from midiff_monai.evaluation import scores
 from midiff_monai.evaluation.metrics import match_intensity, ssim
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.paths import output_paths
+from midiff_monai.io.outputs import output_paths
 from midiff_monai.pipeline.result import Result
 
 WEIGHTS = {"t1_lmi_translation": "a" * 64, "t1_brain_segmentation": "b" * 64}

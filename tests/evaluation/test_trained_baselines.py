@@ -18,7 +18,7 @@ from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.labels import MIRRORED
-from midiff_monai.pipeline.run import TRANSLATION
+from midiff_monai.pipeline.models import TRANSLATION
 from midiff_monai.provenance import sha256
 from midiff_monai.training.label_contrast import RandLabelContrastd
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pytest
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
-from midiff_monai.pipeline import batch
-from midiff_monai.pipeline.batch import Outcome
+from midiff_monai.pipeline.batch import Pipeline, run_batch
+from midiff_monai.pipeline.batch_report import Outcome
+from midiff_monai.pipeline.models import Models
+from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.run import Models, Settings, new_report, written_roles
+from midiff_monai.pipeline.run import new_report, written_roles
 
-NOTHING = np.zeros((1, 1, 1), dtype=np.int16)
+EMPTY_VOLUME = np.zeros((1, 1, 1), dtype=np.int16)
 
 
 class FakeBundle:
@@ -34,16 +37,15 @@ class FakeBundle:
         return getattr(self._settings, name, name)
 
 
-def load(settings: Settings, translating: bool, segmenting: bool) -> Models:
-    models = Models(segmenting=segmenting)
-    if translating:
-        models.translation = FakeBundle("t1_lmi_translation", settings)  # type: ignore[assignment]
-    models.segmentation = FakeBundle("t1_brain_segmentation", settings)  # type: ignore[assignment]
+def fake_models(task: Task) -> Models:
+    models = Models(FakeBundle("t1_brain_segmentation", task.settings))  # type: ignore[arg-type]
+    if task.mode.translates:
+        models.translation = FakeBundle("t1_lmi_translation", task.settings)  # type: ignore[assignment]
     return models
 
 
 class FakeResult(Result):
-    """Writes into every file what it is, and the number of the run that made it."""
+    """Writes into every file its role, and the number of the run that made it."""
 
     roles: set[str]
     number: int
@@ -56,20 +58,28 @@ class FakeResult(Result):
 
 
 class FakePipeline:
-    """Writes all files of a run; a volume whose text names an exception raises it.
+    """Writes all files of a run. A volume whose text names an exception raises it.
 
-    There is a DICOM SEG only of a volume whose text is "dicom".
+    A DICOM SEG is written only for a volume whose text is "dicom".
+
+    Attributes:
+        processed: names of the processed volumes, in order.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.processed: list[str] = []
-        monkeypatch.setattr(batch, "_load", load)
-        monkeypatch.setattr(batch, "process", self)
 
-    def __call__(self, job: Job, settings: Settings, models: Models) -> Result:
+    def run_batch(self, jobs: Sequence[Job], task: Task, output: Path, **options: Any) -> list[Outcome]:
+        """`batch.run_batch` with this stand-in for the models."""
+        return run_batch(jobs, task, output, make_pipeline=self.make, **options)
+
+    def make(self, task: Task) -> Pipeline:
+        return _RecordedPipeline(task, self)
+
+    def process(self, job: Job, task: Task, models: Models) -> Result:
         source, paths = job.source, job.paths
         self.processed.append(source.name)
-        self.report = new_report(job, settings, models)
+        self.report = new_report(job, task, models)
         error = {
             "full": OSError(errno.ENOSPC, "No space left on device"),
             "large": MemoryError("of 7\nTiB"),
@@ -78,14 +88,26 @@ class FakePipeline:
         if error:
             raise error
         self.report.warnings.append("Look at the picture.")
-        result = FakeResult(nib.Nifti1Image(NOTHING, np.eye(4)), paths, self.report)
-        result.synthetic = NOTHING if models.translation else None
-        result.segmentation = NOTHING if models.segmenting else None
-        result.roles = set(written_roles(settings, models.translation is not None, models.segmenting))
+        result = FakeResult(nib.Nifti1Image(EMPTY_VOLUME, np.eye(4)), paths, self.report)
+        result.synthetic = EMPTY_VOLUME if models.translation else None
+        result.segmentation = EMPTY_VOLUME if task.mode.segments else None
+        result.roles = set(written_roles(task))
         result.roles -= set() if source.read_text() == "dicom" else {"dicom_seg"}
         result.number = len(self.processed)
         result.write()
         return result
+
+
+@dataclass
+class _RecordedPipeline(Pipeline):
+    recorder: FakePipeline
+
+    @cached_property
+    def models(self) -> Models:
+        return fake_models(self.task)
+
+    def __call__(self, job: Job) -> Result:
+        return self.recorder.process(job, self.task, self.models)
 
 
 def write_jobs(folder: Path) -> list[Job]:

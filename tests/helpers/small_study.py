@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.paths import output_paths
+from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline import result as results
 from midiff_monai.pipeline.result import Result

@@ -93,7 +93,7 @@ def train_small(
         ("t1_brain_segmentation", {"network_def#network#filters": [8, 8, 8, 8]}),
     ],
 )
-def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
+def test_an_interrupted_training_resumes_to_the_same_result(
     name: str, narrow: dict[str, list[int]], tmp_path: Path, two_subjects: Path
 ) -> None:
     whole = train_small(name, two_subjects, tmp_path / "whole", **narrow)
@@ -103,7 +103,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     assert max((half[key] - whole[key]).abs().max() for key in whole) > 1e-5
 
 
-def test_pseudo_sources_lie_on_the_grid_of_their_labels(tmp_path: Path, two_subjects: Path) -> None:
+def test_random_contrasts_lie_on_the_grid_of_their_labels(tmp_path: Path, two_subjects: Path) -> None:
     options = ["--dataset_dir", str(two_subjects), "--validation_subjects", "1", "--seed", "3"]
     root = bundle_run("t1_lmi_translation", tmp_path, "train.yaml+pseudo_sources.yaml", *options)
     (file,) = (root / "pseudo").iterdir()
@@ -163,7 +163,7 @@ def test_whole_head_from_another_scanner(tmp_path: Path, shared_data: Path) -> N
     assert set(np.unique(result.segmentation)) >= {0, 2, 3, 4, 41, 42, 43}
 
 
-def test_tissues_of_a_tomogram(tmp_path: Path) -> None:
+def test_tissues_of_a_ct(tmp_path: Path) -> None:
     """Fluid, grey and white matter of the template at 8, 38 and 29 HU, in noise of 4 HU, skull-stripped."""
     tissues = make_phantom(spacing=(1.5, 1.5, 3)).tissues
     truth = np.asarray(tissues.dataobj)

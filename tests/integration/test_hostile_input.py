@@ -69,7 +69,7 @@ def test_a_header_with_any_bytes_is_read_or_refused(changes: dict[int, int]) -> 
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_a_promise_of_a_trillion_voxels_is_refused(suffix: str) -> None:
+def test_a_header_that_declares_a_trillion_voxels_is_refused(suffix: str) -> None:
     content = bytearray(nifti_bytes())
     struct.pack_into("<4h", content, 40, 3, 10000, 10000, 10000)
     stored = gzip.compress(bytes(content)) if suffix.endswith("gz") else bytes(content)
@@ -77,7 +77,7 @@ def test_a_promise_of_a_trillion_voxels_is_refused(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nrrd", "mha", "4-D nrrd", "many channels mha"])
-def test_other_formats_promise_in_vain_too(kind: str, tmp_path: Path) -> None:
+def test_other_formats_that_declare_too_many_voxels_are_refused(kind: str, tmp_path: Path) -> None:
     headers = {
         "nrrd": "NRRD0004\ntype: float\ndimension: 3\nsizes: 10000 10000 10000\nencoding: raw\nendian: little\n\n",
         "4-D nrrd": "NRRD0004\ntype: float\ndimension: 4\nsizes: 100 100 100 1000000\n"
@@ -92,7 +92,7 @@ def test_other_formats_promise_in_vain_too(kind: str, tmp_path: Path) -> None:
         read_volume(path)
 
 
-def test_a_file_that_expands_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumes, "MAX_BYTES", 2**28)
     path = tmp_path / "scan.nii.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:

@@ -13,7 +13,9 @@ from benchmarks.measure import status
 
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import find_jobs
-from midiff_monai.pipeline.batch import Outcome, Task, run_batch
+from midiff_monai.pipeline.batch import run_batch
+from midiff_monai.pipeline.batch_report import Outcome
+from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.run import segment
 
 VOLUMES, WARM_UP = 40, 20
@@ -21,7 +23,7 @@ MOST_GROWTH_MIB = 64
 """A batch that kept the probabilities of its volumes would grow by twice as much."""
 
 
-def test_good_volumes_come_out_as_alone_and_none_is_kept_in_memory(
+def test_a_long_batch_gives_the_results_of_single_runs_and_keeps_no_volume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thin = [make_phantom("T1", seed=seed).image.slicer[::2, ::2, 30:34] for seed in range(3)]  # type: ignore[arg-type]
@@ -37,7 +39,7 @@ def test_good_volumes_come_out_as_alone_and_none_is_kept_in_memory(
     study, out = tmp_path / "study", tmp_path / "out"
     study.mkdir()
     long_batch.write_study(VOLUMES, long_batch.SMALL, study)
-    outcomes = run_batch(find_jobs([study], out), Task(translating=False), out, progress=watch)
+    outcomes = run_batch(find_jobs([study], out), Task(Mode.SEGMENT_DIRECTLY), out, progress=watch)
     alone = segment([outcome.input for outcome in outcomes[:3]], tmp_path / "alone", translated=False)
     for number, outcome in enumerate(outcomes):
         assert outcome.status == ("failed" if long_batch.is_spoilt(number) else "done"), outcome

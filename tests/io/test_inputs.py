@@ -11,7 +11,8 @@ import pytest
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import find_jobs
-from midiff_monai.io.paths import VOLUME_SUFFIXES, OutputPaths, output_paths
+from midiff_monai.io.outputs import OutputPaths, output_paths
+from midiff_monai.io.paths import VOLUME_SUFFIXES
 from midiff_monai.pipeline import bids
 
 

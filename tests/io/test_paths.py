@@ -3,22 +3,20 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from dataclasses import astuple, fields
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from midiff_monai.errors import OutputError
+from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.paths import (
     VOLUME_SUFFIXES,
-    OutputPaths,
     atomic_write,
     check_writable,
-    output_paths,
     volume_files,
     volume_stem,
 )
@@ -35,29 +33,6 @@ class TestNames:
     def test_dots_within_the_stem_stay(self, name: str) -> None:
         assert f"{volume_stem(name)}{name[len(volume_stem(name)) :]}" == name
         assert name[len(volume_stem(name)) :] in VOLUME_SUFFIXES
-
-    def test_every_output_of_one_volume(self) -> None:
-        names = [path.name for path in astuple(output_paths("in/sub-01_PDw.nii.gz", "out"))]
-        assert names == [
-            "sub-01_PDw_synthT1w.nii.gz",
-            "sub-01_PDw_synthT1w_std.nii.gz",
-            "sub-01_PDw_dseg.nii.gz",
-            "sub-01_PDw_dseg.dcm",
-            "sub-01_PDw_dseg.tsv",
-            "sub-01_PDw_volumes.csv",
-            "sub-01_PDw_qc.png",
-            "sub-01_PDw_report.json",
-            "sub-01_PDw_error.json",
-        ]
-
-    @given(stem=STEMS, other=STEMS)
-    @example(stem=".", other="..")
-    def test_outputs_are_distinct_and_lie_in_the_folder(self, stem: str, other: str) -> None:
-        outputs = set(astuple(output_paths(f"in/{stem}.nii", "out")))
-        assert {path.parent for path in outputs} == {Path("out")}
-        assert len(outputs) == len(fields(OutputPaths))
-        if not other.startswith(stem) and not stem.startswith(other):
-            assert outputs.isdisjoint(astuple(output_paths(f"in/{other}.nii", "out")))
 
 
 class TestCheckWritable:

@@ -17,17 +17,19 @@ from fake_pipeline import FakePipeline, statuses
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.pipeline import batch
-from midiff_monai.pipeline.batch import BatchReportError, Task, run_batch, stop_on_signal
+from midiff_monai.pipeline.batch import stop_on_signal
+from midiff_monai.pipeline.batch_report import BatchReportError
+from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.qc.study import read_study
 
-TASK = Task(translating=False)
+TASK = Task(Mode.SEGMENT_DIRECTLY)
 
 
-def test_what_fails_is_recorded_and_the_rest_goes_on(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
+def test_a_failure_is_recorded_and_the_batch_goes_on(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     for name, fault in {"d": "full", "e": "large", "f": "bad", "z": "good"}.items():
         (tmp_path / "in" / f"{name}.nii").write_text(fault)
     jobs = [*find_jobs([tmp_path / "in"], tmp_path / "out"), *find_jobs([tmp_path / "absent.nii"], tmp_path / "out")]
-    outcomes = run_batch(jobs, TASK, tmp_path / "out")
+    outcomes = pipeline.run_batch(jobs, TASK, tmp_path / "out")
     assert statuses(outcomes) == ["done"] * 3 + ["failed"] * 3 + ["done", "failed"]
     table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
     assert table["status"].tolist() == statuses(outcomes)
@@ -48,7 +50,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(pipeline: FakePipeline, job
     assert sorted(errors.values()) == sorted(error for error in table["error"] if error)
     for name in "def":
         (tmp_path / "in" / f"{name}.nii").write_text("good")
-    run_batch(jobs[:-1], TASK, tmp_path / "out")
+    pipeline.run_batch(jobs[:-1], TASK, tmp_path / "out")
     (left,) = (tmp_path / "out").glob("*_error.json")
     assert left.name == "absent_error.json"
     assert datetime.fromisoformat(json.loads(left.read_text())["ended"]) <= datetime.now(timezone.utc)
@@ -58,50 +60,48 @@ def test_an_output_that_is_an_input_is_refused(pipeline: FakePipeline, tmp_path:
     for name in ("x.nii.gz", "x_dseg.nii.gz"):
         (tmp_path / name).write_text("good")
     with pytest.raises(OutputError, match="is an input of this run"):
-        run_batch(find_jobs(sorted(tmp_path.glob("*.gz")), tmp_path), TASK, tmp_path)
+        pipeline.run_batch(find_jobs(sorted(tmp_path.glob("*.gz")), tmp_path), TASK, tmp_path)
     (tmp_path / "batch.nii").write_text("good")
     with pytest.raises(OutputError, match="report of the batch"):
-        run_batch(find_jobs([tmp_path / "batch.nii"], tmp_path / "out"), TASK, tmp_path / "out")
+        pipeline.run_batch(find_jobs([tmp_path / "batch.nii"], tmp_path / "out"), TASK, tmp_path / "out")
     assert not pipeline.processed
 
 
 def test_one_volume_may_have_two_outputs(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     both = [jobs[0], *find_jobs([jobs[0].source], tmp_path / "out" / "again")]
-    assert statuses(run_batch(both, TASK, tmp_path / "out")) == ["done", "done"]
+    assert statuses(pipeline.run_batch(both, TASK, tmp_path / "out")) == ["done", "done"]
     assert len(pd.read_csv(tmp_path / "out" / "batch_report.csv")) == 2
 
 
 def test_a_folder_that_cannot_hold_results_is_named(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file"):
-        run_batch(jobs, TASK, tmp_path / "file")
+        pipeline.run_batch(jobs, TASK, tmp_path / "file")
 
 
-def test_outcomes_outlive_their_reports(
+def test_outcomes_survive_a_report_that_cannot_be_written(
     pipeline: FakePipeline, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(batch, "write_reports", full)
+    monkeypatch.setattr(batch, "write_batch_report", full)
     with pytest.raises(BatchReportError, match="No space left") as caught:
-        run_batch(jobs, TASK, tmp_path / "out")
+        pipeline.run_batch(jobs, TASK, tmp_path / "out")
     assert statuses(caught.value.outcomes) == ["done"] * 3
 
 
-def test_a_name_that_is_no_unicode_is_as_good_as_any(pipeline: FakePipeline, tmp_path: Path) -> None:
+def test_a_file_name_with_invalid_unicode_is_processed(pipeline: FakePipeline, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.nii")
     path.write_text("good")
     jobs = find_jobs([path], tmp_path / "out")
     for status in ("done", "skipped"):
-        assert statuses(run_batch(jobs, TASK, tmp_path / "out")) == [status]
+        assert statuses(pipeline.run_batch(jobs, TASK, tmp_path / "out")) == [status]
     (subject,) = read_study(tmp_path / "out")
     assert subject.input == str(path) and subject.status == "skipped"
 
 
-def test_a_stop_leaves_a_state_from_which_the_next_run_goes_on(
-    pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
-) -> None:
+def test_the_next_run_continues_after_a_stop(pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
     stop = threading.Event()
 
     def interrupted(outcomes):  # type: ignore[no-untyped-def]
@@ -109,14 +109,14 @@ def test_a_stop_leaves_a_state_from_which_the_next_run_goes_on(
             stop.set()
             yield outcome
 
-    outcomes = run_batch(jobs, TASK, tmp_path / "out", stop=stop, progress=interrupted)
+    outcomes = pipeline.run_batch(jobs, TASK, tmp_path / "out", stop=stop, progress=interrupted)
     assert statuses(outcomes) == ["done", "pending", "pending"]
     assert pd.read_csv(tmp_path / "out" / "batch_report.csv")["status"].tolist() == statuses(outcomes)
-    assert statuses(run_batch(jobs, TASK, tmp_path / "out")) == ["skipped", "done", "done"]
+    assert statuses(pipeline.run_batch(jobs, TASK, tmp_path / "out")) == ["skipped", "done", "done"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_handlers_come_back(number: signal.Signals) -> None:
+def test_the_first_signal_sets_the_event_and_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signal() as stop:
         assert not stop.is_set()
@@ -125,6 +125,6 @@ def test_the_first_signal_asks_and_handlers_come_back(number: signal.Signals) ->
     assert signal.getsignal(number) == before
 
 
-def test_two_names_of_one_result_cannot_be_in_one_batch(tmp_path: Path) -> None:
+def test_two_volumes_with_the_same_result_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="same files"):
         find_jobs([tmp_path / "x.nii", tmp_path / "x.mha"], tmp_path / "out")

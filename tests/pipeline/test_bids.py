@@ -61,11 +61,11 @@ def test_derivatives_keep_folders_and_entities(dataset: Path) -> None:
         ({"suffixes": ["T1w"]}, ["sub-02_ses-b_T1w"]),
     ],
 )
-def test_labels_and_suffixes_choose(chosen: dict[str, list[str]], expected: list[str], dataset: Path) -> None:
+def test_labels_and_suffixes_select_scans(chosen: dict[str, list[str]], expected: list[str], dataset: Path) -> None:
     assert sorted(names(dataset, **chosen)) == [f"{name}.nii.gz" for name in expected]
 
 
-def test_phase_images_are_no_scans_to_segment(dataset: Path) -> None:
+def test_phase_images_are_left_out(dataset: Path) -> None:
     before = find_jobs(dataset, dataset / "derivatives" / "midiff")
     scan = before[0].source
     for part in ("phase", "real", "imag"):
@@ -73,14 +73,14 @@ def test_phase_images_are_no_scans_to_segment(dataset: Path) -> None:
     assert find_jobs(dataset, dataset / "derivatives" / "midiff") == before
 
 
-def test_names_do_not_depend_on_the_suffixes_asked_for(dataset: Path) -> None:
-    """Else a second run, on T2w, would replace what a first one made of PDw."""
+def test_names_do_not_depend_on_the_requested_suffixes(dataset: Path) -> None:
+    """Else a second run, on T2w, would replace the results of a first run on PDw."""
     together = names(dataset)
     for suffix in ("PDw", "T2w"):
         assert names(dataset, suffixes=[suffix]).items() <= together.items()
 
 
-def test_a_scan_whose_results_are_called_otherwise_by_now_is_listed_once(dataset: Path, tmp_path: Path) -> None:
+def test_a_scan_whose_results_were_renamed_is_listed_once(dataset: Path, tmp_path: Path) -> None:
     scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
     for started in ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"):
         for job in find_jobs(dataset, tmp_path / "out", participants=["01"]):
@@ -92,13 +92,13 @@ def test_a_scan_whose_results_are_called_otherwise_by_now_is_listed_once(dataset
     assert [subject.name for subject in subjects] == ["sub-01_desc-midiffPDw", "sub-01_desc-midiffT2w"]
 
 
-def test_two_scans_of_one_name_cannot_be_told_apart(dataset: Path) -> None:
+def test_two_scans_with_the_same_name_are_refused(dataset: Path) -> None:
     (dataset / "sub-01" / "anat" / "sub-01_PDw.nii").touch()
     with pytest.raises(InputError, match="same files"):
         names(dataset)
 
 
-def test_a_folder_that_is_no_derivative_of_midiff_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+def test_a_derivative_of_another_tool_is_not_written_to(dataset: Path, tmp_path: Path) -> None:
     description = (dataset / "dataset_description.json").read_text()
     with pytest.raises(OutputError, match="data set itself"):
         write_description(dataset, dataset / "sub-01" / "..")
@@ -112,13 +112,13 @@ def test_a_folder_that_is_no_derivative_of_midiff_is_left_alone(dataset: Path, t
         write_description(dataset, tmp_path / "out")
 
 
-def test_participants_without_such_a_scan_are_known(dataset: Path) -> None:
+def test_participants_without_a_matching_scan_are_listed(dataset: Path) -> None:
     jobs = find_jobs(dataset, dataset / "derivatives", suffixes=["FLAIR"])
     assert participants_without(jobs, dataset) == ["sub-01"]
     assert participants_without(jobs, dataset, ["02"]) == []
 
 
-def test_what_is_not_there_is_an_error(dataset: Path) -> None:
+def test_a_missing_participant_or_scan_is_an_error(dataset: Path) -> None:
     with pytest.raises(InputError, match="has no sub-03"):
         names(dataset, participants=["01", "03"])
     with pytest.raises(InputError, match="has no anat"):
@@ -126,7 +126,7 @@ def test_what_is_not_there_is_an_error(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("description", [None, "{", "[]", '{"Name": "x"}'])
-def test_a_folder_without_a_description_is_no_data_set(description: str | None, tmp_path: Path) -> None:
+def test_a_folder_without_a_description_is_refused(description: str | None, tmp_path: Path) -> None:
     if description is not None:
         (tmp_path / "dataset_description.json").write_text(description)
     with pytest.raises(InputError, match="dataset_description.json"):
@@ -171,7 +171,7 @@ def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("beyond_the_brain", "stripped"), [(2, True), (20, False)])
-def test_the_sidecar_tells_a_brain_from_a_head(
+def test_the_sidecar_says_whether_the_skull_is_stripped(
     beyond_the_brain: int, stripped: bool, dataset: Path, tmp_path: Path
 ) -> None:
     """Voxels of the synthetic T1w that have no label are scalp, unless they are few."""
@@ -188,7 +188,7 @@ def test_the_sidecar_tells_a_brain_from_a_head(
 
 
 @pytest.mark.parametrize(("side", "stripped"), [(50, True), (60, False)])
-def test_without_a_segmentation_the_size_tells_a_brain_from_a_head(
+def test_without_a_segmentation_the_size_decides_skull_stripped(
     side: int, stripped: bool, dataset: Path, tmp_path: Path
 ) -> None:
     """Boxes of 1500 and 2592 ml."""
@@ -312,7 +312,7 @@ def test_an_own_derivative_is_recognised_in_any_encoding(encoding: str, dataset:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another grid"])
-def test_a_damaged_result_costs_no_other_its_sidecar(damage: str, dataset: Path, tmp_path: Path) -> None:
+def test_a_damaged_result_does_not_prevent_other_sidecars(damage: str, dataset: Path, tmp_path: Path) -> None:
     write_derivative(dataset, tmp_path / "out")
     jobs = find_jobs(dataset, tmp_path / "out")
     for sidecar in (tmp_path / "out").rglob("*_T1w.json"):
@@ -338,7 +338,7 @@ def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path)
     job.paths.report.parent.mkdir(parents=True)
     RunReport("segment", job.source, {}).write(job.paths.report)
     assert find_jobs(dataset, tmp_path / "out", ["T1w"], ["01"]) == [job]
-    with pytest.raises(InputError, match=r"sub-01_T2starw.nii.gz: would replace what was made of sub-01_T1w.nii.gz"):
+    with pytest.raises(InputError, match=r"sub-01_T2starw.nii.gz: would replace the results of sub-01_T1w.nii.gz"):
         find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])
     both = find_jobs(dataset, tmp_path / "out", ["T1w", "T2starw"], ["01"])
     assert len({each.paths.report for each in both} | {job.paths.report}) == 3

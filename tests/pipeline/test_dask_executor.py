@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -13,27 +14,27 @@ import pytest
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import find_jobs
-from midiff_monai.pipeline.batch import Outcome, Task, run_batch
+from midiff_monai.pipeline.batch import Pipeline, run_batch
+from midiff_monai.pipeline.batch_report import Outcome
+from midiff_monai.pipeline.options import Mode, Task
 
 pytest.importorskip("distributed", reason="needs the extra [cluster]")
 import cloudpickle  # noqa: E402
 import dask  # noqa: E402
-from distributed import Client, Future, LocalCluster, WorkerPlugin  # noqa: E402
+from distributed import Client, Future, LocalCluster  # noqa: E402
 
 from midiff_monai.pipeline.dask_executor import DaskExecutor  # noqa: E402
 
-TASK = Task(translating=False)
+TASK = Task(Mode.SEGMENT_DIRECTLY)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
 
 
-class StandIn(WorkerPlugin):
-    """Replaces the models, also in a worker that is started again after one was killed."""
+class StandIn(Pipeline):
+    """Replaces the models. The text of a volume decides what happens to it."""
 
-    def setup(self, worker) -> None:  # type: ignore[no-untyped-def]
-        import os
-
-        from midiff_monai.pipeline import batch
-        from midiff_monai.pipeline.run import Models, new_report
+    @cached_property
+    def models(self):  # type: ignore[no-untyped-def]
+        from midiff_monai.pipeline.models import Models
 
         class Bundle:
             root = Path("t1_brain_segmentation")
@@ -42,23 +43,26 @@ class StandIn(WorkerPlugin):
             def setting(self, name: str) -> str:
                 return name
 
-        def process(job, settings, models):  # type: ignore[no-untyped-def]
-            source = job.source
-            attempts = Path(f"{source}.attempts")
-            with attempts.open("a") as file:
-                file.write("x")
-            deadly = {"deadly": 99, "unlucky": 1}.get(source.read_text(), 0)
-            if len(attempts.read_text()) <= deadly:
-                os.kill(os.getpid(), 9)
-            if source.read_text() == "bad":
-                raise ValueError("bad")
-            report = new_report(job, settings, models)
-            job.paths.report.parent.mkdir(exist_ok=True)
-            report.write(job.paths.report)
-            return type("Result", (), {"report": report})
+        return Models(Bundle())  # type: ignore[arg-type]
 
-        batch._load = lambda *_: Models(segmentation=Bundle())  # type: ignore[arg-type,assignment]
-        batch.process = process  # type: ignore[assignment]
+    def __call__(self, job):  # type: ignore[no-untyped-def]
+        import os
+
+        from midiff_monai.pipeline.run import new_report
+
+        source = job.source
+        attempts = Path(f"{source}.attempts")
+        with attempts.open("a") as file:
+            file.write("x")
+        deadly = {"deadly": 99, "unlucky": 1}.get(source.read_text(), 0)
+        if len(attempts.read_text()) <= deadly:
+            os.kill(os.getpid(), 9)
+        if source.read_text() == "bad":
+            raise ValueError("bad")
+        report = new_report(job, self.task, self.models)
+        job.paths.report.parent.mkdir(exist_ok=True)
+        report.write(job.paths.report)
+        return type("Result", (), {"report": report})
 
 
 @contextmanager
@@ -66,9 +70,7 @@ def cluster_of_two(allowed_failures: int) -> Iterator[str]:
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
     ):
-        client.register_plugin(StandIn())
         yield cluster.scheduler_address
 
 
@@ -88,19 +90,9 @@ def run(
     (folder / "in").mkdir(exist_ok=True)
     for index, kind in enumerate(kinds):
         (folder / "in" / f"{index:02}.nii").write_text(kind)
-    StandIn().setup(None)  # for the hash of the weights in this process
     jobs = find_jobs([folder / "in"], folder / "out")
-    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress)
+    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress, StandIn)
     return [outcome.status for outcome in outcomes]
-
-
-@pytest.fixture(autouse=True)
-def real_models_afterwards() -> Iterator[None]:
-    from midiff_monai.pipeline import batch
-
-    originals = batch._load, batch.process
-    yield
-    batch._load, batch.process = originals
 
 
 def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
@@ -109,7 +101,7 @@ def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
     assert run(kinds, tmp_path, scheduler) == ["failed" if kind == "bad" else "skipped" for kind in kinds]
 
 
-def test_workers_in_another_folder_find_what_is_named_from_this_one(
+def test_workers_in_another_folder_resolve_relative_paths(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # of this process; the workers run already
@@ -144,7 +136,7 @@ def test_a_volume_sent_to_a_worker_that_is_gone_is_sent_again(
     assert (tmp_path / "in" / "00.nii.attempts").read_text() == "x"
 
 
-def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again(
+def test_an_outcome_lost_with_its_worker_is_requested_again(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, losses = Future.result, iter([TimeoutError])
@@ -159,13 +151,11 @@ def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again(
     assert sorted(run(["good", "good"], tmp_path, scheduler)) == ["done", "skipped"]
 
 
-def test_a_lost_scheduler_fails_what_was_not_done(tmp_path: Path) -> None:
+def test_a_lost_scheduler_fails_the_unfinished_volumes(tmp_path: Path) -> None:
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        with Client(cluster) as client:
-            client.register_plugin(StandIn())
 
         def losing(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             for outcome in outcomes:
@@ -177,9 +167,9 @@ def test_a_lost_scheduler_fails_what_was_not_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://host"])
-def test_a_scheduler_that_does_not_answer_is_named(address: str) -> None:
+def test_an_unresponsive_scheduler_is_named(address: str) -> None:
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=address):
-        list(DaskExecutor(scheduler=address)([], TASK, threading.Event()))
+        list(DaskExecutor(scheduler=address)([], Pipeline(TASK), threading.Event()))
 
 
 def test_a_stop_ends_the_wait_for_workers(tmp_path: Path) -> None:
@@ -189,7 +179,7 @@ def test_a_stop_ends_the_wait_for_workers(tmp_path: Path) -> None:
         assert run(["good"], tmp_path, cluster.scheduler_address, stop) == ["pending"]
 
 
-def test_a_stop_begins_no_other_volume(scheduler: str, tmp_path: Path) -> None:
+def test_a_stop_starts_no_further_volume(scheduler: str, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     assert run(["good"] * 3, tmp_path, scheduler, stop) == ["pending"] * 3
@@ -198,4 +188,4 @@ def test_a_stop_begins_no_other_volume(scheduler: str, tmp_path: Path) -> None:
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"midiff-monai\[cluster\]"):
-        list(DaskExecutor(workers=1)([], TASK, threading.Event()))
+        list(DaskExecutor(workers=1)([], Pipeline(TASK), threading.Event()))

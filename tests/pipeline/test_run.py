@@ -20,8 +20,9 @@ from midiff_monai.errors import InputError, MidiffError, OutputError
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.networks.wrappers import has_fast_bfloat16
-from midiff_monai.pipeline.batch import Task, run_batch
-from midiff_monai.pipeline.run import SEGMENTATION, TRANSLATION, Settings, load_models
+from midiff_monai.pipeline.batch import run_batch
+from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
+from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.provenance import sha256
 
 
@@ -46,7 +47,7 @@ def test_segment_writes_everything_on_the_grid_of_the_input(thin_phantom: Path, 
     assert result.synthetic_std is not None and result.synthetic_std.max() > 0
 
 
-def test_the_report_tells_how_to_repeat_the_run(thin_phantom: Path, tmp_path: Path) -> None:
+def test_the_report_holds_all_settings_of_the_run(thin_phantom: Path, tmp_path: Path) -> None:
     report = json.loads(segment([thin_phantom], tmp_path, steps=1, seed=7)[0].paths.report.read_text())
     assert report["settings"]["seed"] == 7 and report["settings"]["steps"] == 1
     assert report["settings"]["samples"] == 1, "the bundle's own choice is written down too"
@@ -75,7 +76,7 @@ def test_the_same_seed_gives_the_same_voxels(thin_phantom: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("precision, mixed", [("float32", False), ("bfloat16", True)])
 def test_precision_is_that_of_both_networks(precision: str, mixed: bool) -> None:
-    models = load_models(Settings(precision=precision), translating=True, segmenting=True)
+    models = load_models(Task(settings=Settings(precision=precision)))
     for bundle in (models.translation, models.segmentation):
         assert bundle is not None and bundle.setting("network").enabled is mixed
 
@@ -92,16 +93,16 @@ def test_single_and_mixed_precision_agree(thin_phantom: Path, tmp_path: Path) ->
     assert not np.array_equal(*images), "or one of them ran in the other's precision"
 
 
-def test_existing_results_are_kept_unless_told(thin_phantom: Path, tmp_path: Path) -> None:
+def test_existing_results_are_replaced_only_with_overwrite(thin_phantom: Path, tmp_path: Path) -> None:
     translate([thin_phantom], tmp_path, steps=1)
     with pytest.raises(OutputError, match="exists already"):
         translate([thin_phantom], tmp_path, steps=1)
     translate([thin_phantom], tmp_path, steps=1, overwrite=True)
 
 
-def test_a_single_run_knows_the_files_of_a_batch(thin_phantom: Path, tmp_path: Path) -> None:
+def test_a_single_run_updates_the_files_of_a_batch(thin_phantom: Path, tmp_path: Path) -> None:
     """Those that it leaves stay in the report, and those that are out of date go."""
-    task = Task(Settings(steps=1, samples=2))
+    task = Task(settings=Settings(steps=1, samples=2))
     run_batch(find_jobs([thin_phantom], tmp_path), task, tmp_path)
     (result,) = translate([thin_phantom], tmp_path, steps=1, overwrite=True)
     assert not result.paths.synthetic_std.exists()
@@ -144,7 +145,7 @@ def test_no_global_random_state_is_touched(thin_phantom: Path, tmp_path: Path) -
     torch.testing.assert_close(torch.rand(3), expected)
 
 
-def test_a_dicom_series_is_answered_in_dicom_too(
+def test_a_dicom_series_gets_a_dicom_seg(
     thin_phantom: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     """The same voxels give the same structures, whichever way they are stored."""
@@ -195,7 +196,9 @@ def test_a_window_takes_values_below_0(thin_phantom: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("code, warned", [(0, True), (1, False)])
-def test_a_header_that_knows_no_sides_is_told_of(code: int, warned: bool, thin_phantom: Path, tmp_path: Path) -> None:
+def test_a_header_without_left_and_right_gets_a_warning(
+    code: int, warned: bool, thin_phantom: Path, tmp_path: Path
+) -> None:
     image = nib.load(thin_phantom)
     image.set_sform(None, 0)
     image.set_qform(image.affine if code else None, code)

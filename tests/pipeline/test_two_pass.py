@@ -1,6 +1,8 @@
-"""Whole heads: what the translation is shown, and what comes of both looks; with stand-ins for the networks."""
+"""Two-pass translation with stand-ins for the networks: their inputs, and how the passes are merged."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,20 +10,20 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
-from midiff_monai.pipeline import two_pass as whole_head
+from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML
 from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.spatial import MaskedSpacingd
 
 BRAIN = 0.5, 0.99
-"""Grey values that the segmentation labels."""
+"""Intensities that the segmentation labels as brain."""
 
 
 class Stub:
-    """A translation conforms as the bundle does and answers its input; a segmentation labels some grey values of it."""
+    """A translation that conforms like the bundle and returns its input, or a segmentation by intensity."""
 
     def __init__(self, segmenting: bool = False, window: tuple[float, float] | None = None) -> None:
-        self.segmenting, self.seen, self.drafts = segmenting, list[torch.Tensor](), list[bool]()
+        self.segmenting, self.seen, self.coarse_passes = segmenting, list[torch.Tensor](), list[bool]()
         self._conform = Compose(
             [
                 Orientationd("image", axcodes="RAS", labels=None),
@@ -34,12 +36,12 @@ class Stub:
         return volume if self.segmenting else self._conform({"image": volume})["image"]
 
     def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
-        as_plain_tensor = volume.as_tensor()
-        self.seen.append(as_plain_tensor)
-        self.drafts.append(coarse)
+        voxels = volume.as_tensor()
+        self.seen.append(voxels)
+        self.coarse_passes.append(coarse)
         if not self.segmenting:
-            return as_plain_tensor if coarse else torch.cat([as_plain_tensor, as_plain_tensor / 2])
-        labelled = between(as_plain_tensor).float()
+            return voxels if coarse else torch.cat([voxels, voxels / 2])
+        labelled = between(voxels).float()
         return torch.cat([1 - labelled, 2 * labelled])
 
 
@@ -48,7 +50,7 @@ def between(image: torch.Tensor) -> torch.Tensor:
 
 
 def head(axcodes: str = "RAS", stripped: bool = False) -> MetaTensor:
-    """A ball of brain, of two tissues that differ little, in a cube of dim scalp with a very bright rim."""
+    """A ball of brain with two similar tissues, in a cube of dark scalp with a very bright edge."""
     places = np.moveaxis(np.indices((40, 40, 30)), 0, -1) - np.array([19.5, 19.5, 14.5])
     radii = np.linalg.norm(places * [2, 2, 2], axis=-1)
     voxels = np.full(radii.shape, 20.0)
@@ -62,76 +64,74 @@ def head(axcodes: str = "RAS", stripped: bool = False) -> MetaTensor:
 
 
 def translated(
-    image: MetaTensor, segmentation: Stub | None, window: tuple[float, float] | None = None
+    image: MetaTensor,
+    segmentation: Stub,
+    window: tuple[float, float] | None = None,
+    largest_brain_ml: float = LARGEST_BRAIN_ML,
 ) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
     translation = Stub(window=window)
     conformed = translation.conform(image)
-    return *translate_two_pass(image, conformed, translation, segmentation), translation  # type: ignore[arg-type]
+    stubs: list[Any] = [translation, segmentation]
+    return *translate_two_pass(image, conformed, stubs[0], stubs[1], largest_brain_ml), translation
 
 
-@pytest.mark.parametrize("largest, drafts", [(2300, [False, False]), (100, [True, False])])
+@pytest.mark.parametrize("largest, coarse_passes", [(2300, [False, False]), (100, [True, False])])
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
-def test_the_second_look_is_at_the_brain_alone_with_all_of_its_contrast(
-    axcodes: str, largest: float, drafts: list[bool], monkeypatch: pytest.MonkeyPatch
+def test_the_refinement_pass_sees_the_brain_alone_at_full_contrast(
+    axcodes: str, largest: float, coarse_passes: list[bool]
 ) -> None:
-    """The head has 384 ml and its brain 34, too little to know it for a head at once unless all brains are small."""
-    monkeypatch.setattr(whole_head, "LARGEST_BRAIN_ML", largest)
+    """The head has 384 ml and its brain 34 ml. Its size alone shows that it is a head only if brains are small."""
     segmentation = Stub(segmenting=True)
-    samples, logits, translation = translated(head(axcodes), segmentation)
+    samples, logits, translation = translated(head(axcodes), segmentation, largest_brain_ml=largest)
     assert logits is None
-    assert translation.drafts == drafts and segmentation.drafts == drafts[:1]
-    first, second = (seen[0] for seen in translation.seen)
-    brain = second > 0
-    assert torch.equal(brain, between(first))
-    # 80 and 90 lie a tenth apart beside scalp at 20 and a rim at 120, and fill the range without them
-    assert first[brain].max() - first[brain].min() < 0.15
-    assert second[brain].max() - second[brain].min() > 0.9
+    assert translation.coarse_passes == coarse_passes and segmentation.coarse_passes == coarse_passes[:1]
+    coarse, refined = (seen[0] for seen in translation.seen)
+    brain = refined > 0
+    assert torch.equal(brain, between(coarse))
+    # beside scalp at 20 and an edge at 120, the tissues at 80 and 90 span a tenth of the range; alone they span it all
+    assert coarse[brain].max() - coarse[brain].min() < 0.15
+    assert refined[brain].max() - refined[brain].min() > 0.9
     taken = brain
-    if drafts[0]:  # the outermost voxels of a head's brain were cut through, and are left to the first look
+    if coarse_passes[0]:  # in a head, the outermost voxels of the brain come from the coarse pass
         neighbours = [brain.roll(step, axis) for axis in range(3) for step in (-1, 1)]
         taken = torch.stack([brain, *neighbours]).all(dim=0)
         assert 0 < taken.sum() < brain.sum()
-    assert torch.equal(samples[0], torch.where(taken, second, first))
-    assert torch.equal(samples[1], torch.where(taken, second / 2, 0 if drafts[0] else first / 2))
+    assert torch.equal(samples[0], torch.where(taken, refined, coarse))
+    assert torch.equal(samples[1], torch.where(taken, refined / 2, 0 if coarse_passes[0] else coarse / 2))
 
 
-def test_where_the_scan_ends_the_brain_was_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan of the middle of the ball alone, which reaches from the first slice to the last."""
-    monkeypatch.setattr(whole_head, "LARGEST_BRAIN_ML", 100)
+def test_the_brain_is_not_eroded_at_the_edge_of_the_scan() -> None:
+    """The scan covers only the middle of the ball, which reaches from the first slice to the last."""
     middle = head()[..., 10:20]
-    samples, _, translation = translated(middle, Stub(segmenting=True))  # type: ignore[arg-type]
+    samples, _, translation = translated(middle, Stub(segmenting=True), largest_brain_ml=100)  # type: ignore[arg-type]
     second = translation.seen[1][0]
     centre = 20, 20
     assert torch.equal(samples[0][centre], second[centre]) and (second[centre] > 0).all()
 
 
-@pytest.mark.parametrize("image, segmentation", [(head(stripped=True), Stub(segmenting=True)), (head(), None)])
-def test_one_look_suffices_for_a_stripped_brain_and_has_to_without_a_segmenter(
-    image: MetaTensor, segmentation: Stub | None
-) -> None:
-    samples, logits, translation = translated(image, segmentation)
+def test_a_stripped_brain_gets_one_pass() -> None:
+    segmentation = Stub(segmenting=True)
+    samples, logits, translation = translated(head(stripped=True), segmentation)
     (seen,) = translation.seen
     assert torch.equal(samples[:1], seen)
-    if segmentation:
-        assert torch.equal(torch.as_tensor(logits), segmentation.infer(MetaTensor(samples[:1])))
+    assert torch.equal(torch.as_tensor(logits), segmentation.infer(MetaTensor(samples[:1])))
 
 
-def test_of_what_is_no_head_after_all_a_draft_is_not_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large skull-stripped brain, as that of another species."""
-    monkeypatch.setattr(whole_head, "LARGEST_BRAIN_ML", 10)
-    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True))
-    assert translation.drafts == [True, False]
+def test_a_large_stripped_brain_gets_a_full_pass_after_the_coarse_one() -> None:
+    """For example the brain of another species."""
+    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True), largest_brain_ml=10)
+    assert translation.coarse_passes == [True, False]
     assert logits is None and torch.equal(samples[1], samples[0] / 2)
 
 
-def test_grey_values_of_a_fixed_window_are_the_same_in_both_looks() -> None:
+def test_a_fixed_window_gives_the_same_intensities_in_both_passes() -> None:
     _, _, translation = translated(head(), Stub(segmenting=True), window=(0, 100))
     first, second = translation.seen
     assert torch.equal(second, torch.where(between(first), first, 0))
 
 
-def test_a_brain_between_the_slices_is_no_brain() -> None:
-    """Slices of 40 mm, and a ball of 20 mm between two of them, as a segmenter may see it in noise."""
+def test_a_brain_mask_between_thick_slices_is_ignored() -> None:
+    """The slices are 40 mm thick. A ball of 20 mm lies between two of them, as a segmenter may find it in noise."""
     image = MetaTensor(torch.full((1, 40, 40, 3), 50.0), affine=torch.diag(torch.tensor([2.0, 2.0, 40.0, 1.0])))
 
     class BetweenSlices(Stub):

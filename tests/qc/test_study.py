@@ -18,7 +18,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.reader import read_series
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.paths import output_paths
+from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.pipeline import result as results

@@ -19,7 +19,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.reader import DicomSeries, read_series
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.pipeline.batch import Task, run_batch
+from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.run import segment
 from midiff_monai.qc.study import read_study
 
@@ -85,7 +85,9 @@ def test_a_batch_reports_excluded_series(tmp_path: Path, add: AddSeries, pipelin
     """An excluded series is neither a failure nor a subject. The fake models fail because they cannot read DICOM."""
     add(1, "scout", 1)
     add(4, "PD", 20)
-    outcomes = run_batch(find_jobs([tmp_path / "in"], tmp_path / "out"), Task(translating=False), tmp_path / "out")
+    outcomes = pipeline.run_batch(
+        find_jobs([tmp_path / "in"], tmp_path / "out"), Task(Mode.SEGMENT_DIRECTLY), tmp_path / "out"
+    )
     table = pd.read_csv(tmp_path / "out" / "batch_report.csv", keep_default_na=False)
     assert table["status"].tolist() == [outcome.status for outcome in outcomes] == ["failed", "excluded"]
     assert table["input"].tolist()[1] == str(tmp_path / "in" / "001_scout")

@@ -1,0 +1,198 @@
+"""The commands of `midiff`. Each takes the parsed arguments and returns the exit code.
+
+Heavy packages are imported within the functions, so that `midiff --help` appears at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.cli.exit_codes import ExitCode
+from midiff_monai.errors import InputError
+from midiff_monai.pipeline.options import Mode, Settings, Task
+
+if TYPE_CHECKING:
+    from midiff_monai.io.inputs import Job
+    from midiff_monai.pipeline.batch import Executor
+    from midiff_monai.pipeline.result import Result
+
+
+def task_from(arguments: argparse.Namespace) -> Task:
+    """The task that the arguments of a command describe."""
+    if arguments.command == "translate" or getattr(arguments, "translate_only", False):
+        mode = Mode.TRANSLATE
+    else:
+        mode = Mode.SEGMENT_DIRECTLY if arguments.no_translate else Mode.SEGMENT
+    settings = Settings(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
+    return Task(mode, settings, arguments.overwrite)
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    for result in _results(arguments):
+        print(result.paths.segmentation, flush=True)
+    return ExitCode.OK
+
+
+def _translate(arguments: argparse.Namespace) -> int:
+    for result in _results(arguments):
+        print(result.paths.synthetic, flush=True)
+    return ExitCode.OK
+
+
+def _results(arguments: argparse.Namespace) -> Iterator[Result]:
+    """One result at a time, so that written results do not stay in memory."""
+    from midiff_monai.pipeline.run import run
+
+    return run(arguments.inputs, arguments.output, task_from(arguments), progress=True)
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from midiff_monai.io.inputs import find_jobs
+
+    code = _run_batch(find_jobs(arguments.inputs, arguments.output, arguments.modality), arguments)
+    if code != ExitCode.INTERRUPTED:
+        _summarize(arguments.output)
+    return code
+
+
+def _bids(arguments: argparse.Namespace) -> int:
+    from midiff_monai.pipeline import bids
+
+    if arguments.level == "group":
+        bids.check_own(arguments.dataset, arguments.output)
+        _summarize(arguments.output)
+        return ExitCode.OK
+    if not arguments.skip_bids_validation:
+        bids.check_dataset(arguments.dataset)
+    labels = arguments.participant_label, arguments.session_label
+    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels)
+    if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
+        print(f"midiff: warning: no such scan of {', '.join(without)}", file=sys.stderr)
+    bids.write_description(arguments.dataset, arguments.output)
+    code = _run_batch(jobs, arguments)
+    bids.write_sidecars(jobs, arguments.dataset)
+    return code
+
+
+def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from midiff_monai.pipeline.batch import run_batch, stop_on_signal
+    from midiff_monai.pipeline.batch_report import BatchReportError
+    from midiff_monai.pipeline.run import check_settings
+
+    task, execute = task_from(arguments), _executor(arguments)
+    check_settings(task)
+    unreported: set[str] = set()
+    with stop_on_signal() as stop:
+        bar = partial(tqdm, total=sum(not job.exclusion_reason for job in jobs), unit="volume", disable=None)
+        try:
+            outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
+        except BatchReportError as error:
+            print(f"midiff: error: {error}", file=sys.stderr)
+            outcomes, unreported = error.outcomes, {"failed"}
+    for outcome in outcomes:
+        print(f"{outcome.status}\t{outcome.input}\t{outcome.error or outcome.warnings}")
+    states = {outcome.status for outcome in outcomes} | unreported
+    return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    if arguments.workers < 0:
+        raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
+    if arguments.workers or arguments.scheduler:
+        from midiff_monai.pipeline.dask_executor import DaskExecutor
+
+        return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
+    from midiff_monai.pipeline.batch import run_sequentially
+
+    return run_sequentially
+
+
+def _summarize(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(folder, "is not a folder of results", "Process the participants first")
+    from tqdm import tqdm
+
+    from midiff_monai.qc.page import write_study_page
+    from midiff_monai.qc.study import write_volumes_table
+
+    print(write_volumes_table(folder))
+    print(write_study_page(folder, partial(tqdm, desc="page", unit="subject", disable=None)))
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    root = bundle_root(arguments.bundle)
+    _check_training_data(root, arguments.overrides)
+    configs = root / "configs"
+    files = ["--meta_file", configs / "metadata.json", "--config_file", configs / "train.yaml"]
+    files += ["--logging_file", configs / "logging.conf", "--bundle_root", root]
+    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, files), *arguments.overrides]
+    print(shlex.join(command), flush=True)
+    return subprocess.run(command, check=False).returncode
+
+
+def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
+    """Check the data set of a training command: that of `--dataset_dir`, or the bundle's own.
+
+    Raises:
+        InputError: T1w or parcellations are missing, or too few subjects are left for training.
+    """
+    from monai.bundle import ConfigParser
+
+    if {override.partition("=")[0] for override in overrides} & {"--images", "--datalist"}:
+        return
+    defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dataset_dir", type=Path, default=root / "data")
+    parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
+    given = parser.parse_known_args(overrides)[0]
+    images = sorted(given.dataset_dir.glob("*_T1.nii.gz"))
+    if not images:
+        hint = "Name the folder of the T1w and their parcellations with --dataset_dir"
+        raise InputError(given.dataset_dir, "holds no SUBJECT_T1.nii.gz", hint)
+    for label in (image.with_name(image.name.replace("_T1.nii.gz", "_T1_DLMUSE.nii.gz")) for image in images):
+        if not label.exists():
+            raise InputError(label, "does not exist", "Add the DLMUSE parcellation of each T1w, or remove the T1w")
+    if len(images) <= given.validation_subjects:
+        fault = f"holds {len(images)} T1w, and {given.validation_subjects} are reserved for validation"
+        raise InputError(given.dataset_dir, fault, "Add some, or reserve fewer with --validation_subjects")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from midiff_monai.cli.demo import run_demo
+
+    print(run_demo(arguments.output, arguments.contrast))
+    return ExitCode.OK
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from midiff_monai.cli.info import describe_installation
+
+    facts = describe_installation()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print("\n".join(f"{name}: {json.dumps(value)}" for name, value in facts.items()))
+    return ExitCode.OK
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "segment": _segment,
+    "translate": _translate,
+    "batch": _batch,
+    "bids": _bids,
+    "train": _train,
+    "demo": _demo,
+    "info": _info,
+}

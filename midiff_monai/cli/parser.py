@@ -1,0 +1,115 @@
+"""The arguments of the `midiff` command. The documentation of the command line is made from this parser."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from midiff_monai.bundle.resources import available_bundles, available_overlays
+from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
+from midiff_monai.pipeline.options import Settings
+
+EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an output
+or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a number."""
+
+NO_TRANSLATE = "the inputs are T1w: segment them as they are"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. The name of the command is stored as `command`."""
+    parser = argparse.ArgumentParser(
+        prog="midiff", description="Segment brain volumes of modalities that have no segmenter.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('midiff-monai')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_segment(commands)
+    _add_volume_options(_add(commands, "translate", "volume in, synthetic T1w on its own grid out"))
+    _add_batch(commands)
+    _add_bids(commands)
+    _add_train(commands)
+    _add_demo(commands)
+    info = _add(commands, "info", "versions, device, bundles and the hashes of their weights")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=summary, description=summary.capitalize() + ".", epilog=EPILOG)
+
+
+def _add_segment(commands: Any) -> None:
+    segment = _add(commands, "segment", "volume in, segmentation on its own grid out")
+    _add_volume_options(segment)
+    segment.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)
+
+
+def _add_batch(commands: Any) -> None:
+    batch = _add(commands, "batch", "the volumes of a study: finished ones are skipped, failures are recorded")
+    batch.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="volume, folder, pattern, or .csv/.tsv with a column `input`"
+    )
+    batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    _add_batch_options(batch)
+
+
+def _add_bids(commands: Any) -> None:
+    bids = _add(commands, "bids", "a BIDS App: a raw data set in, a derivative out")
+    bids.add_argument("dataset", type=Path, metavar="BIDS_DIR", help="raw data set")
+    bids.add_argument("output", type=Path, metavar="OUT", help="folder of the derivative")
+    bids.add_argument(
+        "level", choices=["participant", "group"], help="process the participants, or summarise their results"
+    )
+    bids.add_argument(*_both("--participant-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument(*_both("--session-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
+    bids.add_argument("--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"(default: {' '.join(DEFAULT_SUFFIXES)})")
+    bids.add_argument("--skip-bids-validation", action="store_true", help="do not check dataset_description.json")
+    _add_batch_options(bids)
+
+
+def _both(option: str) -> tuple[str, str]:
+    """An option in the spelling of midiff and in that of the BIDS Apps specification."""
+    return option, "--" + option[2:].replace("-", "_")
+
+
+def _add_train(commands: Any) -> None:
+    train = _add(commands, "train", "print and run the MONAI command that trains a bundle and replaces its weights")
+    train.add_argument("bundle", choices=available_bundles(), help="bundle to train")
+    train.add_argument("overrides", nargs=argparse.REMAINDER, help="values for the configuration: --max_epochs 2")
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _add(commands, "demo", "try it on a phantom made from a brain template; needs no file and no network")
+    demo.add_argument("-o", "--output", type=Path, default=Path("midiff_demo"), help="folder (default: %(default)s)")
+    demo.add_argument("--contrast", default="PD", choices=["PD", "T2", "FLAIR"], help="(default: %(default)s)")
+
+
+def _add_volume_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    _add_settings(command)
+
+
+def _add_batch_options(command: argparse.ArgumentParser) -> None:
+    mode = command.add_mutually_exclusive_group()
+    mode.add_argument("--translate-only", action="store_true", help="stop at the synthetic T1w")
+    mode.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (default: none)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask cluster, such as tcp://host:8786")
+    command.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="for temporary files of --workers")
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """One option for each field of `Settings`."""
+    for setting in fields(Settings):
+        arguments = dict(setting.metadata)
+        if setting.name == "modality":
+            arguments["help"] += f"; one of: {', '.join(available_overlays())}"
+        command.add_argument(f"--{setting.name.replace('_', '-')}", default=setting.default, **arguments)
+    command.add_argument("--overwrite", action="store_true", help="replace results that exist")

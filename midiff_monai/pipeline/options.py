@@ -1,0 +1,90 @@
+"""What a run does to a volume: its mode, and the settings that decide a result. This module needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+PRECISIONS: dict[str, bool | None] = {"auto": None, "float32": False, "bfloat16": True}
+"""Precision of the networks, and the value of a bundle's `amp` for it; None keeps the bundle's own choice."""
+
+
+class Mode(Enum):
+    """What is made of a volume."""
+
+    SEGMENT = "segment"
+    """Translate it, then segment the synthetic T1w."""
+    TRANSLATE = "translate"
+    """Translate it and stop at the synthetic T1w."""
+    SEGMENT_DIRECTLY = "segment directly"
+    """Segment it as it is. It is a T1w already."""
+
+    @property
+    def translates(self) -> bool:
+        """Whether a synthetic T1w is made."""
+        return self is not Mode.SEGMENT_DIRECTLY
+
+    @property
+    def segments(self) -> bool:
+        """Whether a segmentation is written."""
+        return self is not Mode.TRANSLATE
+
+    @property
+    def command(self) -> str:
+        """The subcommand that stands in the run manifest."""
+        return "segment" if self.segments else "translate"
+
+
+def _option(default: Any, help_text: str, **argparse_arguments: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **argparse_arguments})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that decide a result. None keeps the bundle's own value.
+
+    The command line takes its options from these fields.
+
+    Attributes:
+        modality: preprocessing overlay of `transforms/` for the translation bundle.
+        steps: number of denoising steps, 1 to 1000.
+        samples: number of samples to average, 1 to 1000.
+        seed: seed of the noise.
+        device: "cpu", "cuda", "cuda:1" …
+        precision: a key of `PRECISIONS`.
+        trust_weights: load weights whose hash differs from the bundle's metadata.
+    """
+
+    modality: str | None = _option(None, "preprocessing overlay (default: any MR contrast)", metavar="NAME")
+    steps: int | None = _option(
+        None, "denoising steps; divisors of 1000 are taken exactly (default: the bundle's)", metavar="N", type=int
+    )
+    samples: int | None = _option(
+        None, "average N samples and write their standard deviation (default: 1)", metavar="N", type=int
+    )
+    seed: int | None = _option(None, "seed of the noise (default: 0)", metavar="N", type=int)
+    device: str | None = _option(None, "cpu, cuda, cuda:1 … (default: a GPU if there is one)", metavar="NAME")
+    precision: str = _option(
+        "auto",
+        "precision of the networks (default: auto, which is bfloat16 where the device has units for it)",
+        choices=list(PRECISIONS),
+    )
+    trust_weights: bool = _option(
+        False, "load weights whose hash differs from the bundle's metadata", action="store_true"
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done to every volume of a run.
+
+    Attributes:
+        mode: what is made of a volume.
+        settings: the settings that decide the result.
+        overwrite: replace results that exist, and repeat what is done.
+    """
+
+    mode: Mode = Mode.SEGMENT
+    settings: Settings = Settings()
+    overwrite: bool = False
