@@ -101,7 +101,7 @@ def test_a_run_logs_excluded_series(tmp_path: Path, add: AddSeries, caplog: pyte
     with pytest.raises(InputError, match="series 004_PD"):
         segment([tmp_path / "in"], tmp_path / "out")
     assert caplog.messages == [
-        f"{tmp_path}/in/001_scout: passed over, for it has few slices (1, another series of its study 19)"
+        f"{tmp_path}/in/001_scout: excluded, because it has few slices (1, another series of its study 19)"
     ]
 
 
