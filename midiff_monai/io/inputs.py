@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
+from midiff_monai.io.dicom.files import absence, is_dicom
 from midiff_monai.io.outputs import OutputPaths, named_outputs, output_paths, report_beside
 from midiff_monai.io.paths import VOLUME_SUFFIXES, files_below, volume_files
 from midiff_monai.io.placeholders import missing_file_error
@@ -124,7 +125,7 @@ def _check_named_file(path: Path) -> None:
         return
     if not path.exists():
         raise missing_file_error(path)
-    if _is_dicom(path):
+    if is_dicom(path):
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
@@ -139,12 +140,15 @@ def _jobs_in_folder(folder: Path, output: Path, modality: str) -> list[Job]:
     volumes = _select_volumes(files)
     # A folder with volumes holds DICOM images that were converted already.
     with_volumes = {volume.parent for volume in volumes}
-    images = [file for file in files if file.parent not in with_volumes and _is_dicom(file)]
-    series = [_excluding_other_modality(each, modality) for each in _find_dicom_series(images)] if images else []
+    others = [file for file in files if file.parent not in with_volumes and file.name[0] != "."]
+    images = [file for file in others if is_dicom(file)]
+    absent = {file: reason for file in set(others) - set(images) if (reason := absence(file))}
+    found = _find_dicom_series(images, absent) if images else []
+    series = [_excluding_other_modality(each, modality) for each in found]
     jobs = [_file_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
     jobs += [_series_job(each, output / each.folder.relative_to(folder)) for each in series]
     if all(job.exclusion_reason for job in jobs):
-        raise _no_volume_error(folder, output, series)
+        raise _no_volume_error(folder, output, series, absent)
     return jobs
 
 
@@ -160,33 +164,25 @@ def _series_job(series: DicomSeries, folder: Path) -> Job:
     return Job(series.folder / series.name, named_outputs(series.name, folder), series)
 
 
-def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries]) -> InputError:
+def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], absent: Mapping[Path, str]) -> InputError:
     fault = f"holds no volume and no DICOM image (results of midiff and files in {output} do not count)"
     if excluded:
         reasons = (f"series {series.name} {series.exclusion_reason}" for series in excluded)
         fault = f"holds no usable volume: {', '.join(reasons)}"
+    elif absent:
+        path, reason = min(absent.items())
+        fault += f", but {len(absent)} files without content, such as {path.name}, which {reason}"
     return InputError(folder, fault, "Name the folder of the scans")
 
 
-def _is_dicom(path: Path) -> bool:
-    """Return whether a file starts like DICOM (PS3.10), or cannot be opened: reading it reports the reason later."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return True
-
-
-def _find_dicom_series(images: list[Path]) -> list[DicomSeries]:
+def _find_dicom_series(images: list[Path], absent: Mapping[Path, str]) -> list[DicomSeries]:
     # highdicom writes the DICOM SEG. A missing package is better reported now than after the computation.
     if any(find_spec(package) is None for package in ("pydicom", "highdicom")):
         fault = "is DICOM, which needs the packages pydicom and highdicom"
         raise InputError(images[0], fault, "Install them: pip install 'midiff-monai[dicom]'")
     from midiff_monai.io.dicom.series import find_series
 
-    return find_series(images)
+    return find_series(images, absent)
 
 
 def _glob_volumes(pattern: str, output: Path) -> list[Path]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import atan, degrees
+from math import atan, degrees, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ class Frame:
         orientation: (2, 3), unit vectors along the rows and along the columns (ImageOrientationPatient).
         spacing: (2,), distance between rows and between columns in millimetres (PixelSpacing).
         rescaling: Dataset with RescaleSlope and RescaleIntercept, if the frame has them.
+        echo_time: In milliseconds. 0 if the header lacks it.
+        is_magnitude: Whether the frame is not known to be a phase, real or imaginary image.
     """
 
     dataset: Dataset
@@ -49,6 +52,8 @@ class Frame:
     orientation: NDArray[np.float64]
     spacing: NDArray[np.float64]
     rescaling: Dataset
+    echo_time: float
+    is_magnitude: bool
 
     @property
     def path(self) -> Path:
@@ -81,8 +86,11 @@ def list_frames(dataset: Dataset) -> list[Frame]:
         raise InputError(path, "is a Siemens mosaic, which shows all slices of a time point in one image", hint)
     try:
         if "PerFrameFunctionalGroupsSequence" not in dataset:
-            return [_frame(dataset, 0, dataset, dataset, dataset, dataset)]
-        return [_multiframe_frame(dataset, k) for k in range(len(dataset.PerFrameFunctionalGroupsSequence))]
+            return [_frame(dataset, 0, lambda keyword: dataset)]
+        described, declared = len(dataset.PerFrameFunctionalGroupsSequence), int(dataset.get("NumberOfFrames") or 1)
+        if described != declared:
+            raise InputError(path, f"declares {declared} frames, but describes {described}", "Export it again")
+        return [_multiframe_frame(dataset, k) for k in range(described)]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         hint = "Choose an acquired series, not a screen capture"
         raise InputError(path, f"has no usable position in space ({error})", hint) from error
@@ -124,27 +132,43 @@ def functional_group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
 
 def _multiframe_frame(dataset: Dataset, index: int) -> Frame:
     own, shared = dataset.PerFrameFunctionalGroupsSequence[index], dataset.SharedFunctionalGroupsSequence[0]
-    group = partial(functional_group, own, shared)
-
-    return _frame(
-        dataset,
-        index,
-        position=group("PlanePositionSequence"),
-        orientation=group("PlaneOrientationSequence"),
-        measures=group("PixelMeasuresSequence"),
-        rescaling=group("PixelValueTransformationSequence"),
-    )
+    return _frame(dataset, index, partial(functional_group, own, shared))
 
 
-def _frame(
-    dataset: Dataset, index: int, position: Dataset, orientation: Dataset, measures: Dataset, rescaling: Dataset
-) -> Frame:
-    directions = _numbers(orientation, "ImageOrientationPatient", 6).reshape(2, 3)
+def _frame(dataset: Dataset, index: int, group: Callable[[str], Dataset]) -> Frame:
+    directions = _numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6).reshape(2, 3)
     if not np.allclose(directions @ directions.T, np.eye(2), atol=ROUNDING_TOLERANCE):
         raise ValueError("ImageOrientationPatient does not hold two perpendicular unit vectors")
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    corner, spacing = _numbers(position, "ImagePositionPatient", 3), _numbers(measures, "PixelSpacing", 2)
-    return Frame(dataset, index, (int(dataset.Rows), int(dataset.Columns)), corner, directions, spacing, rescaling)
+    return Frame(
+        dataset,
+        index,
+        matrix=(int(dataset.Rows), int(dataset.Columns)),
+        position=_numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3),
+        orientation=directions,
+        spacing=_numbers(group("PixelMeasuresSequence"), "PixelSpacing", 2),
+        rescaling=group("PixelValueTransformationSequence"),
+        echo_time=echo_time(group("MREchoSequence")),
+        is_magnitude=is_magnitude(group("MRImageFrameTypeSequence")),
+    )
+
+
+def echo_time(dataset: Dataset) -> float:
+    """Return the echo time in milliseconds, rounded to microseconds. 0 if the dataset lacks it."""
+    return round(optional_number(dataset, "EffectiveEchoTime") or optional_number(dataset, "EchoTime"), 3)
+
+
+def is_magnitude(dataset: Dataset) -> bool:
+    """Return whether a frame is not known to be a phase, real or imaginary image."""
+    return dataset.get("ComplexImageComponent") not in ("PHASE", "REAL", "IMAGINARY")
+
+
+def optional_number(dataset: Dataset, keyword: str, missing: float = 0.0) -> float:
+    """Return the number of an attribute, or `missing` if it is absent, not a number, or not finite."""
+    with suppress(TypeError, ValueError, OverflowError):
+        number = float(dataset.get(keyword))  # type: ignore[arg-type]
+        return number if isfinite(number) else missing
+    return missing
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64]:

@@ -5,22 +5,33 @@ Needs the extra `dicom`. Attribute names are DICOM keywords, as defined in PS3.3
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_modality_lut, pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from midiff_monai.errors import InputError, in_one_line
+from midiff_monai.io.dicom.files import open_dicom
 from midiff_monai.io.dicom.frames import Frame, affine_from_frames, list_frames, sort_slices
-from midiff_monai.io.volumes import MAX_VOXELS, scanner_nifti, validate_volume
+from midiff_monai.io.readers import MAX_VOXELS, READING_WARNINGS, scanner_nifti
+from midiff_monai.io.volumes import validate_volume
 
 EXPORT_AGAIN = "Copy or export it again"
 
@@ -43,6 +54,9 @@ class DicomSeries:
         slice_count: Number of different slice positions. 0 if the slices lie in several planes.
         repetition_reason: Why it is a time or diffusion series, as a verb phrase. Empty for a single volume.
         exclusion_reason: Why it is excluded, as a verb phrase. Empty if it is processed.
+        echo_time: Echo time of the frames to read, in milliseconds. 0 reads all frames of the files.
+        missing: Which images are missing, as a verb phrase. Empty if none is known to be missing.
+        warnings: Sentences for the report.
     """
 
     files: tuple[Path, ...]
@@ -57,6 +71,9 @@ class DicomSeries:
     slice_count: int = 0
     repetition_reason: str = ""
     exclusion_reason: str = ""
+    echo_time: float = 0.0
+    missing: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -80,7 +97,9 @@ def read_series(series: DicomSeries) -> nib.Nifti1Image:
     """
     frames = ordered_frames(series, with_pixels=True)
     voxels = np.stack([_read_pixels(frame) for frame in frames], axis=-1)
-    return validate_volume(series.folder, scanner_nifti(voxels, affine_from_frames(frames)))
+    image = scanner_nifti(voxels, affine_from_frames(frames))
+    image.extra[READING_WARNINGS] = list(series.warnings)
+    return validate_volume(series.folder, image)
 
 
 def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame]:
@@ -92,7 +111,12 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
     if series.fault:
         raise InputError(series.files[0], series.fault, series.hint)
     frames = [frame for path in series.files for frame in _open_frames(path, with_pixels)]
+    frames = _select_frames(frames, series.echo_time)
+    if series.repetition_reason:
+        raise series.error(series.repetition_reason, "Give one volume of it as NIfTI, for example the mean")
     frames = sort_slices(frames, series.error)
+    if series.missing:
+        raise series.error(series.missing, "Copy or export the whole series again")
     if (declared := len(frames) * prod(frames[0].matrix)) > MAX_VOXELS:
         raise series.error(f"declares {declared} voxels, more than {MAX_VOXELS}", "Export it again")
     return frames
@@ -100,10 +124,44 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
 
 def read_file(path: Path, **options: Any) -> Dataset:
     """Read a file with `dcmread`. Deflated files are refused: `dcmread` inflates them whole, even for a header."""
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        fault = "is deflated DICOM, which may expand to any size"
-        raise InputError(path, fault, "Decompress it first, for example with dcmconv +te")
-    return dcmread(path, **options)
+    with open_dicom(path) as file, quiet():
+        if _transfer_syntax(file) == DeflatedExplicitVRLittleEndian:
+            fault = "is deflated DICOM, which may expand to any size"
+            raise InputError(path, fault, "Decompress it first, for example with dcmconv +te")
+        dataset = dcmread(file, force=True, **options)  # `force` reads files without preamble
+    dataset.filename = str(path)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, is_little_endian = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return dataset
+
+
+def _transfer_syntax(file: BinaryIO) -> str | None:
+    read_preamble(file, force=True)
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+    file.seek(0)
+    return meta.get("TransferSyntaxUID")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress warnings and log messages of pydicom and highdicom, which may contain the name of a patient."""
+    logger = logging.getLogger("pydicom")
+    disabled = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def _select_frames(frames: list[Frame], echo_time: float) -> list[Frame]:
+    """Select the frames of an echo, and magnitude frames where there are any."""
+    frames = [frame for frame in frames if not echo_time or frame.echo_time == echo_time]
+    return [frame for frame in frames if frame.is_magnitude] or frames
 
 
 def _open_frames(path: Path, with_pixels: bool) -> list[Frame]:
@@ -116,7 +174,8 @@ def _open_frames(path: Path, with_pixels: bool) -> list[Frame]:
 def _read_pixels(frame: Frame) -> NDArray[np.float32]:
     """Return the intensities (X, Y) of a frame, rescaled from the stored integers."""
     try:
-        stored = pixel_array(frame.dataset, index=frame.index)
+        with quiet():
+            stored = pixel_array(frame.dataset, index=frame.index)
         return np.asarray(apply_modality_lut(stored, frame.rescaling), dtype=np.float32).T
     except Exception as error:  # each decoder raises errors of its own
         raise unreadable_file_error(frame.path, error) from error

@@ -5,6 +5,7 @@ Needs the extra `dicom`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydicom.valuerep import DA
 
 from midiff_monai.errors import in_one_line
 from midiff_monai.io.dicom.frames import Frame
-from midiff_monai.io.dicom.reader import DicomSeries, ordered_frames
+from midiff_monai.io.dicom.reader import DicomSeries, ordered_frames, quiet
 from midiff_monai.labels import FREESURFER_IDS, STRUCTURES, Structure
 
 STRUCTURE_CODES: Mapping[str, Code] = MappingProxyType(
@@ -63,6 +64,8 @@ _TYPE_2_KEYWORDS = (
 )
 """Attributes that may be empty but must be present. Some anonymisation tools remove them."""
 
+_IDENTIFYING_KEYWORDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName")
+
 
 def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path: Path) -> None:
     """Write a segmentation as DICOM SEG (BINARY), which viewers overlay on the series.
@@ -79,18 +82,28 @@ def write_dicom_seg(segmentation: NDArray[np.integer], series: DicomSeries, path
         ValueError: The segmentation has another shape than the series, or is empty.
     """
     frames = ordered_frames(series)
+    patient = _identifying_values(frames[0].dataset)
     _check_required_uids(frames[0].dataset, series)
     rows, columns = frames[0].matrix
     if segmentation.shape != (columns, rows, len(frames)):
         raise ValueError(f"a segmentation of shape {segmentation.shape} is not on the grid of series {series.name}")
     numbers, segments = _number_segments(segmentation)
     try:
-        _dicom_seg(frames, numbers.T, segments).save_as(path)  # (Z, Y, X), one frame a slice
+        with quiet():
+            _dicom_seg(frames, numbers.T, segments).save_as(path)  # (Z, Y, X), one frame per slice
     except OSError:
         raise
     except Exception as error:  # highdicom and pydicom raise many errors on headers that violate the standard
-        fault = f"has headers that a DICOM SEG cannot refer to ({in_one_line(error)})"
+        reason = re.sub("|".join(map(re.escape, patient)) or "$^", "…", in_one_line(error))
+        fault = f"has headers that a DICOM SEG cannot refer to ({reason})"
         raise series.error(fault, "Export it as standard MR or CT images") from error
+
+
+def _identifying_values(source: Dataset) -> list[str]:
+    """Return what identifies the patient in a header and must not appear in a message, longest first."""
+    values = {str(source.get(keyword) or "") for keyword in _IDENTIFYING_KEYWORDS}
+    values |= {part for value in values for part in re.split(r"[\^=]", value)}
+    return sorted((value for value in values if len(value) > 1), key=len, reverse=True)
 
 
 def _number_segments(
@@ -149,6 +162,13 @@ def _normalise_header(source: Dataset) -> None:
         source.PatientBirthDate = None
 
 
+def _positions_of_selected(frames: list[Frame], sources: list[Dataset]) -> list[hd.PlanePositionSequence] | None:
+    """Return the positions of the frames if the source images have other frames too, such as those of another echo."""
+    if len(frames) == sum(int(source.get("NumberOfFrames") or 1) for source in sources):
+        return None  # highdicom takes the positions from the source images
+    return [hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, frame.position.tolist()) for frame in frames]
+
+
 def _dicom_seg(
     frames: list[Frame], slices: NDArray[np.uint8], segments: list[hd.seg.SegmentDescription]
 ) -> hd.seg.Segmentation:
@@ -156,10 +176,12 @@ def _dicom_seg(
     for source in sources:
         _normalise_header(source)
     if len(sources) == 1:  # highdicom expects the frames of a multi-frame image in stored order
-        slices = slices[np.argsort([frame.index for frame in frames])]
+        order = np.argsort([frame.index for frame in frames])
+        slices, frames = slices[order], [frames[k] for k in order]
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=slices,
+        plane_positions=_positions_of_selected(frames, sources),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=generate_uid(),

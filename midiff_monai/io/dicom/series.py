@@ -8,20 +8,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom import Dataset
 
-from midiff_monai.io.dicom.frames import DUPLICATE_MM, functional_group
-from midiff_monai.io.dicom.reader import DicomSeries, read_file, unreadable_file_error
-
-ANATOMICAL = ("MR", "CT")
-"""Modalities whose images show anatomy."""
+from midiff_monai.io.dicom.completeness import completeness_warnings, missing_images
+from midiff_monai.io.dicom.frames import DUPLICATE_MM
+from midiff_monai.io.dicom.header import ImageHeader, TruncatedHeaderError, read_header
+from midiff_monai.io.dicom.reader import EXPORT_AGAIN, DicomSeries, unreadable_file_error
 
 FEW_SLICES = 8
 """A series with fewer slices is excluded beside one with twice as many. Seven slices of 6 mm cover no half brain."""
@@ -29,64 +26,64 @@ FEW_SLICES = 8
 STACK_COSINE = 0.9
 """Smallest cosine between the normals of slices in one stack. At a smaller one, the slices lie in several planes."""
 
-_HEADER_KEYWORDS = (
-    *("Modality", "ImageType", "Rows", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "EchoNumbers"),
-    *("EchoTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-)
 
-
-class _Image(NamedTuple):
-    """Header fields of an image that identify its series. Images of one volume share the first four fields.
-
-    Attributes:
-        multiframe: SOPInstanceUID if the image has several frames, otherwise empty.
-        exclusion_reason: Why it is not an anatomical image, otherwise empty.
-        uid: SOPInstanceUID.
-        positions: (frames, 4), from `_slice_positions`.
-    """
-
-    series: str
-    echo: str
-    multiframe: str
-    exclusion_reason: str
-    path: Path
-    study: str
-    uid: str
-    echo_time: str
-    mosaic: bool
-    positions: NDArray[np.float64]
-    number: int
-    modality: str
-    description: str
-
-
-def find_series(files: Iterable[Path]) -> list[DicomSeries]:
+def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingProxyType({})) -> list[DicomSeries]:
     """Find all image series among DICOM files, sorted by name.
 
     SeriesInstanceUID identifies a series. Echoes that share a series (PD and T2 of a dual echo) become one
-    `DicomSeries` each, and so do multi-frame images. Segmentations are ignored. A file that cannot be read becomes a
-    `DicomSeries` with a fault.
+    `DicomSeries` each, told apart by EchoNumbers or by the echo time. Multi-frame images become one each, too, unless
+    several of a series show the same slices: these are a time or diffusion series, and excluded. Segmentations are
+    ignored. A file that cannot be read becomes a `DicomSeries` with a fault.
 
-    Series with a modality other than MR and CT are excluded, and localizers, by their ImageType. Beside a volume of the
-    same study and modality, these are excluded too: series with few slices, scouts with slices in several planes, and
-    time and diffusion series. If a study has no such volume, they stay, and reading them reports the fault.
+    Series with a modality other than MR and CT are excluded, and localizers and phase images, by their ImageType.
+    Beside a volume of the same study and modality, these are excluded too: series with few slices, scouts with slices
+    in several planes, and time and diffusion series. If a study has no such volume, they stay, and reading them
+    reports the fault.
+
+    Args:
+        files: DICOM files.
+        left_out: Other files in their folders that should have been DICOM, and why they are not, as a verb phrase.
     """
-    found: list[DicomSeries] = []
-    volumes: dict[tuple[str, ...], list[_Image]] = defaultdict(list)
-    echoes: dict[str, set[str]] = defaultdict(set)
+    images, left_out, found = _read_headers(files, left_out)
+    volumes: dict[tuple[str, ...], list[ImageHeader]] = defaultdict(list)
+    series: dict[str, list[ImageHeader]] = defaultdict(list)
+    for image in images:
+        volumes[image[:4]].append(image)
+        series[image.series].append(image)
+    parts = _merge_time_series([part for volume in volumes.values() for part in _split_echoes(volume)])
+    echoes = {uid: {part[0].echo for part in parts if part[0].series == uid} for uid in series}
+    missing = {uid: missing_images(members) for uid, members in series.items()}
+    warnings = {uid: tuple(completeness_warnings(members, left_out)) for uid, members in series.items()}
+    for part in parts:
+        uid = part[0].series
+        made = _make_series(part, has_other_echoes=len(echoes[uid]) > 1)
+        found.append(replace(made, missing=missing[uid], warnings=warnings[uid]))
+    return sorted(_with_unique_names(_exclude_minor_series(found)), key=lambda series: (series.name, series.uid))
+
+
+def _read_headers(
+    files: Iterable[Path], left_out: Mapping[Path, str]
+) -> tuple[list[ImageHeader], dict[Path, str], list[DicomSeries]]:
+    """Read all headers. Returns the images, the files that were left out, and the files that cannot be read."""
+    images, faults, damaged = [], [], dict(left_out)
     for path in sorted(files):
         try:
-            image = _read_header(path)
+            image = read_header(path)
+        except TruncatedHeaderError as error:
+            damaged[path] = error.fault
         except Exception as error:  # pydicom's parsers raise their own errors, KeyError and struct.error
             refusal = unreadable_file_error(path, error)
-            found.append(DicomSeries((path,), "", "", "", path.name, refusal.fault, refusal.hint))
-            continue
-        if image is not None:
-            volumes[image[:4]].append(image)
-            echoes[image.series].add(image.echo)
-    found += [_make_series(volume, len(echoes[volume[0].series]) > 1) for volume in volumes.values()]
-    return sorted(_with_unique_names(_exclude_minor_series(found)), key=lambda series: (series.name, series.uid))
+            faults.append(_fault_series(path, refusal.fault, refusal.hint))
+        else:
+            images += [image] if image is not None else []
+    folders = {image.path.parent for image in images}
+    lost = [path for path in damaged if path not in left_out and path.parent not in folders]
+    faults += [_fault_series(path, damaged[path], EXPORT_AGAIN) for path in lost]
+    return images, damaged, faults
+
+
+def _fault_series(path: Path, fault: str, hint: str) -> DicomSeries:
+    return DicomSeries((path,), "", "", "", path.name, fault, hint)
 
 
 def _exclude_minor_series(found: list[DicomSeries]) -> list[DicomSeries]:
@@ -128,56 +125,7 @@ def _with_unique_names(found: list[DicomSeries]) -> list[DicomSeries]:
     ]
 
 
-def _read_header(path: Path) -> _Image | None:
-    """Read the header fields that identify a series. Returns None if the file is not an image, or a segmentation."""
-    header = read_file(path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
-    if "Rows" not in header or header.get("Modality") == "SEG":
-        return None
-    uid = str(header.get("SOPInstanceUID"))
-    return _Image(
-        series=str(header.get("SeriesInstanceUID")),
-        echo=str(header.get("EchoNumbers") or ""),
-        multiframe=uid if int(header.get("NumberOfFrames") or 1) > 1 else "",
-        exclusion_reason=_header_exclusion_reason(header),
-        path=path,
-        study=str(header.get("StudyInstanceUID") or header.get("SeriesInstanceUID")),
-        uid=uid,
-        echo_time=str(header.get("EchoTime") or ""),
-        mosaic="MOSAIC" in (header.get("ImageType") or ()),
-        positions=_slice_positions(header),
-        number=int(header.get("SeriesNumber") or 0),
-        modality=str(header.get("Modality") or ""),
-        description=str(header.get("SeriesDescription") or ""),
-    )
-
-
-def _header_exclusion_reason(header: Dataset) -> str:
-    if header.get("Modality") and header.Modality not in ANATOMICAL:
-        return f"is of modality {header.Modality!r}, neither MR nor CT"
-    return "is a localizer" if "LOCALIZER" in (header.get("ImageType") or ()) else ""
-
-
-def _slice_positions(header: Dataset) -> NDArray[np.float64]:
-    """Return the normal of each slice and its distance along the normal, (frames, 4). Zeros if they are missing."""
-    frames = header.get("PerFrameFunctionalGroupsSequence")
-    if not frames:
-        return np.array([_slice_position(header, header)])
-    shared = header.SharedFunctionalGroupsSequence[0]
-    groups = ("PlanePositionSequence", "PlaneOrientationSequence")
-    return np.array(
-        [_slice_position(*(functional_group(frame, shared, group) for group in groups)) for frame in frames]
-    )
-
-
-def _slice_position(position: Dataset, orientation: Dataset) -> tuple[float, ...]:
-    if "ImagePositionPatient" not in position or "ImageOrientationPatient" not in orientation:
-        return (0.0,) * 4
-    row, column = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    normal = np.cross(row, column)
-    return (*normal.tolist(), float(normal @ np.array(position.ImagePositionPatient, dtype=float)))
-
-
-def _count_frames_per_position(images: list[_Image]) -> list[int]:
+def _count_frames_per_position(images: Sequence[ImageHeader]) -> list[int]:
     """Count the frames at each position along the normal of the slices. Empty if the slices have several normals."""
     positions = np.concatenate([image.positions for image in images])
     normals = positions[:, :3]
@@ -187,18 +135,59 @@ def _count_frames_per_position(images: list[_Image]) -> list[int]:
     return list(Counter(np.round(positions[:, 3] / DUPLICATE_MM).tolist()).values())
 
 
-def _repetition_reason(images: list[_Image], frames_per_position: list[int]) -> str:
+def _repetition_reason(images: Sequence[ImageHeader], frames_per_position: list[int]) -> str:
     if images[0].mosaic:
         return "is a mosaic, as time and diffusion series are"
     # One duplicate position, a copy of all images, and two echoes in one series are faults that reading reports.
-    one_acquisition = len({image.echo_time for image in images}) == 1
+    one_acquisition = len({echo_time for image in images for echo_time in image.echo_times.tolist()}) == 1
     no_copies = len({image.uid for image in images}) == len(images)
     if len(frames_per_position) > 1 and min(frames_per_position) > 1 and one_acquisition and no_copies:
         return f"has up to {max(frames_per_position)} images at a position, as time and diffusion series have"
     return ""
 
 
-def _make_series(images: list[_Image], has_other_echoes: bool) -> DicomSeries:
+def _split_echoes(images: list[ImageHeader]) -> list[list[ImageHeader]]:
+    """Split images by echo time if several echo times share slice positions. Every part gets an echo number.
+
+    Images without such echoes are returned as one part.
+    """
+    times = sorted({time for image in images for time in image.echo_times.tolist()})
+    parts = [[_select_echo(image, time) for image in images if (image.echo_times == time).any()] for time in times]
+    positions = [{tuple(row) for image in part for row in np.round(image.positions, 3).tolist()} for part in parts]
+    if len(times) < 2 or not any(positions[0] & other for other in positions[1:]):
+        return [images]
+    prefix = f"{images[0].echo}-" if images[0].echo else ""
+    return [[image._replace(echo=f"{prefix}{k}") for image in part] for k, part in enumerate(parts, start=1)]
+
+
+def _select_echo(image: ImageHeader, time: float) -> ImageHeader:
+    chosen = image.echo_times == time
+    return image._replace(positions=image.positions[chosen], echo_times=image.echo_times[chosen])
+
+
+def _merge_time_series(parts: list[list[ImageHeader]]) -> list[list[ImageHeader]]:
+    """Merge multi-frame images of one series and echo at the same positions into one part, which is then excluded."""
+    merged: dict[tuple[object, ...], list[list[ImageHeader]]] = defaultdict(list)
+    for part in parts:
+        positions = sorted(row for image in part for row in np.round(image.positions, 3).tolist())
+        key = part[0].multiframe and (part[0].series, part[0].echo, part[0].echo_times[0], repr(positions))
+        merged[key or (id(part),)].append(part)
+    return [
+        part for similar in merged.values() for part in ([_as_time_series(similar)] if _differ(similar) else similar)
+    ]
+
+
+def _differ(parts: list[list[ImageHeader]]) -> bool:
+    """Return whether there are several parts, and their headers differ in number or time, as those of copies do not."""
+    return len(parts) > 1 and len({(part[0].instance, *part[0].acquisition) for part in parts}) == len(parts)
+
+
+def _as_time_series(parts: list[list[ImageHeader]]) -> list[ImageHeader]:
+    reason = f"has {len(parts)} multi-frame images at the same positions, as time and diffusion series have"
+    return [image._replace(exclusion_reason=image.exclusion_reason or reason) for part in parts for image in part]
+
+
+def _make_series(images: Sequence[ImageHeader], has_other_echoes: bool) -> DicomSeries:
     first = images[0]
     files = tuple(image.path for image in sorted(images, key=lambda image: float(image.positions[0, 3])))
     frames_per_position = _count_frames_per_position(images)
@@ -212,4 +201,5 @@ def _make_series(images: list[_Image], has_other_echoes: bool) -> DicomSeries:
         slice_count=len(frames_per_position),
         repetition_reason=_repetition_reason(images, frames_per_position),
         exclusion_reason=first.exclusion_reason,
+        echo_time=float(first.echo_times[0]) if has_other_echoes else 0.0,
     )

@@ -152,7 +152,8 @@ def test_two_images_per_position_are_not_excluded(what: str, tmp_path: Path, add
         for file in files:
             shutil.copy(file, file.with_suffix(".copy"))
     add(5, "FLAIR", 20)
-    assert list(taken(tmp_path)) == ["004_PD_T2", "005_FLAIR"]
+    volumes = ["004_PD_T2_echo1", "004_PD_T2_echo2"] if what == "two echoes" else ["004_PD_T2"]
+    assert list(taken(tmp_path)) == [*volumes, "005_FLAIR"]
 
 
 @pytest.mark.parametrize("beside", ["cine", "fMRI that lacks an image", "multi-frame DTI", "CT"])
