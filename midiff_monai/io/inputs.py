@@ -171,7 +171,8 @@ def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], ab
         fault = f"holds no usable volume: {', '.join(reasons)}"
     elif absent:
         path, reason = min(absent.items())
-        fault += f", but {len(absent)} files without content, such as {path.name}, which {reason}"
+        fault += f", but {len(absent)} files without content: {path.name} {reason}"
+        return InputError(folder, fault, "Copy them again, or get their content with `datalad get` or `git lfs pull`")
     return InputError(folder, fault, "Name the folder of the scans")
 
 

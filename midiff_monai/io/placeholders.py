@@ -8,7 +8,10 @@ from pathlib import Path
 
 from midiff_monai.errors import InputError
 
-GET_ANNEX = "its content is not here", "Get it first, with `datalad get` or `git annex get`"
+GET_ANNEX = (
+    "is a placeholder of git-annex, its content is not here",
+    "Get it first, with `datalad get` or `git annex get`",
+)
 GET_LFS = "is a pointer of Git LFS, its content is not here", "Get it first, with `git lfs pull`"
 DOWNLOAD = "Download the file itself, for example from its link of raw data"
 UNPACK = "Unpack it, and give the files in it"

@@ -85,7 +85,10 @@ def test_a_link_without_target_is_named(target: str, message: str, name: str, tm
 
 def test_a_table_that_is_not_here_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.csv").symlink_to("../.git/annex/objects/zz/00/key/key.csv")
-    with pytest.raises(InputError, match=r"study.csv: its content is not here\. Get it first, with `datalad get`"):
+    with pytest.raises(
+        InputError,
+        match=r"study.csv: is a placeholder of git-annex, its content is not here\. Get it first, with `datalad get`",
+    ):
         find_jobs([tmp_path / "study.csv"], tmp_path / "out")
 
 

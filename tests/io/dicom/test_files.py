@@ -159,7 +159,7 @@ class TestLeftOut:
             (b"", "is empty"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
             (b"<html>Sign in</html>", "is a web page"),
-            (None, "its content is not here"),
+            (None, "is a placeholder of git-annex, its content is not here"),
         ],
     )
     def test_last_files_without_content_are_counted_and_named(
@@ -217,7 +217,9 @@ class TestLeftOut:
         for file in files:
             file.unlink()
             file.symlink_to("../.git/annex/objects/zz/00/key/key.dcm")
-        with pytest.raises(InputError, match="but 12 files without content, such as slice01.dcm, which its content"):
+        with pytest.raises(
+            InputError, match="but 12 files without content: slice01.dcm is a placeholder of .*`datalad get`"
+        ):
             jobs(files[0].parent)
 
     def test_files_without_content_in_other_folders_are_no_warning(
