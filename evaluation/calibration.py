@@ -25,7 +25,7 @@ BINS = 10
 
 
 def calibrate(
-    image: NDArray, spread: NDArray, reference: NDArray, brain: NDArray[np.bool_], bins: int = BINS
+    image: NDArray, synthetic_std: NDArray, reference: NDArray, brain: NDArray[np.bool_], bins: int = BINS
 ) -> list[dict[str, float]]:
     """Compare the spread with the error, both in the grey values of the reference.
 
@@ -37,15 +37,20 @@ def calibrate(
         bins: number of them, of equal size.
 
     Returns:
-        A row a bin: "bin", mean "spread", mean absolute "error", and the "correlation" of both over all voxels.
+        A row a bin: "bin", mean "synthetic_std", mean absolute "error", and the "correlation" of both over all voxels.
     """
     aligned = match_intensity(image, reference, brain)
     scale = aligned[brain].std() / image[brain].std()
-    deviation, error = scale * spread[brain], np.abs(aligned - reference)[brain]
+    deviation, error = scale * synthetic_std[brain], np.abs(aligned - reference)[brain]
     correlation = float(np.corrcoef(deviation, error)[0, 1])
     parts = np.array_split(deviation.argsort(), bins)
     return [
-        {"bin": number, "spread": deviation[part].mean(), "error": error[part].mean(), "correlation": correlation}
+        {
+            "bin": number,
+            "synthetic_std": deviation[part].mean(),
+            "error": error[part].mean(),
+            "correlation": correlation,
+        }
         for number, part in enumerate(parts)
     ]
 
@@ -70,7 +75,7 @@ def main() -> None:
         real = np.asarray(truth.source.dataobj)
         rows = calibrate(result.synthetic, result.synthetic_std, real, truth.segmentation > 0)
         table.add(*(key | row | made_by for row in rows))
-    print(table.rows().groupby(["contrast", "bin"])[["spread", "error", "correlation"]].mean().round(3))
+    print(table.rows().groupby(["contrast", "bin"])[["synthetic_std", "error", "correlation"]].mean().round(3))
 
 
 if __name__ == "__main__":

@@ -91,9 +91,9 @@ def draw_calibration(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     panel = figure.subplots()
     for contrast, part in rows.groupby("contrast", sort=False):
-        means = part.groupby("bin")[["spread", "error", "correlation"]].mean()
+        means = part.groupby("bin")[["synthetic_std", "error", "correlation"]].mean()
         label = f"{contrast}, r = {means['correlation'].iloc[0]:.2f}"
-        panel.plot(means["spread"], means["error"], marker="o", label=label)
+        panel.plot(means["synthetic_std"], means["error"], marker="o", label=label)
     # of a normal error with the standard deviation that the spread claims
     panel.axline((0, 0), slope=float(np.sqrt(2 / np.pi)), color="grey", linestyle="--", label="calibrated")
     panel.set(xlabel="standard deviation of the samples", ylabel="mean absolute error")

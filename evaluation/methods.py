@@ -6,6 +6,7 @@ Volumes are called SUBJECT_CONTRAST.nii.gz: where a user would know the contrast
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from monai.transforms import Compose, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
-from trained import BASELINES, open_baseline
+from table import BASELINES
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.evaluation.baselines import match_histogram
+from midiff_monai.evaluation.baselines import LowFrequenciesOfSource, StartFromSource, match_histogram
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import Job
 from midiff_monai.io.manifest import RunReport
@@ -70,7 +71,7 @@ def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) 
     The grey values are turned around first where the contrast shows fluid brightest. The network has no unguided mode,
     so the guide stays: what differs from `midiff` is the start.
     """
-    return _from_matched(volume, folder, "StartFromSource", steps, noise_level=noise_level)
+    return _from_matched(volume, folder, StartFromSource, steps, noise_level=noise_level)
 
 
 def ilvr(volume: Path, folder: Path, factor: int = 8, steps: int = 20) -> Result:
@@ -78,13 +79,13 @@ def ilvr(volume: Path, folder: Path, factor: int = 8, steps: int = 20) -> Result
 
     Matched and guided as in `sdedit`. `factor` voxels of 2 mm are the side of a low frequency.
     """
-    return _from_matched(volume, folder, "LowFrequenciesOfSource", steps, factor=factor)
+    return _from_matched(volume, folder, LowFrequenciesOfSource, steps, factor=factor)
 
 
-def _from_matched(volume: Path, folder: Path, inferer: str, steps: int, **arguments: int) -> Result:
+def _from_matched(volume: Path, folder: Path, inferer: type, steps: int, **arguments: int) -> Result:
     matched = _matched(volume, folder, invert=BRIGHTNESS[contrast_of(volume)][-1] == FLUID)
     settings: dict[str, Any] = {f"inferer::inferer::{name}": value for name, value in arguments.items()}
-    settings["inferer::inferer::_target_"] = f"methods.{inferer}"
+    settings["inferer::inferer::_target_"] = inferer.__module__ + "." + inferer.__name__
     (folder / "translated").mkdir()
     return _translated(matched, folder / "translated", open_bundle(TRANSLATION, steps=steps, **settings))
 
@@ -102,7 +103,7 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
         "inferer::mirror": False,
         "inferer::conditional_mean": None,
         "inferer::shared_noise": 0.0,
-        "inferer::inferer::_target_": "trained.UnscaledInferer",
+        "inferer::inferer::_target_": "midiff_monai.evaluation.baselines.UnscaledInferer",
     }
     if ancestral:
         settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"
@@ -116,7 +117,7 @@ def one_step(volume: Path, folder: Path) -> Result:
 
 
 def real_pairs(volume: Path, folder: Path) -> Result:
-    """A ceiling: trained on the other subjects' real pairs, which no user has; see baselines/real_pairs_training.yaml."""
+    """An upper bound: trained on real pairs of the other subjects, see baselines/real_pairs_training.yaml."""
     return _translated(volume, folder, open_baseline(TRANSLATION, "real_pairs", real_pairs_weights(volume)))
 
 
@@ -154,6 +155,20 @@ def randomised_contrast(volume: Path, folder: Path) -> Result:
     """
     models = Models(open_baseline(SEGMENTATION, "randomised_contrast"))
     return process(Job(volume, output_paths(volume, folder)), Task(Mode.SEGMENT_DIRECTLY), models)
+
+
+def open_baseline(bundle: str, baseline: str, weights: str | None = None, **settings: Any) -> Bundle:
+    """Open a bundle with the weights of a baseline, and with its overlay if it has one.
+
+    Args:
+        bundle: name of the bundle that the baseline is a variant of.
+        baseline: name of the baseline. Its overlay is baselines/BASELINE.yaml.
+        weights: name of the weights, baselines/WEIGHTS.pt, where it is not that of the baseline.
+        settings: values that replace ids of the configuration.
+    """
+    overlays = list(BASELINES.glob(f"{baseline}.yaml"))
+    opened = open_bundle(bundle, overlays, BASELINES / f"{weights or baseline}.pt", **settings)
+    return replace(opened, root=BASELINES / baseline)  # reports name weights by this folder
 
 
 def _translated(volume: Path, folder: Path, translation: Bundle) -> Result:

@@ -7,13 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from trained import BASELINES
 
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 from midiff_monai.provenance import environment, sha256
+
+BASELINES = Path(__file__).parent / "baselines"
+"""Folder of the baselines' weights and configurations."""
 
 HASH_LENGTH = 12
 

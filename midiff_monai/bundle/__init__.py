@@ -1,4 +1,4 @@
-"""MONAI bundles: found, verified, opened, and their results saved."""
+"""MONAI bundles: finds, verifies and opens them, and saves their results."""
 
 import lazy_loader
 
@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "bundle": ["Bundle", "open_bundle"],
         "saving": ["SaveWithSourceHeaderd"],
-        "weights": ["load_weights", "save_weights"],
+        "weights": ["load_matching_weights", "load_weights", "save_state", "save_weights"],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from midiff_monai.bundle.resources import bundle_root, overlay_path
-from midiff_monai.bundle.weights import load_weights
+from midiff_monai.bundle.weights import load_state, load_weights
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.meta import as_plain_tensor
 
@@ -46,23 +47,33 @@ class Bundle:
         return inferer.infer(as_plain_tensor(volume).to(self.setting("device")), network, coarse).cpu()
 
 
-def open_bundle(name: str, overlay: str | None = None, trusted: bool = False, **settings: Any) -> Bundle:
+def open_bundle(
+    name: str,
+    overlays: Sequence[str | Path] = (),
+    weights: Path | None = None,
+    trusted: bool = False,
+    **settings: Any,
+) -> Bundle:
     """Open the inference configuration of a bundle that came with the package.
 
     Args:
-        name: as listed by `resources.available_bundles`.
-        overlay: a configuration of `transforms/` that is laid over it.
-        trusted: as for `load_weights`.
-        settings: ids of the configuration and the values that replace theirs; None leaves the bundle's own.
+        name: name of the bundle, see `resources.available_bundles`.
+        overlays: configurations that are merged over it in this order. A string names one of
+            `resources.available_overlays`; a path is a YAML file.
+        weights: state dict to load instead of the bundle's own weights. Its hash is not checked.
+        trusted: accept weights of the bundle whose hash is not the recorded one, see `load_weights`.
+        settings: values that replace ids of the configuration. None keeps the bundle's value.
 
     Raises:
-        BundleError: no such bundle or overlay, or its weights are not to be used.
+        BundleError: the bundle or an overlay does not exist, or the weights are refused, see `load_weights`.
     """
     root = bundle_root(name)
-    files = [root / "configs" / "inference.yaml"] + ([overlay_path(overlay)] if overlay else [])
+    files = [root / "configs" / "inference.yaml"]
+    files += [overlay if isinstance(overlay, Path) else overlay_path(overlay) for overlay in overlays]
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(root)} | {key: value for key, value in settings.items() if value is not None})
-    with torch.random.fork_rng():  # the weights that a network is born with are drawn at random
+    with torch.random.fork_rng():  # a new network draws its weights at random
         network = parser.get_parsed_content("network_def")
-    return Bundle(root, parser, load_weights(network, root, trusted), sha256(*files))
+    digest = load_state(network, weights) if weights else load_weights(network, root, trusted)
+    return Bundle(root, parser, digest, sha256(*files))

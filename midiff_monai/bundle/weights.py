@@ -1,4 +1,4 @@
-"""Weights of a bundle: loaded with their hash checked, and saved."""
+"""Loads the weights of a bundle after a check of their hash, and saves them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from monai.networks.utils import copy_model_state
 from torch import nn
 
 from midiff_monai.errors import BundleError
@@ -19,18 +20,18 @@ WEIGHTS = Path("models") / "model.pt"
 
 
 def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) -> str:
-    """Load a bundle's weights into its network, after checking that they are the ones its metadata names.
+    """Load the weights of a bundle into its network, after a check of their hash.
 
     Args:
-        network: the bundle's `network_def`.
-        root: the bundle's folder.
-        trusted: take weights whose hash is another one, too; they may still hold nothing but tensors.
+        network: `network_def` of the bundle.
+        root: folder of the bundle.
+        trusted: accept weights whose hash differs from that in the metadata. They may still hold tensors only.
 
     Returns:
-        The SHA-256 of the weights.
+        SHA-256 of the weights.
 
     Raises:
-        BundleError: the weights are missing, have another hash, are no mere tensors, or do not fit the network.
+        BundleError: the weights are missing, have another hash, hold more than tensors, or do not fit the network.
     """
     path = Path(root) / WEIGHTS
     if not path.is_file():
@@ -42,27 +43,56 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
             f"has SHA-256 {found[:12]}…, not {expected[:12]}…",
             "Restore the file, or use --trust-weights",
         )
+    return load_state(network, path)
+
+
+def load_state(network: nn.Module, path: Path) -> str:
+    """Load a state dict into a network, and set the network to evaluation mode.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        BundleError: the file holds more than tensors, or does not fit the network.
+    """
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except UnpicklingError as error:
         raise BundleError(path, "holds more than tensors", "Store a state dict with `torch.save`") from error
     except RuntimeError as error:
-        raise BundleError(
-            path, "does not fit the network of the bundle", "Restore models/ and configs/ alike"
-        ) from error
+        hint = "Restore models/ and configs/ from the same version"
+        raise BundleError(path, "does not fit the network of the bundle", hint) from error
     network.eval()
-    return found
+    return sha256(path)
+
+
+def load_matching_weights(network: nn.Module, root: str | Path) -> None:
+    """Load those weights of a bundle whose name and shape a U-Net shares; its other weights stay as they are.
+
+    Args:
+        network: the U-Net without its wrappers.
+        root: folder of the bundle. The names of its weights lose the prefixes of the wrappers.
+    """
+    stored = torch.load(Path(root) / WEIGHTS, map_location="cpu", weights_only=True)
+    copy_model_state(network, {name.rpartition("network.")[2]: value.float() for name, value in stored.items()})
 
 
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
-    """Store a bundle's weights as `halved` and record their SHA-256, which is returned, in its metadata.
+    """Store weights as those of a bundle, and record their SHA-256 and a new version in its metadata.
 
-    The weights that were there are kept beside them, as model_HASH.pt. The version of the bundle, 1.2.3 say, becomes
-    1.2.3+HASH, so that nobody takes the new weights for those that came with the package.
+    The previous weights are kept beside the new ones as model_HASH.pt. Version 1.2.3 becomes 1.2.3+HASH, so that the
+    new weights are not mistaken for the published ones.
+
+    Args:
+        state: state dict of the network. It is stored in half precision, see `save_state`.
+        root: folder of the bundle.
+
+    Returns:
+        SHA-256 of the new weights.
     """
     path = Path(root) / WEIGHTS
     with atomic_write(path) as temporary:
-        torch.save(halved(state), temporary)
+        save_state(state, temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata, digest = read_metadata(root), sha256(path)
@@ -72,15 +102,18 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
     return digest
 
 
-def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights in half precision on the CPU; a tensor of several names, as most in a `DynUNet`, is stored once."""
+def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Store a state dict in half precision.
+
+    Several names may share a tensor, as most names in a `DynUNet` do. Such a tensor is stored once.
+    """
     places = {name: (value.data_ptr(), value.shape) for name, value in state.items()}
     halves = {places[name]: (v.half() if v.is_floating_point() else v).cpu() for name, v in state.items()}
-    return {name: halves[place] for name, place in places.items()}
+    torch.save({name: halves[place] for name, place in places.items()}, path)
 
 
 def read_metadata(root: str | Path) -> dict[str, Any]:
-    """A bundle's `configs/metadata.json`."""
+    """Read `configs/metadata.json` of a bundle."""
     return json.loads(_metadata_path(root).read_text(encoding="utf-8"))
 
 

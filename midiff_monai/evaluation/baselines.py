@@ -85,5 +85,5 @@ def _as_t1(source: torch.Tensor) -> torch.Tensor:
 class UnscaledInferer(LMIGuidedInferer):
     """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
 
-    def _signal(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _sqrt_alpha_bar(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return torch.ones(1, 1, 1, 1, device=x.device)

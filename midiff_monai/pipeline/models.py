@@ -56,7 +56,8 @@ def load_models(task: Task, progress: bool = False) -> Models:
     if not task.mode.translates:
         return Models(segmentation)
     sampling = {name: getattr(settings, name) for name in ("steps", "samples", "seed")}
-    return Models(segmentation, open_bundle(TRANSLATION, settings.modality, **common, **sampling, progress=progress))
+    overlays = [settings.modality] if settings.modality else []
+    return Models(segmentation, open_bundle(TRANSLATION, overlays, **common, **sampling, progress=progress))
 
 
 def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:

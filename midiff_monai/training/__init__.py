@@ -1,4 +1,4 @@
-"""What training configurations need beyond MONAI; inference needs none of it."""
+"""Transforms, handlers and losses for training that MONAI lacks. Inference does not need them."""
 
 from midiff_monai.training.atrophy import CSFDilationFieldd
 from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
@@ -15,24 +15,26 @@ from midiff_monai.training.label_transforms import (
 )
 from midiff_monai.training.losses import SobolevLoss
 from midiff_monai.training.prepare_batch import LMIPrepareBatch, SlabPrepareBatch
+from midiff_monai.training.regions import Region
 
 __all__ = [
-    "BrainSignedDistanced",
     "BrainMaskd",
+    "BrainSignedDistanced",
+    "CSFDilationFieldd",
     "ClassIndexFromMUSEd",
+    "ContrastRandomizer",
     "ExtendableOneCycleLR",
-    "NormalizeTissuesd",
     "GradientClipHandler",
     "LMIPrepareBatch",
     "LabelBoundaryd",
     "LabelStructuresd",
-    "ContrastRandomizer",
-    "RandomizeContrastd",
+    "NormalizeTissuesd",
+    "RandDeformCropd",
     "RandLabelContrastd",
     "RandSkullStripd",
-    "RandDeformCropd",
+    "RandomizeContrastd",
+    "Region",
     "ReseedHandler",
     "SlabPrepareBatch",
     "SobolevLoss",
-    "CSFDilationFieldd",
 ]

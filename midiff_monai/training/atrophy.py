@@ -1,7 +1,7 @@
-"""Fluid spaces of the brain that widen, as they do with age: other ventricles and sulci than the training volumes have.
+"""Random atrophy: wider ventricles and sulci than the training subjects have.
 
-A prior of young brains takes the large ventricles of an old one for grey matter wherever the contrast leaves the
-choice, as proton density does.
+A prior of young brains mistakes the large ventricles of an old brain for grey matter, if the contrast between CSF and
+grey matter is as low as in proton density.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from scipy import ndimage
 from midiff_monai.transforms.meta import Data, with_meta_of
 
 INNER_REACH = 2.0
-"""Voxels inside a space over which the displacement fades: its content is alike everywhere."""
+"""Distance in voxels over which the displacement decays inside a CSF space."""
 
 
 class CSFDilationFieldd(MapTransform):
-    """Turn label maps into displacements that widen spaces by one voxel: where to look for what a voxel then holds.
+    """Turn label maps into velocity fields that dilate CSF spaces by one voxel.
 
-    The displacement points into the space, straight from its border, and fades away from it: what lies next to the
-    space gives way as a whole, what lies at a distance of `reach` by a third. It is a velocity: whoever follows it in
-    small steps maps no two voxels to one.
+    The field gives, for each voxel, the displacement to the position that it is sampled from. It points into the space,
+    normal to its surface. Outside the space its length decays as exp(−distance / reach). To dilate a space by several
+    voxels, follow the field in small steps (`RandDeformCropd`): no two voxels then map to the same position.
 
     Args:
-        keys: label maps of shape (1, X, Y, Z); (3 · spaces, X, Y, Z) afterwards, in voxels.
-        spaces: the values of the label map that make up each space.
-        reaches: over how many voxels the surroundings of each space give way.
+        keys: label maps of shape (1, X, Y, Z). They become fields of shape (3 · spaces, X, Y, Z), in voxels.
+        spaces: labels of each CSF space.
+        reaches: decay length of each space's field in the surrounding tissue, in voxels.
     """
 
     def __init__(self, keys: KeysCollection, spaces: Sequence[Sequence[int]], reaches: Sequence[float]) -> None:
@@ -50,9 +50,9 @@ class CSFDilationFieldd(MapTransform):
 
 
 def csf_dilation_field(space: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
-    """The displacements (3, X, Y, Z) of a space (X, Y, Z) that widens by one voxel."""
+    """Compute the field (3, X, Y, Z) that dilates a space (X, Y, Z) by one voxel."""
     outside, inside = ndimage.distance_transform_edt(~space), ndimage.distance_transform_edt(space)
-    # the steps of a mask would fold the surface of the space
+    # smoothed, because the steps of a voxel mask would fold the surface
     distance = ndimage.gaussian_filter(outside - inside, 1.0)
     size = np.where(distance > 0, np.exp(-distance / reach), np.exp(distance / INNER_REACH))
     return (-size * np.stack(np.gradient(distance))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pseudo-sources: what an unseen modality might have made of the same anatomy, from the target modality alone."""
+"""Random contrasts of T1w volumes: a domain randomisation that stands for unseen modalities."""
 
 from __future__ import annotations
 
@@ -14,46 +14,50 @@ from monai.utils import ImageMetaKey, convert_to_dst_type
 from torch import nn
 from torch.nn import functional as F
 
+from midiff_monai.training.regions import Region
 from midiff_monai.transforms.foreground import foreground_percentiles
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
-#: Grey values of a T1w volume whose white matter is at 0.7: air, cerebrospinal fluid, cortex, deep grey matter,
-#: white matter, and what is brighter (fat, vessels). The remapping has its knots here, so that a voxel between two
-#: tissues lies between their new values, as partial volume does in a real scan.
 T1_KNOTS = (0.0, 0.26, 0.50, 0.62, 0.70, 1.0)
+"""Intensities of a T1w volume with white matter at 0.7: air, CSF, cortex, deep grey matter, white matter, and the
+brightest tissues (fat, vessels). They are the knots of the remapping. A voxel between two tissues thus stays between
+their new intensities, as partial volume does in a real scan."""
 
-#: Ranks, from dark to bright, of cerebrospinal fluid, cortex and white matter: as in T2w and PD, in FLAIR, in T1w; then
-#: the rest.
-ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2))
+TISSUE_ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2))
+"""Ranks of CSF, cortex and white matter, from dark to bright. The first three are T2w and PD, FLAIR, and T1w."""
 
 
 class ContrastRandomizer(nn.Module):
-    """Give T1w slabs the look of another contrast: random tissue values, bias field, blur and noise.
+    """Give T1w slabs the appearance of another contrast: random tissue intensities, bias field, blur and noise.
 
-    The remapping of grey values is smooth in between and in general not monotone: the levels of cerebrospinal fluid,
-    grey and white matter are a random permutation of three well separated values. At times two remappings are mixed
-    by a smooth random field, so that no global curve explains the result; outside the brain a third one applies, under
-    which air stays dark. Where white matter borders on a ventricle, a grey value in between is a mixture of the two,
-    not cortex: there the remapping leads straight from one to the other. The slab is then blurred (more along one axis,
-    whichever: clinical scans have thick slices), given a bias field and noise, and stretched as `ScaleForegroundIntensityd`
-    stretches a real source.
+    The new intensities of CSF, grey matter and white matter are a random permutation of three well separated values.
+    Between tissues the remapping is piecewise linear. It is not monotone in general. There are three exceptions:
+
+    - With `mixing_prob`, a smooth random field mixes two remappings, so that no global curve explains the result.
+    - Outside the brain another remapping applies. It keeps air dark.
+    - At the boundary between white matter and a ventricle, an intermediate T1w intensity is partial volume and not
+      cortex. There the remapping is linear from CSF to white matter.
+
+    The slab is then blurred, with a larger width along one random axis (clinical scans have thick slices). It gets a
+    bias field and noise. Its foreground percentiles are scaled to [0, 1], as `ScaleForegroundIntensityd` does for real
+    sources.
 
     Args:
-        tissue_order_probs: how often each of `ORDERS` is drawn: most often those of PD, T2w, FLAIR and CT, in all of which
-            cortex is brighter than white matter. Where either may be the brighter one at any time, fine detail of
-            unknown sign averages out, and the network takes very much longer to learn any.
-        csf_gm_overlap_prob: how often fluid moves towards cortex, up to the same value and a little beyond, as in many PD
-            volumes.
-        gm_wm_overlap_prob: how often else cortex moves towards white matter, by up to three quarters of the way: in T2w, FLAIR
-            and CT the two lie close together and fluid stands apart.
-        mixing: how often two remappings are mixed.
-        jitter: standard deviation of the levels around their places.
-        structures: standard deviation of the shift of the grey values of a structure, such as the putamen, which iron
-            darkens in T2w and not in T1w.
-        bias: largest logarithm of the bias field.
+        tissue_order_probs: probabilities of `TISSUE_ORDERS`. The orders of PD, T2w, FLAIR and CT prevail: in these,
+            cortex is brighter than white matter. If either tissue could be the brighter one, fine detail of unknown
+            sign would average out, and training would take much longer.
+        csf_gm_overlap_prob: probability that the intensity of CSF moves towards cortex, up to the same value and
+            slightly beyond, as in many PD volumes.
+        gm_wm_overlap_prob: otherwise, probability that cortex moves towards white matter, by at most three quarters of
+            the difference. In T2w, FLAIR and CT these two are close together, and CSF is apart.
+        mixing_prob: probability that two remappings are mixed.
+        level_std: standard deviation of the tissue intensities around the three values.
+        structure_std: standard deviation of a structure's own intensity offset. Iron, for example, darkens the putamen
+            in T2w and not in T1w.
+        bias: largest absolute logarithm of the bias field.
         blur: largest standard deviation of the blur along two of the axes, in voxels.
-        thick: the same along the third, before the blur is cut off: see `gaussian_blur`.
-        noise: largest standard deviation of the noise, once the contrast fills [0, 1].
+        through_plane_blur: the same along the third axis, before the kernel is truncated, see `gaussian_blur`.
+        noise: largest standard deviation of the noise, relative to the intensity range.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class ContrastRandomizer(nn.Module):
         gm_wm_overlap_prob: float = 0.8,
         mixing_prob: float = 0.1,
         level_std: float = 0.1,
-        structures: float = 0.1,
+        structure_std: float = 0.1,
         bias: float = 0.4,
         blur: float = 0.7,
         through_plane_blur: float = 1.2,
@@ -71,72 +75,71 @@ class ContrastRandomizer(nn.Module):
     ) -> None:
         super().__init__()
         self.tissue_order_probs = torch.tensor(tissue_order_probs)
-        self.csf_gm_overlap_prob, self.gm_wm_overlap_prob, self.mixing_prob = (
-            csf_gm_overlap_prob,
-            gm_wm_overlap_prob,
-            mixing_prob,
-        )
-        self.level_std, self.structures = level_std, structures
+        self.csf_gm_overlap_prob, self.gm_wm_overlap_prob = csf_gm_overlap_prob, gm_wm_overlap_prob
+        self.mixing_prob, self.level_std, self.structure_std = mixing_prob, level_std, structure_std
         self.bias, self.blur, self.through_plane_blur, self.noise = bias, blur, through_plane_blur, noise
 
-    def forward(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        """Make one pseudo-source a slab.
+    def forward(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """Draw a contrast for each slab.
 
         Args:
-            target: (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air or stripped background at 0.
-            brain: (B, 1, X, Y, Z), 0 outside the brain, 1 inside, 2 where white matter and a ventricle meet, and from
-                3 on the number of a structure.
+            target: T1w slabs (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air and stripped background at 0.
+            regions: region maps (B, 1, X, Y, Z) with the codes of `Region`.
 
         Returns:
-            (B, 1, X, Y, Z) in [0, 1], 0 wherever the target is.
+            (B, 1, X, Y, Z) in [0, 1], 0 where the target is 0 and nowhere else.
         """
-        pairs = zip(target.unbind(0), brain.unbind(0), strict=True)
-        return torch.stack([self._remake(image[None], mask[None])[0] for image, mask in pairs])
+        pairs = zip(target.unbind(0), regions.unbind(0), strict=True)
+        return torch.stack([self._randomize(image[None], labels[None])[0] for image, labels in pairs])
 
-    def _remake(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+    def _randomize(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing_prob)
-        inside = torch.lerp(self._repaint(target, brain), self._repaint(target, brain), mixture.to(target))
-        outer = self._levels()
-        outer[0] = 0
-        source = torch.where(brain > 0.5, inside, remap(target, outer))
-        # what was cut away stays empty, and does not blur into what was not
-        filled = target > 0
-        sigmas = (self.blur * torch.rand(3)).tolist()
-        sigmas[int(torch.randint(3, ()))] = float(self.through_plane_blur * torch.rand(()))
-        weight = gaussian_blur(filled.to(target), sigmas).clamp(min=1e-3)
-        source = gaussian_blur(source * filled, sigmas) / weight
-        source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(target))
-        source = source.clamp(min=MIN_FOREGROUND_VALUE) * filled
-        sampled = source[..., ::2, ::2, :]
-        low, high = foreground_percentiles(sampled) if sampled.any() else (0.0, 1.0)
-        noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
-        return ((source - low) / (high - low) + noise).clamp(MIN_FOREGROUND_VALUE, 1) * filled
+        brain = torch.lerp(self._remap_brain(target, regions), self._remap_brain(target, regions), mixture.to(target))
+        outer_levels = self._draw_levels()
+        outer_levels[0] = 0
+        source = torch.where(regions != Region.OUTSIDE, brain, remap(target, outer_levels))
+        return self._degrade(source, foreground_mask=target > 0)
 
-    def _repaint(self, target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        levels = self._levels()
-        painted = torch.where(brain == 2, remap(target, without_cortex(levels)), remap(target, levels))
-        offsets = self.structures * torch.randn(int(brain.amax()) + 1, device=target.device)
-        offsets[:3] = 0
-        return painted + gaussian_blur(offsets[brain.long()], [0.6, 0.6, 0.6])
+    def _remap_brain(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        levels = self._draw_levels()
+        at_boundary = regions == Region.VENTRICLE_BOUNDARY
+        remapped = torch.where(at_boundary, remap(target, without_cortex(levels)), remap(target, levels))
+        offsets = self.structure_std * torch.randn(int(regions.amax()) + 1, device=target.device)
+        offsets[: Region.FIRST_STRUCTURE] = 0
+        return remapped + gaussian_blur(offsets[regions.long()], [0.6, 0.6, 0.6])
 
-    def _levels(self) -> torch.Tensor:
-        """New grey values of the knots: fluid, cortex and white matter as a jittered permutation."""
-        order = torch.tensor(ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
-        fluid, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
+    def _draw_levels(self) -> torch.Tensor:
+        """Draw the new intensities of the knots."""
+        order = torch.tensor(TISSUE_ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
+        csf, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
         if torch.rand(()) < self.csf_gm_overlap_prob:
-            fluid = torch.lerp(fluid, cortex, 1.4 * torch.rand(()))
+            csf = torch.lerp(csf, cortex, 1.4 * torch.rand(()))
         elif torch.rand(()) < self.gm_wm_overlap_prob:
             cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
         contrast = torch.rand(()) * 0.8 + 0.2
         deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
         ends = torch.rand(2)
-        levels = torch.stack([ends[0], fluid, cortex, deep, white, ends[1]]).clamp(0.02, 1)
-        # a proton-density scan keeps all tissues within a narrow band, far above air
+        levels = torch.stack([ends[0], csf, cortex, deep, white, ends[1]]).clamp(0.02, 1)
+        # in proton density all tissues lie in a narrow band, far above air
         return levels * contrast + (1 - contrast) * torch.rand(())
+
+    def _degrade(self, source: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
+        """Blur an image (1, 1, X, Y, Z), add bias field and noise, scale it to [0, 1]; the background stays 0."""
+        sigmas = (self.blur * torch.rand(3)).tolist()
+        sigmas[int(torch.randint(3, ()))] = float(self.through_plane_blur * torch.rand(()))
+        # normalised, so that the empty background does not blur into the foreground
+        weight = gaussian_blur(foreground_mask.to(source), sigmas).clamp(min=1e-3)
+        source = gaussian_blur(source * foreground_mask, sigmas) / weight
+        source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(source))
+        source = source.clamp(min=MIN_FOREGROUND_VALUE) * foreground_mask
+        subsampled = source[..., ::2, ::2, :]
+        low, high = foreground_percentiles(subsampled) if subsampled.any() else (0.0, 1.0)
+        noise = self.noise * torch.rand(()) ** 2 * torch.randn_like(source)
+        return ((source - low) / (high - low) + noise).clamp(MIN_FOREGROUND_VALUE, 1) * foreground_mask
 
 
 def remap(image: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Send the grey values of `T1_KNOTS` to the levels, linearly in between."""
+    """Map the intensities of `T1_KNOTS` to the levels, linearly between the knots."""
     knots = torch.tensor(T1_KNOTS)
     result = torch.full_like(image, float(levels[0]))
     for (start, stop), step in zip(zip(knots, knots[1:], strict=False), levels.diff(), strict=True):
@@ -145,22 +148,23 @@ def remap(image: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 
 def without_cortex(levels: torch.Tensor) -> torch.Tensor:
-    """The levels under which all that lies between fluid and white matter is a mixture of these two."""
+    """Change the levels so that intensities between CSF and white matter map to mixtures of these two."""
     knots = torch.tensor(T1_KNOTS)
     share = (knots[1:5] - knots[1]) / (knots[4] - knots[1])
     return torch.cat([levels[:1], torch.lerp(levels[1], levels[4], share), levels[5:]])
 
 
 def smooth_field(like: torch.Tensor, knots: tuple[int, int, int] = (4, 4, 3)) -> torch.Tensor:
-    """A smooth random field of the shape of `like` (1, 1, X, Y, Z), about uniform in [-1, 1] at its knots."""
+    """Draw a smooth field of the shape of `like` (1, 1, X, Y, Z), uniform in [-1, 1] at its knots."""
     coarse = 2 * torch.rand(1, 1, *knots, device=like.device) - 1
     return F.interpolate(coarse, size=like.shape[2:], mode="trilinear", align_corners=True)
 
 
 def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
-    """Blur (1, 1, X, Y, Z) along each axis by a Gaussian of the given standard deviation in voxels.
+    """Blur (1, 1, X, Y, Z) along each axis with a Gaussian of the given standard deviation in voxels.
 
-    It is cut off after two voxels: up to 1 it is what it should be to 4 %, but of 1.2 there are 1.08 left, of 1.5 1.2.
+    The kernel is truncated at two voxels, which reduces its standard deviation: by 4 % at most up to 1, from 1.2 to
+    1.08, and from 1.5 to 1.2.
     """
     for axis, sigma in enumerate(sigmas, start=2):
         taps = torch.exp(-(torch.arange(-2.0, 3.0, device=image.device) ** 2) / (2 * max(sigma, 1e-3) ** 2))
@@ -172,32 +176,32 @@ def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
 
 
 class RandomizeContrastd(MapTransform):
-    """Replace T1w volumes by pseudo-sources that depend on seed and file name alone: a validation set for any contrast.
+    """Give T1w volumes a random contrast that depends only on the seed and the file name, for validation.
 
     Args:
         keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
-        mask_key: brain masks.
-        contrast_randomizer: makes them.
-        seed: the same seed gives a file the same contrast, and every file one of its own.
+        region_key: region maps (1, X, Y, Z) with the codes of `Region`.
+        contrast_randomizer: draws the contrasts.
+        seed: the same seed and file name give the same contrast.
     """
 
     def __init__(
-        self, keys: KeysCollection, mask_key: str, contrast_randomizer: ContrastRandomizer, seed: int = 0
+        self, keys: KeysCollection, region_key: str, contrast_randomizer: ContrastRandomizer, seed: int = 0
     ) -> None:
         super().__init__(keys)
-        self.mask_key, self.contrast_randomizer, self.seed = mask_key, contrast_randomizer, seed
+        self.region_key, self.contrast_randomizer, self.seed = region_key, contrast_randomizer, seed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        mask = torch.as_tensor(result[self.mask_key]).as_subclass(torch.Tensor)[None]
+        regions = torch.as_tensor(result[self.region_key]).as_subclass(torch.Tensor)[None]
         for key in self.key_iterator(result):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed + zlib.crc32(_file_name(result[key]).encode()))
                 image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)[None]
-                result[key] = convert_to_dst_type(self.contrast_randomizer(image, mask)[0], result[key])[0]
+                result[key] = convert_to_dst_type(self.contrast_randomizer(image, regions)[0], result[key])[0]
         return result
 
 
 def _file_name(image: Any) -> str:
-    """Of the file that a volume was read from, or nothing."""
+    """Name of the file that a volume was read from, or an empty string."""
     return Path(str(getattr(image, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, ""))).name

@@ -15,19 +15,19 @@ from torch.utils.data import Dataset
 
 
 class ExtendableOneCycleLR(OneCycleLR):
-    """torch's `OneCycleLR`, which a checkpoint tells how far it has come, but not how long the cycle is.
+    """torch's `OneCycleLR`, except that a checkpoint restores the position in the cycle and not the cycle's length.
 
-    So a run that was asked for more epochs than the one before goes on in its own cycle, where torch's would end with
-    the cycle of the checkpoint. The arguments are those of `OneCycleLR`.
+    A run resumed with more epochs thus follows its own, longer cycle. With `OneCycleLR` it would end with the cycle of
+    the checkpoint. The arguments are those of `OneCycleLR`.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of any cycle."""
+        """Restore the position from the state of a cycle of any length."""
         super().load_state_dict({name: state_dict[name] for name in ("last_epoch", "_step_count", "_last_lr")})
 
 
 class GradientClipHandler:
-    """Scale the gradient of a trainer's network down to a norm, so that one bad batch cannot ruin the run.
+    """Clip the gradient norm of a trainer's network, so that a single bad batch cannot ruin the run.
 
     Args:
         max_norm: largest Euclidean norm over all parameters.
@@ -46,11 +46,11 @@ class GradientClipHandler:
 
 
 class ReseedHandler:
-    """Seed everything random anew at the start of each epoch, so that a resumed run repeats an uninterrupted one.
+    """Reseed all random generators at the start of each epoch, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        dataset: the training data set; its random transforms are seeded.
-        seed: the run's seed; epoch n uses seed + n.
+        dataset: the training data set, whose random transforms are seeded too.
+        seed: seed of the run. Epoch n uses seed + n.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
@@ -61,7 +61,7 @@ class ReseedHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Seed for the epoch that begins."""
+        """Seed for the epoch that starts."""
         seed = self.seed + engine.state.epoch
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed)

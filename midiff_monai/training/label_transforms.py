@@ -1,4 +1,4 @@
-"""What a parcellation tells of a training volume, as dictionary transforms: flat tissues, masks, depths, structures."""
+"""Dictionary transforms that use a parcellation: tissue normalisation, brain masks, region maps, signed distances."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from scipy import ndimage
 
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.muse import freesurfer_from_muse
+from midiff_monai.training.regions import Region
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, with_meta_of
 
 
 class NormalizeTissuesd(MapTransform):
-    """Divide images by a smooth field that brings tissues to the same values everywhere, and clip to [0, 1].
+    """Divide images by a smooth field that gives tissues fixed intensities everywhere, and clip to [0, 1].
 
-    Where a label map is at hand this does what N4 (Tustison et al., IEEE TMI 2010) and a peak normalisation do
-    together, in a tenth of the time. White matter alone leaves deep grey matter too bright, in the middle of the
-    head as it is; several tissues hold the field everywhere.
+    With a label map, this replaces N4 (Tustison et al., IEEE TMI 2010) and a peak normalisation in a tenth of the time.
+    White matter alone would leave deep grey matter too bright, because it lies in the middle of the head. Several
+    tissues together determine the field everywhere.
 
     Args:
         keys: images of shape (1, X, Y, Z).
         label_key: label map on the same grid.
-        tissues: the values of the label map that make up each tissue.
-        values: what each tissue becomes.
+        tissues: labels of each tissue.
+        values: intensity of each tissue after the normalisation.
         sigma: standard deviation of the Gaussian window over which the tissues are averaged, in voxels.
     """
 
@@ -53,17 +54,17 @@ class NormalizeTissuesd(MapTransform):
         return result
 
     def _expected(self, labels: np.ndarray) -> np.ndarray:
-        """What each voxel becomes, 0 where that is not known."""
+        """The intensity (X, Y, Z) that each voxel should have, 0 where it is unknown."""
         expected = np.zeros(labels.shape, dtype=np.float32)
         for tissue, value in zip(self.tissues, self.values, strict=True):
-            # the outer voxels of a tissue hold a part of its neighbours
+            # eroded, because the outer voxels of a tissue have partial volume
             expected[ndimage.binary_erosion(np.isin(labels, tissue))] = value
         return expected
 
     def _field(self, volume: np.ndarray, expected: np.ndarray) -> np.ndarray:
         ratio = np.divide(volume, expected, out=np.zeros_like(volume), where=expected > 0)
         known = (expected > 0).astype(np.float32)
-        # far from the tissues their overall mean takes over, at the weight of a ten-thousandth of a voxel
+        # far from the tissues their overall mean prevails, with the weight of a ten-thousandth of a voxel
         prior = 1e-4
         mean = ratio.sum() / known.sum()
         total, weight = (ndimage.gaussian_filter(part, self.sigma, mode="constant") for part in (ratio, known))
@@ -71,11 +72,13 @@ class NormalizeTissuesd(MapTransform):
 
 
 class BrainMaskd(MapTransform):
-    """Turn label maps into solid brain masks, cerebrospinal fluid in the sulci included.
+    """Turn label maps into solid brain masks, including CSF in the sulci.
+
+    The mask holds `Region.OUTSIDE` and `Region.BRAIN`, and is the first step of a region map.
 
     Args:
         keys: label maps of shape (1, X, Y, Z), 0 outside the brain.
-        closing: gaps up to about twice this many voxels are closed.
+        closing: radius of the closing in voxels. Gaps up to about twice as wide are filled.
     """
 
     def __init__(self, keys: KeysCollection, closing: int = 4) -> None:
@@ -91,24 +94,24 @@ class BrainMaskd(MapTransform):
 
 
 def _closed(mask: np.ndarray, closing: int) -> np.ndarray:
-    """A mask with its holes filled, and gaps of up to about twice this many voxels."""
-    # the margin keeps the closing from eating into a brain that touches the edge of the image
+    """Close a mask with a radius in voxels, and fill its holes."""
+    # without the margin, the closing would erode a brain that touches the edge of the image
     margin = closing + 1
     solid = fill_holes(ndimage.binary_closing(np.pad(mask, margin), iterations=closing))
     return solid[margin:-margin, margin:-margin, margin:-margin]
 
 
 class BrainSignedDistanced(MapTransform):
-    """Turn label maps into maps of depth below the surface of the brain, negative outside it.
+    """Turn label maps into signed distances to the surface of the brain, positive inside.
 
-    A skull-stripping tool cuts somewhere near that surface, some of them far outside and others inside the cortex, and
-    some take the cerebellum away: cuts at random depths make training volumes of them all.
+    Skull-stripping tools cut near this surface. Some cut outside it, some cut within the cortex, and some remove the
+    cerebellum. Cuts at random distances (`RandSkullStripd`) cover all of them.
 
     Args:
-        keys: label maps of shape (1, X, Y, Z), 0 outside the brain; (2, X, Y, Z) afterwards, signed distances in voxels
-            from the surface of the brain, and from that of the brain without `hindbrain`.
-        outside: values of the label map that lie on the surface, such as that of the fluid around the brain.
-        hindbrain: values of the label map that make up the cerebellum and the brain stem.
+        keys: label maps of shape (1, X, Y, Z), 0 outside the brain. They become signed distances (2, X, Y, Z), in
+            voxels and within ±20: to the surface of the brain, and to that of the brain without `hindbrain`.
+        outside: labels that count as outside, such as that of the CSF around the brain.
+        hindbrain: labels of the cerebellum and the brain stem.
     """
 
     def __init__(self, keys: KeysCollection, outside: Sequence[int], hindbrain: Sequence[int]) -> None:
@@ -120,53 +123,55 @@ class BrainSignedDistanced(MapTransform):
         for key in self.key_iterator(result):
             labels = np.asarray(result[key][0])
             brain = (labels > 0) & ~np.isin(labels, self.outside)
-            depths = [_signed_distance(mask) for mask in (brain, brain & ~np.isin(labels, self.hindbrain))]
-            result[key] = with_meta_of(torch.from_numpy(np.stack(depths)), result[key])
+            distances = [_signed_distance(mask) for mask in (brain, brain & ~np.isin(labels, self.hindbrain))]
+            result[key] = with_meta_of(torch.from_numpy(np.stack(distances)), result[key])
         return result
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Distance in voxels to the surface of what a mask is once small gaps are closed, positive inside."""
+    """Signed distance in voxels to the surface of a mask without small gaps, positive inside, clipped to ±20."""
     solid = _closed(mask, 2)
     inside, outside = ndimage.distance_transform_edt(solid), ndimage.distance_transform_edt(~solid)
     return (np.minimum(inside, 20) - np.minimum(outside, 20)).astype(np.float32)
 
 
 class LabelBoundaryd(MapTransform):
-    """Give voxels on both sides of the border between two tissues a value of their own.
+    """Mark the boundary between ventricles and white matter in region maps, with `Region.VENTRICLE_BOUNDARY`.
+
+    Voxels of either tissue are marked where they touch the other, at a face, an edge or a corner.
 
     Args:
-        keys: masks of shape (1, X, Y, Z).
+        keys: region maps of shape (1, X, Y, Z).
         label_key: label map on the same grid.
-        first: the values of the label map that make up one tissue.
-        second: those of the other.
-        value: what the mask becomes where either tissue touches the other, at a face, an edge or a corner.
+        first: labels of one tissue.
+        second: labels of the other tissue.
     """
 
-    def __init__(
-        self, keys: KeysCollection, label_key: str, first: Sequence[int], second: Sequence[int], value: float
-    ) -> None:
+    def __init__(self, keys: KeysCollection, label_key: str, first: Sequence[int], second: Sequence[int]) -> None:
         super().__init__(keys)
-        self.label_key, self.first, self.second, self.value = label_key, list(first), list(second), value
+        self.label_key, self.first, self.second = label_key, list(first), list(second)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         labels = np.asarray(result[self.label_key][0])
         tissues = np.isin(labels, self.first), np.isin(labels, self.second)
         near = [ndimage.maximum_filter(tissue, size=3) for tissue in tissues]
-        border = torch.from_numpy((tissues[0] & near[1]) | (tissues[1] & near[0]))[None]
+        boundary = torch.from_numpy((tissues[0] & near[1]) | (tissues[1] & near[0]))[None]
         for key in self.key_iterator(result):
-            result[key] = torch.where(border, torch.as_tensor(self.value, dtype=result[key].dtype), result[key])
+            code = torch.as_tensor(Region.VENTRICLE_BOUNDARY, dtype=result[key].dtype)
+            result[key] = torch.where(boundary, code, result[key])
         return result
 
 
 class LabelStructuresd(MapTransform):
-    """Number structures in masks of the brain: the first becomes 3, the next 4, and so on.
+    """Mark structures in region maps, with `Region.FIRST_STRUCTURE` and the values above it.
+
+    Only voxels with the value `Region.BRAIN` change.
 
     Args:
-        keys: masks of shape (1, X, Y, Z), 0 outside the brain, 1 inside, 2 on the border that `LabelBoundaryd` marks.
+        keys: region maps of shape (1, X, Y, Z).
         label_key: label map on the same grid.
-        structures: the values of the label map that make up each structure.
+        structures: labels of each structure.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str, structures: Sequence[Sequence[int]]) -> None:
@@ -177,17 +182,17 @@ class LabelStructuresd(MapTransform):
         result = dict(data)
         labels = np.asarray(result[self.label_key])
         for key in self.key_iterator(result):
-            for number, structure in enumerate(self.structures, start=3):
-                found = torch.from_numpy(np.isin(labels, structure)) & (result[key] == 1)
-                result[key] = torch.where(found, torch.as_tensor(number, dtype=result[key].dtype), result[key])
+            for code, structure in enumerate(self.structures, start=Region.FIRST_STRUCTURE):
+                found = torch.from_numpy(np.isin(labels, structure)) & (result[key] == Region.BRAIN)
+                result[key] = torch.where(found, torch.as_tensor(code, dtype=result[key].dtype), result[key])
         return result
 
 
 class ClassIndexFromMUSEd(MapTransform):
-    """Turn MUSE parcellations into class indices: positions in `labels.FREESURFER_IDS`.
+    """Turn MUSE parcellations into class indices, the positions in `labels.FREESURFER_IDS`.
 
     Args:
-        keys: parcellations of shape (1, X, Y, Z).
+        keys: parcellations of shape (1, X, Y, Z). They become uint8.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:

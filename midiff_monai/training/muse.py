@@ -1,4 +1,4 @@
-"""MUSE parcellations, brought to FreeSurfer ids."""
+"""Conversion of MUSE parcellations to FreeSurfer ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from midiff_monai.labels import STRUCTURES
 
 
 def _muse_to_freesurfer() -> dict[int, int]:
-    # MUSE gives the left side the even number of a pair in the white matter and the odd one in the cortex.
+    # In a MUSE pair, the left side has the even value in white matter and the odd value in cortex.
     pairs = {  # (left, right) FreeSurfer ids: left MUSE values, right MUSE values
         (2, 41): (range(82, 95, 2), range(81, 94, 2)),  # lobar white matter, fornix, internal capsule
         (3, 42): (range(101, 208, 2), range(100, 207, 2)),
@@ -28,9 +28,9 @@ def _muse_to_freesurfer() -> dict[int, int]:
         (17, 53): ((48,), (47,)),
         (18, 54): ((32,), (31,)),
         (26, 58): ((30,), (23,)),
-        (28, 60): ((62, 75), (61, 76)),  # the basal forebrain, 75 and 76, has the ventral DC as its nearest namesake
+        (28, 60): ((62, 75), (61, 76)),  # the basal forebrain, 75 and 76, counts as ventral DC
     }
-    # 46 is fluid of the midline behind the third ventricle, 69 a few voxels at the optic chiasm: neither is in MUSE.
+    # 46 is CSF in the midline behind the third ventricle, 69 a few voxels at the optic chiasm. MUSE lists neither.
     table = {0: 0, 4: 14, 11: 15, 35: 16, 1: 24, 46: 24, 69: 24}
     for sides, values_of_sides in pairs.items():
         table |= {value: side for side, values in zip(sides, values_of_sides, strict=True) for value in values}
@@ -38,26 +38,26 @@ def _muse_to_freesurfer() -> dict[int, int]:
 
 
 MUSE_TO_FREESURFER: Mapping[int, int] = MappingProxyType(_muse_to_freesurfer())
-"""MUSE value → FreeSurfer id, for every value but those of `MUSE_MIDLINE`."""
+"""MUSE value → FreeSurfer id, for all values except those of `MUSE_MIDLINE`."""
 
 
 MUSE_MIDLINE: Mapping[int, tuple[int, int]] = MappingProxyType({95: (2, 41), 71: (8, 47), 72: (8, 47), 73: (8, 47)})
-"""MUSE value of an unpaired structure (corpus callosum, vermis) → left and right FreeSurfer ids that share it."""
+"""MUSE value of an unpaired structure (corpus callosum, vermis) → the left and right FreeSurfer ids that divide it."""
 
 
 def freesurfer_from_muse(parcellation: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Translate a MUSE parcellation (Doshi et al., NeuroImage 127:186, 2016) into the ids of `STRUCTURES`.
+    """Convert a MUSE parcellation (Doshi et al., NeuroImage 127:186, 2016) to the ids of `STRUCTURES`.
 
-    A voxel of the corpus callosum or the vermis takes the side of the nearest voxel of a paired structure.
+    Voxels of the corpus callosum and the vermis get the side of the nearest voxel of a paired structure.
 
     Args:
-        parcellation: (X, Y, Z), MUSE values; the voxels are taken as isotropic.
+        parcellation: (X, Y, Z), MUSE values on an isotropic grid.
 
     Returns:
         (X, Y, Z), FreeSurfer ids.
 
     Raises:
-        ValueError: a value is in neither `MUSE_TO_FREESURFER` nor `MUSE_MIDLINE`.
+        ValueError: a value is neither in `MUSE_TO_FREESURFER` nor in `MUSE_MIDLINE`.
     """
     present = np.unique(parcellation)
     if unknown := set(present.tolist()) - MUSE_TO_FREESURFER.keys() - MUSE_MIDLINE.keys():

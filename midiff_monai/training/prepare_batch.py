@@ -1,4 +1,4 @@
-"""From batches of slabs to what the trainers feed the networks."""
+"""Preparation of slab batches for the trainers: slices with their neighbours, noise, timesteps and sources."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from midiff_monai.transforms.meta import as_plain_tensor
 
 
 class SlabPrepareBatch(PrepareBatch):
-    """Give slabs (B, 1, X, Y, Z) the neighbours of every slice as channels.
+    """Give each slice of slabs (B, 1, X, Y, Z) its neighbours as channels.
 
-    The outer `context` slices of a slab serve as neighbours only: all that is trained on has real ones.
+    The outer `context` slices of a slab serve as neighbours only. Every slice of the loss thus has real neighbours.
 
     Args:
         context: number of neighbouring slices on either side.
@@ -36,34 +36,35 @@ class SlabPrepareBatch(PrepareBatch):
 
 
 def inner_slabs(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor:
-    """`inner_slices`, put together again: (B, 2·context + 1, X, Y, Z − 2·margin)."""
+    """Compute `inner_slices` and restack them: (B, 2·context + 1, X, Y, Z − 2·margin)."""
     return inner_slices(slabs, context, margin).unflatten(0, (len(slabs), -1)).movedim(1, -1)
 
 
 def inner_slices(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor:
-    """Slices (B·(Z − 2·margin), 2·context + 1, X, Y) of slabs (B, 1, X, Y, Z) without the outer `margin` slices."""
+    """Cut slabs (B, 1, X, Y, Z), without the outer `margin` slices, into (B·(Z − 2·margin), 2·context + 1, X, Y)."""
     slices = stack_slices(slabs, context).unflatten(0, (slabs.shape[0], slabs.shape[-1]))
     return slices[:, margin : slabs.shape[-1] - margin].flatten(0, 1).contiguous()
 
 
 class LMIPrepareBatch(PrepareBatch):
-    """From slabs of T1w volumes to everything one training step of an `LMIGuidedInferer` takes.
+    """Prepare T1w slabs for a training step of an `LMIGuidedInferer`.
 
-    The source is made from the target itself: no second modality is ever seen. Whole batches are stripped of all
-    but the brain, at random, and cropped to what is left, which makes them cheaper; every volume is cut at a depth
-    of its own, see `augmentation.RandSkullStripd`.
+    The source is the target under a random contrast, so no second modality is needed. Whole batches are skull-stripped
+    at random, and cropped to the remaining foreground to save time. Each volume has its own margin, see
+    `RandSkullStripd`. A batch has the keys `image`, `regions` and `signed_distance`.
 
     Args:
-        scheduler: gives the number of timesteps, and by its `prediction_type` what the network learns: the image, the
+        scheduler: gives the number of timesteps. Its `prediction_type` determines the regression target: the image, the
             noise or the velocity (Salimans and Ho, ICLR 2022, arXiv 2202.00512).
-        contrast_randomizer: turns targets and brain masks (B, 1, X, Y, Z) into sources.
-        context: neighbouring slices on either side that the denoiser sees of the source.
-        skull_strip_prob: how often a batch is stripped.
-        multiple: the crop's sides are multiples of this.
-        timestep_power: timesteps are drawn as T (1 − u^timestep_power), u uniform: 1 is uniform, 4 draws more than half
-            of them from the noisiest tenth, where the prediction is a regression on the guide, on which all later
-            steps rest, and few from the least noisy one, where the image is nearly known.
-        self_conditioning_prob: how often the network is told of its own estimate.
+        contrast_randomizer: turns targets and region maps (B, 1, X, Y, Z) into sources.
+        context: number of neighbouring slices of the source on either side that the denoiser sees.
+        skull_strip_prob: probability that a batch is skull-stripped.
+        multiple: the sides of the crop are multiples of this.
+        timestep_power: timesteps are T (1 − u^timestep_power) with a uniform u. A power of 1 is uniform. A power of 4
+            draws more than half of the timesteps from the noisiest tenth, and few from the least noisy tenth. In the
+            noisiest tenth the prediction is a regression on the guide, which all later steps depend on.
+        self_conditioning_prob: probability that the network makes two passes and receives the conditional means of its
+            first estimate (self-conditioning).
     """
 
     def __init__(
@@ -83,31 +84,30 @@ class LMIPrepareBatch(PrepareBatch):
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, Any]]:
-        target = as_plain_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
-        brain = as_plain_tensor(batchdata["mask"]).to(device, non_blocking=non_blocking)
+        def batch(key: str) -> torch.Tensor:
+            return as_plain_tensor(batchdata[key]).to(device, non_blocking=non_blocking)
+
+        target, regions = batch("image"), batch("regions")
         if torch.rand(()) < self.skull_strip_prob:
-            target = skull_strip(target, as_plain_tensor(batchdata["depth"]).to(target))
-        target, brain = crop_to_foreground(target, brain, self.multiple)
-        source = inner_slices(self.contrast_randomizer(target, brain), self.context, self.context)
+            target = skull_strip(target, batch("signed_distance").to(target))
+        target, regions = crop_to_foreground(target, regions, self.multiple)
+        source = inner_slices(self.contrast_randomizer(target, regions), self.context, self.context)
         images = 2 * inner_slices(target, 0, self.context) - 1
         noise = torch.randn_like(images)
-        height = 1 - torch.rand(len(images), device=images.device) ** self.timestep_power
-        timesteps = (
-            (self.scheduler.num_train_timesteps * height).long().clamp(max=self.scheduler.num_train_timesteps - 1)
-        )
+        timesteps = self._draw_timesteps(images)
         regression_target = self._regression_target(images, noise, timesteps)
-        self_conditioning_passes = 1 + int(torch.rand(()) < self.self_conditioning_prob)
-        return (
-            images,
-            regression_target,
-            (),
-            {
-                "noise": noise,
-                "timesteps": timesteps,
-                "source": source,
-                "self_conditioning_passes": self_conditioning_passes,
-            },
-        )
+        options = {
+            "noise": noise,
+            "timesteps": timesteps,
+            "source": source,
+            "self_conditioning_passes": 1 + int(torch.rand(()) < self.self_conditioning_prob),
+        }
+        return images, regression_target, (), options
+
+    def _draw_timesteps(self, images: torch.Tensor) -> torch.Tensor:
+        total = self.scheduler.num_train_timesteps
+        fractions = 1 - torch.rand(len(images), device=images.device) ** self.timestep_power
+        return (total * fractions).long().clamp(max=total - 1)
 
     def _regression_target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         match self.scheduler.prediction_type:
@@ -119,17 +119,23 @@ class LMIPrepareBatch(PrepareBatch):
                 return self.scheduler.get_velocity(images, noise, timesteps)
 
 
-def skull_strip(images: torch.Tensor, depths: torch.Tensor, cerebrum_only_prob: float = 0.3) -> torch.Tensor:
-    """Cut each image (B, 1, X, Y, Z) at a random depth, of the whole brain or of the cerebrum (B, 2, X, Y, Z)."""
-    which = (torch.rand(len(images)) < cerebrum_only_prob).long()
-    margin_range = torch.empty(len(images), 1, 1, 1, 1).uniform_(*MARGIN_RANGE)
-    chosen = depths[torch.arange(len(images)), which][:, None]
-    return images * (chosen > margin_range.to(depths))
+def skull_strip(images: torch.Tensor, distances: torch.Tensor, cerebrum_only_prob: float = 0.3) -> torch.Tensor:
+    """Skull-strip each image with its own random margin.
+
+    Args:
+        images: (B, 1, X, Y, Z).
+        distances: (B, 2, X, Y, Z), signed distances to the surface of the brain and of the cerebrum, in voxels.
+        cerebrum_only_prob: probability that the cerebellum is removed as well.
+    """
+    surface = (torch.rand(len(images)) < cerebrum_only_prob).long()
+    margins = torch.empty(len(images), 1, 1, 1, 1).uniform_(*MARGIN_RANGE)
+    chosen = distances[torch.arange(len(images)), surface][:, None]
+    return images * (chosen > margins.to(distances))
 
 
-def crop_to_foreground(target: torch.Tensor, brain: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crop slabs (B, 1, X, Y, Z) within their slices to the smallest common box, sides multiples of `multiple`."""
-    across, along, _ = foreground_box(target.amax(dim=(0, 1)), multiple)
-    if across.start == across.stop:
-        across = along = slice(0, multiple)
-    return target[:, :, across, along].contiguous(), brain[:, :, across, along].contiguous()
+def crop_to_foreground(target: torch.Tensor, regions: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crop slabs (B, 1, X, Y, Z) within slices to their smallest common box, with sides that are multiples."""
+    rows, columns, _ = foreground_box(target.amax(dim=(0, 1)), multiple)
+    if rows.start == rows.stop:
+        rows = columns = slice(0, multiple)
+    return target[:, :, rows, columns].contiguous(), regions[:, :, rows, columns].contiguous()

@@ -182,8 +182,8 @@ def test_has_the_files_of_the_model_zoo(name: str) -> None:
 
 @pytest.mark.parametrize("overlay", available_overlays())
 def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
-    as_plain_tensor, laid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", overlay)
-    assert as_plain_tensor.parser["stretch"] != laid.parser["stretch"]
+    original, overlaid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", [overlay])
+    assert original.parser["scale_intensity"] != overlaid.parser["scale_intensity"]
 
 
 def test_weights_survive_saving(tmp_path: Path) -> None:
@@ -260,12 +260,12 @@ def test_without_synthetic_t1w_all_are_real() -> None:
     assert set(parser.get_parsed_content("train#sampler")) == set(range(4))
 
 
-def test_poor_sources_tell_less() -> None:
+def test_degraded_contrasts_carry_less_information() -> None:
     configs = bundle_root("t1_lmi_translation") / "configs"
     parser = ConfigParser()
-    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "pseudo_sources", "poor_sources")])
-    poor = parser.get_parsed_content("validate#make_source#2").contrast_randomizer
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "random_contrast", "degraded_contrast")])
+    degraded = parser.get_parsed_content("validate#contrast").contrast_randomizer
     usual = ContrastRandomizer()
     for setting in ("csf_gm_overlap_prob", "blur", "through_plane_blur", "noise"):
-        assert getattr(poor, setting) > getattr(usual, setting)
-    assert poor.tissue_order_probs.sum() == pytest.approx(1.0)
+        assert getattr(degraded, setting) > getattr(usual, setting)
+    assert degraded.tissue_order_probs.sum() == pytest.approx(1.0)

@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from midiff_monai.evaluation import scores
+from midiff_monai.evaluation.baselines import LowFrequenciesOfSource, StartFromSource
 from midiff_monai.evaluation.metrics import match_intensity, ssim
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.io.manifest import RunReport
@@ -134,7 +135,7 @@ class TestMethods:
     def test_sdedit_starts_from_the_middle_slice_as_bright_as_a_t1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: dict[str, torch.Tensor] = {}
         monkeypatch.setattr(LMIGuidedInferer, "sample", lambda self, noise, *args, **given: seen.update(given))
-        inferer = methods.StartFromSource(300, scheduler=None, guide=None)
+        inferer = StartFromSource(300, scheduler=None, guide=None)
         source = torch.stack([torch.full((4, 4), value) for value in (0.1, 1.0, 0.3)])[None]
         inferer.sample(torch.zeros(1, 1, 4, 4), None, source=source)
         assert seen["noise_level"] == 300 and seen["source"] is source
@@ -146,7 +147,7 @@ class TestMethods:
         monkeypatch.setattr(
             LMIGuidedInferer, "sample", lambda self, noise, network, **given: network(noise, timesteps=0)
         )
-        inferer = methods.LowFrequenciesOfSource(4, scheduler=None, guide=None)
+        inferer = LowFrequenciesOfSource(4, scheduler=None, guide=None)
         source = torch.linspace(0, 1, 16 * 24).reshape(1, 1, 16, 24)
         reference = 2 * 0.7 * source - 1
         checks = 0.1 * (torch.arange(16)[:, None] + torch.arange(24)[None]).remainder(2).mul(2).sub(1)
@@ -317,9 +318,9 @@ def test_a_spread_that_is_the_error_is_calibrated_in_any_unit() -> None:
     synthetic_std = generator.uniform(1, 10, size=reference.shape)
     image = (reference + synthetic_std * generator.normal(size=reference.shape)) / 50 + 3
     rows = calibration.calibrate(image, synthetic_std / 50, reference, np.ones(reference.shape, bool), bins=5)
-    ratios = [row["error"] / row["spread"] for row in rows]
+    ratios = [row["error"] / row["synthetic_std"] for row in rows]
     np.testing.assert_allclose(ratios, np.sqrt(2 / np.pi), rtol=0.03)  # mean of a half-normal variable
-    np.testing.assert_allclose([row["spread"] for row in rows], [1.9, 3.7, 5.5, 7.3, 9.1], rtol=0.02)
+    np.testing.assert_allclose([row["synthetic_std"] for row in rows], [1.9, 3.7, 5.5, 7.3, 9.1], rtol=0.02)
 
 
 class TestFigures:

@@ -1,4 +1,4 @@
-"""That each rival is trained as it says, and used with its own weights."""
+"""That each baseline is trained as it says, and used with its own weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import trained
 from monai.bundle import ConfigParser
+from table import BASELINES
 
 from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.weights import load_matching_weights
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.labels import MIRRORED
@@ -31,7 +32,7 @@ CLASSES = len(MIRRORED)
 def painted(seed: int, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """An image, and its labels in columns of a hundred voxels."""
     label = torch.arange(CLASSES, dtype=torch.uint8).reshape(1, -1, 1, 1).expand(1, -1, 10, 10)
-    paint = RandLabelContrastd("image", "label", MIRRORED, noise=noise)
+    paint = RandLabelContrastd("image", "label", MIRRORED, max_noise_std=noise)
     paint.set_random_state(seed)
     return paint({"image": torch.zeros(label.shape), "label": label})["image"], label
 
@@ -60,19 +61,19 @@ def training(*overlays: str) -> ConfigParser:
     parser = ConfigParser()
     files = [
         bundle_root(TRANSLATION) / "configs" / "train.yaml",
-        *(trained.BASELINES / f"{name}.yaml" for name in overlays),
+        *(BASELINES / f"{name}.yaml" for name in overlays),
     ]
     parser.read_config([str(file) for file in files])
     return parser
 
 
 def batch(parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """What a rival makes of slabs of noise: the slabs, the goal, and what the inferer is given."""
+    """What a baseline makes of slabs of noise: the slabs, the goal, and what the inferer is given."""
     torch.manual_seed(0)
     slabs = torch.rand(8, 1, 32, 32, 12)
-    given = {"image": slabs, "mask": 1 - slabs, "depth": torch.full((8, 2, 32, 32, 12), 9.0)}
+    given = {"image": slabs, "regions": 1 - slabs, "signed_distance": torch.full((8, 2, 32, 32, 12), 9.0)}
     images, regression_target, _, options = parser.get_parsed_content("train::prepare_batch")(given)
-    return images, regression_target, given["mask"], options
+    return images, regression_target, given["regions"], options
 
 
 def test_the_published_method_learns_the_noise_from_the_t1w_itself_at_all_timesteps() -> None:
@@ -104,7 +105,7 @@ def test_the_published_network_sees_the_noisy_image_and_two_maps_as_they_are() -
 def test_the_published_network_begins_with_the_layers_that_fit() -> None:
     unet = training("published", "published_training").get_parsed_content("network_def").network
     before = {name: value.clone() for name, value in unet.state_dict().items()}
-    trained.begin_from_bundle(unet, bundle_root(TRANSLATION))
+    load_matching_weights(unet, bundle_root(TRANSLATION))
     shipped = open_bundle(TRANSLATION).setting("network_def").network.network.state_dict()
     for name, value in unet.state_dict().items():
         fits = value.shape == shipped[name].shape
@@ -130,7 +131,7 @@ def test_real_pairs_leave_the_subject_out(tmp_path: Path) -> None:
     parser.update({"pairs_dir": str(tmp_path), "held_out": "B"})
     pairs = parser.get_parsed_content("train_datalist")
     assert {Path(pair["image"]).name for pair in pairs} == {"A_T1.nii.gz", "C_T1.nii.gz"}
-    assert {Path(pair["mask"]).name for pair in pairs} == {
+    assert {Path(pair["regions"]).name for pair in pairs} == {
         f"{s}_{c}.nii.gz" for s in "AC" for c in ("PD", "T2", "FLAIR")
     }
 
@@ -153,14 +154,14 @@ def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monk
     ],
 )
 def test_weights_are_stored_under_the_name_that_they_are_looked_for(
-    overlays: list[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlays: list[str], weights: str, tmp_path: Path
 ) -> None:
     parser = training(*overlays)
-    monkeypatch.setattr(trained, "BASELINES", tmp_path)
     trainer = {"_target_": "types.SimpleNamespace", "run": "$lambda: None"}
     network = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
     ema = {"_target_": "types.SimpleNamespace", "ema_model": network}
-    parser.update({"train::trainer": trainer, "ema": ema, "held_out": "B", "dist": "none"})
+    parser.update({"train::trainer": trainer, "ema": ema, "held_out": "B", "dist": "none", "rank": 0})
+    parser["baselines_dir"] = str(tmp_path)
     parser["run"] = parser["run"][:2]  # without the end of the processes
     parser.get_parsed_content("run")
     (stored,) = tmp_path.iterdir()
@@ -171,10 +172,10 @@ def test_weights_are_stored_under_the_name_that_they_are_looked_for(
 
 
 @pytest.mark.parametrize("name", ["randomised_contrast", "published", "one_step"])
-def test_a_rival_is_used_with_its_own_weights_and_says_so(name: str, tmp_path: Path) -> None:
+def test_a_baseline_is_used_with_its_own_weights_and_says_so(name: str, tmp_path: Path) -> None:
     nib.save(make_phantom("PD").image.slicer[..., 24:34], tmp_path / "X_PD.nii.gz")  # through the deep grey matter
     result = methods.METHODS[name](tmp_path / "X_PD.nii.gz", tmp_path)
-    assert result.report.weights[name] == sha256(trained.BASELINES / f"{name}.pt")
+    assert result.report.weights[name] == sha256(BASELINES / f"{name}.pt")
     assert TRANSLATION not in result.report.weights
     assert result.segmentation is not None
     assert {2, 3, 41, 42} <= set(np.unique(result.segmentation)), "white matter and cortex of both sides"

@@ -24,11 +24,11 @@ def widened(space: NDArray[np.bool_], amount: float, reach: float = 6.0, image: 
         ["bilinear"],
         space.shape,
         [[0.5, 0.5]] * 3,
-        rotate=0.0,
-        scale=0.0,
-        displacement=0.0,
+        rotate_std=0.0,
+        scale_std=0.0,
+        displacement_std=0.0,
         csf_dilation_key="field",
-        csf_dilation=[[amount, amount]],
+        csf_dilation_range=[[amount, amount]],
     )
     field = torch.from_numpy(csf_dilation_field(space, reach))
     return warp({"image": torch.from_numpy(space if image is None else image).float()[None], "field": field})["image"][
@@ -46,11 +46,11 @@ def test_a_slab_is_a_piece_of_the_widened_volume(centre: tuple[int, int, int]) -
         ["bilinear"],
         size,
         [[place / (SIDE - 1)] * 2 for place in centre],
-        rotate=0.0,
-        scale=0.0,
-        displacement=0.0,
+        rotate_std=0.0,
+        scale_std=0.0,
+        displacement_std=0.0,
         csf_dilation_key="field",
-        csf_dilation=[[4.0, 4.0]],
+        csf_dilation_range=[[4.0, 4.0]],
     )
     field = torch.from_numpy(csf_dilation_field(space, 6.0))
     slab = warp({"image": torch.from_numpy(image).float()[None], "field": field})["image"][0].numpy()

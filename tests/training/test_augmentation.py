@@ -27,33 +27,33 @@ Data = dict[Hashable, Any]
 
 def layered() -> Data:
     """Depths −4 to 5 along the first axis; the cerebrum's are 3 less."""
-    depth = torch.arange(-4.0, 6.0).reshape(1, 10, 1, 1)
+    distance = torch.arange(-4.0, 6.0).reshape(1, 10, 1, 1)
     return {
         "image": torch.ones(1, 10, 1, 1),
         "label": torch.full((1, 10, 1, 1), 9),
-        "depth": torch.cat([depth, depth - 3]),
+        "signed_distance": torch.cat([distance, distance - 3]),
     }
 
 
 @pytest.mark.parametrize("cerebrum_only_prob, shift", [(0.0, 0), (1.0, 3)])
 @pytest.mark.parametrize("cut", [-2.5, 0.5])
 def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_only_prob: float, shift: int, cut: float) -> None:
-    strip = RandSkullStripd(["image", "label"], "depth", 1.0, (cut, cut), cerebrum_only_prob)
+    strip = RandSkullStripd(["image", "label"], "signed_distance", 1.0, (cut, cut), cerebrum_only_prob)
     result, data = strip(layered()), layered()
-    kept = data["depth"][:1] - shift > cut
+    kept = data["signed_distance"][:1] - shift > cut
     assert torch.equal(result["image"], kept.float())
     assert torch.equal(result["label"], 9 * kept) and result["label"].dtype == torch.int64
-    assert torch.equal(result["depth"], data["depth"])
+    assert torch.equal(result["signed_distance"], data["signed_distance"])
 
 
 def test_a_probability_of_0_leaves_all_as_it_is() -> None:
-    strip = RandSkullStripd("image", "depth", prob=0.0)
+    strip = RandSkullStripd("image", "signed_distance", prob=0.0)
     assert all(strip(layered())["image"].all() for _ in range(20))
 
 
 def test_stripping_at_random_repeats_with_the_seed() -> None:
     def draws() -> list[float]:
-        strip = RandSkullStripd("image", "depth", prob=0.3)
+        strip = RandSkullStripd("image", "signed_distance", prob=0.3)
         strip.set_random_state(0)
         return [float(strip(layered())["image"].sum()) for _ in range(400)]
 
@@ -64,7 +64,7 @@ def test_stripping_at_random_repeats_with_the_seed() -> None:
 
 # --- RandDeformCropd ---
 
-STILL: dict[str, Any] = {"rotate": 0.0, "scale": 0.0, "displacement": 0.0}
+STILL: dict[str, Any] = {"rotate_std": 0.0, "scale_std": 0.0, "displacement_std": 0.0}
 MIDDLE = [[0.5, 0.5]] * 3
 
 
@@ -74,7 +74,7 @@ def coordinates(shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 def slab_of(volume: Any, seed: int = 0, mode: str = "bilinear", **kwargs: Any) -> torch.Tensor:
-    warp = RandDeformCropd("image", [mode], **{"size": (9, 9, 5), "centre_range": MIDDLE, **kwargs})
+    warp = RandDeformCropd("image", [mode], **{"spatial_size": (9, 9, 5), "centre_range": MIDDLE, **kwargs})
     warp.set_random_state(seed)
     return warp({"image": torch.as_tensor(volume)})["image"]
 
@@ -92,22 +92,25 @@ def fitted_affine(positions: torch.Tensor) -> tuple[NDArray[np.float64], NDArray
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_without_deformation_a_slab_is_a_piece_of_the_volume(mode: str) -> None:
     volume = torch.rand(2, 13, 11, 9)
-    result = slab_of(volume, size=(5, 7, 3), mode=mode, centre_range=[[0.5, 0.5], [0.4, 0.4], [0.75, 0.75]], **STILL)
+    result = slab_of(
+        volume, spatial_size=(5, 7, 3), mode=mode, centre_range=[[0.5, 0.5], [0.4, 0.4], [0.75, 0.75]], **STILL
+    )
     torch.testing.assert_close(result, volume[:, 4:9, 1:8, 5:8], atol=1e-5, rtol=0)
 
 
 def test_flip_mirrors_the_first_axis_of_the_slab() -> None:
     volume = torch.rand(1, 11, 9, 7)
-    geometry: dict[str, Any] = {"rotate": 0.3, "scale": 0.1, "displacement": 0.0}
-    as_plain_tensor, mirrored = (slab_of(volume, flip_prob=flip_prob, **geometry) for flip_prob in (0.0, 1.0))
-    torch.testing.assert_close(mirrored, as_plain_tensor.flip(1), atol=1e-5, rtol=0)
+    geometry: dict[str, Any] = {"rotate_std": 0.3, "scale_std": 0.1, "displacement_std": 0.0}
+    straight, mirrored = (slab_of(volume, flip_prob=flip_prob, **geometry) for flip_prob in (0.0, 1.0))
+    torch.testing.assert_close(mirrored, straight.flip(1), atol=1e-5, rtol=0)
 
 
 def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
     image = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(0))
     label = (image * 3).to(torch.uint8)  # 0, 1 left, 2 right
-    sizes: dict[str, Any] = {"size": (6, 5, 4), "centre_range": MIDDLE, "flip_prob": 0.5, **STILL}
-    warp, flipped = RandDeformCropd(["image", "label"], ["nearest"] * 2, sides={"label": [0, 2, 1]}, **sizes), 0
+    sizes: dict[str, Any] = {"spatial_size": (6, 5, 4), "centre_range": MIDDLE, "flip_prob": 0.5, **STILL}
+    warp = RandDeformCropd(["image", "label"], ["nearest"] * 2, mirrored_labels={"label": [0, 2, 1]}, **sizes)
+    flipped = 0
     warp.set_random_state(0)
     for _ in range(200):
         result = warp({"image": image, "label": label})
@@ -128,7 +131,7 @@ def test_beyond_the_volume_is_nothing() -> None:
 @given(seed=seeds, flip_prob=st.sampled_from([0.0, 1.0]))
 def test_rotation_agrees_with_scipy(seed: int, flip_prob: float) -> None:
     shape = (23, 24, 25)
-    geometry: dict[str, Any] = {"rotate": 0.5, "scale": 0.0, "displacement": 0.0, "flip_prob": flip_prob}
+    geometry: dict[str, Any] = {"rotate_std": 0.5, "scale_std": 0.0, "displacement_std": 0.0, "flip_prob": flip_prob}
     matrix, centre, residual = fitted_affine(slab_of(coordinates(shape), seed, **geometry))
     assert residual < 1e-4
     np.testing.assert_allclose(centre, (np.array(shape) - 1) / 2, atol=1e-4)
@@ -155,7 +158,7 @@ def test_deformation_agrees_with_scipy(seed: int) -> None:
 @settings(max_examples=20)
 def test_rotation_preserves_the_volume_of_a_ball(seed: int) -> None:
     ball = torch.from_numpy(np.clip(8.5 - distance_to(12, (25, 25, 25)), 0, 1)).float()[None]
-    result = slab_of(ball, seed, size=(25, 25, 25), rotate=1.0, scale=0.0, displacement=0.0)
+    result = slab_of(ball, seed, spatial_size=(25, 25, 25), rotate_std=1.0, scale_std=0.0, displacement_std=0.0)
     assert float(result.sum()) == pytest.approx(float(ball.sum()), rel=5e-3)
 
 
@@ -171,15 +174,15 @@ def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
         return np.stack([fitted_affine(positions)[0] for positions in draws(**kwargs)])
 
     # of small rotations the matrix is 1 plus the antisymmetric one of the angles
-    rotations = matrices(rotate=0.05)
+    rotations = matrices(rotate_std=0.05)
     angles = np.stack([rotations[:, 2, 1], rotations[:, 0, 2], rotations[:, 1, 0]])
     np.testing.assert_allclose(angles.std(axis=1), 0.05, rtol=0.12)
     np.testing.assert_allclose(angles.mean(axis=1), 0, atol=0.01)
-    scales = np.log(np.linalg.norm(matrices(scale=0.1), axis=1))
+    scales = np.log(np.linalg.norm(matrices(scale_std=0.1), axis=1))
     np.testing.assert_allclose(scales.std(axis=0), 0.1, rtol=0.12)
     assert 0.4 < (np.linalg.det(matrices(flip_prob=0.5)) < 0).mean() < 0.6
     # the corners of the slab are knots
-    corners = torch.stack(draws(displacement=0.5))[:, :, [0, -1], [0, -1], [0, -1]].numpy()
+    corners = torch.stack(draws(displacement_std=0.5))[:, :, [0, -1], [0, -1], [0, -1]].numpy()
     undeformed = middle + np.array([[-1, 1], [-1.5, 1.5], [-2, 2]])
     np.testing.assert_allclose((corners - undeformed).std(axis=0), 0.5, rtol=0.15)
 

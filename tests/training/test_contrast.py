@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from midiff_monai.training.contrast import (
-    ORDERS,
     T1_KNOTS,
+    TISSUE_ORDERS,
     ContrastRandomizer,
     RandomizeContrastd,
     gaussian_blur,
@@ -26,7 +26,7 @@ from midiff_monai.training.contrast import (
 seeds = st.integers(0, 2**31)
 
 FLUID, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
-PURE = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, structures=0.0)
+PURE = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, structure_std=0.0)
 """Nothing but the new grey values."""
 
 
@@ -104,7 +104,7 @@ def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
     sources = seeded(ordered, 0, target.expand(draws, -1, -1, -1, -1), brain.expand(draws, -1, -1, -1, -1))
     means = sources.reshape(draws, 3, -1).mean(dim=2)
     ranks = Counter(tuple(ranks) for ranks in means.argsort(dim=1).argsort(dim=1).tolist())
-    for order, weight in zip(ORDERS, ordered.tissue_order_probs.tolist(), strict=True):
+    for order, weight in zip(TISSUE_ORDERS, ordered.tissue_order_probs.tolist(), strict=True):
         spread = (draws * weight * (1 - weight)) ** 0.5
         assert abs(ranks[order] - draws * weight) < 4 * spread
 
@@ -157,11 +157,12 @@ def test_a_structure_is_shifted_as_a_whole_and_only_it() -> None:
     target[:, :, 15:] = FLUID
     brain = torch.ones_like(target)
     brain[:, :, 2:6], brain[:, :, 9:13] = 3, 4
-    shifted = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, mixing_prob=0.0, structures=0.2)
-    first, second, as_plain_tensor = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
-    assert (first - as_plain_tensor).abs().mean() > 0.05 and (second - as_plain_tensor).abs().mean() > 0.05
-    assert np.corrcoef(first - as_plain_tensor, second - as_plain_tensor)[0, 1] < 0.5
-    unmixed = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, mixing_prob=0.0, structures=0.0)
+    settings = {"bias": 0.0, "blur": 0.0, "through_plane_blur": 0.0, "noise": 0.0, "mixing_prob": 0.0}
+    shifted = ContrastRandomizer(structure_std=0.2, **settings)
+    first, second, unshifted = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
+    assert (first - unshifted).abs().mean() > 0.05 and (second - unshifted).abs().mean() > 0.05
+    assert np.corrcoef(first - unshifted, second - unshifted)[0, 1] < 0.5
+    unmixed = ContrastRandomizer(structure_std=0.0, **settings)
     still = seeded(unmixed, 0, target, brain)[:, 0, :15]
     torch.testing.assert_close(still, still[:, :1, :1, :1].expand(-1, 15, 8, 8))
 
@@ -217,22 +218,22 @@ def test_each_degradation_changes_the_source() -> None:
 
 def test_validation_sources_depend_on_seed_and_file_alone() -> None:
     target, brain = stripped_slabs(0, batch=1)
-    data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "mask": brain[0]}
+    data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "regions": brain[0]}
     torch.manual_seed(1)
-    first = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data)
+    first = RandomizeContrastd("image", "regions", ContrastRandomizer(), seed=3)(data)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    again = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data)
+    again = RandomizeContrastd("image", "regions", ContrastRandomizer(), seed=3)(data)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first["image"], again["image"])
     assert torch.equal(first["image"][None], seeded(ContrastRandomizer(), 3, target, brain))
-    other = RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=4)(data)
+    other = RandomizeContrastd("image", "regions", ContrastRandomizer(), seed=4)(data)
     assert not torch.allclose(other["image"], first["image"], atol=0.05)
     assert torch.equal(data["image"].as_tensor(), target[0])
 
     def of_file(name: str) -> torch.Tensor:
         image = MetaTensor(target[0], meta={"filename_or_obj": name})
-        return RandomizeContrastd("image", "mask", ContrastRandomizer(), seed=3)(data | {"image": image})["image"]
+        return RandomizeContrastd("image", "regions", ContrastRandomizer(), seed=3)(data | {"image": image})["image"]
 
     assert torch.equal(of_file("here/a.nii.gz"), of_file("there/a.nii.gz"))
     assert not torch.allclose(of_file("a.nii.gz"), of_file("b.nii.gz"), atol=0.05)

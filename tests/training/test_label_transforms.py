@@ -91,8 +91,8 @@ def test_partial_volume_does_not_bias_the_tissue_and_what_is_brighter_is_clipped
 @given(seed=seeds)
 def test_border_is_where_either_tissue_has_the_other_for_a_neighbour(seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 9, (6, 5, 4))
-    data: Data = {"mask": torch.ones(1, 6, 5, 4), "label": torch.from_numpy(labels)[None]}
-    mask = LabelBoundaryd("mask", "label", first=[1, 2], second=[3], value=2.0)(data)["mask"][0]
+    data: Data = {"regions": torch.ones(1, 6, 5, 4), "label": torch.from_numpy(labels)[None]}
+    mask = LabelBoundaryd("regions", "label", first=[1, 2], second=[3])(data)["regions"][0]
     assert mask.dtype == torch.float32
     for position in np.ndindex(labels.shape):
         around = labels[tuple(slice(max(index - 1, 0), index + 2) for index in position)]
@@ -116,16 +116,17 @@ def test_depth_is_the_signed_distance_to_the_surface_of_brain_and_cerebrum() -> 
     labels = np.where(distance < 12, 101, np.where(distance < 15, 1, 0))
     labels[:, :, :14][distance[:, :, :14] < 12] = 38
     parcellation = MetaTensor(torch.from_numpy(labels)[None], affine=AFFINE)
-    depth = BrainSignedDistanced("depth", outside=[1], hindbrain=[38])({"depth": parcellation})["depth"]
-    torch.testing.assert_close(depth.affine, AFFINE)
-    assert depth.shape == (2, 40, 40, 40) and depth.dtype == torch.float32
+    transform = BrainSignedDistanced("signed_distance", outside=[1], hindbrain=[38])
+    distances = transform({"signed_distance": parcellation})["signed_distance"]
+    torch.testing.assert_close(distances.affine, AFFINE)
+    assert distances.shape == (2, 40, 40, 40) and distances.dtype == torch.float32
     away = np.abs(distance - 12) > 1
-    np.testing.assert_allclose(depth[0].numpy()[away], (12 - distance)[away].clip(-20, 20), atol=1.0)
+    np.testing.assert_allclose(distances[0].numpy()[away], (12 - distance)[away].clip(-20, 20), atol=1.0)
     up = np.arange(40)[None, None, :] - 13.5 + np.zeros((40, 40, 40))
     cerebrum = np.minimum(12 - distance, up)
     above = (up > 0) & (np.abs(cerebrum) > 1) & (distance < 12)
-    np.testing.assert_allclose(depth[1].numpy()[above], cerebrum[above], atol=1.0)
-    assert (depth[1].numpy()[labels == 38] < 0).all()
+    np.testing.assert_allclose(distances[1].numpy()[above], cerebrum[above], atol=1.0)
+    assert (distances[1].numpy()[labels == 38] < 0).all()
 
 
 # --- BrainMaskd, ClassIndexFromMUSEd ---

@@ -54,7 +54,7 @@ def slabs(seed: int = 0, shape: tuple[int, ...] = (2, 1, 40, 36, 6)) -> Batch:
     brain = torch.zeros(shape)
     brain[:, :, 9:22, 12:32, 1:] = 1
     image = 0.1 + 0.9 * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return {"image": image, "mask": brain, "depth": 10 * brain.expand(-1, 2, -1, -1, -1) - 5}
+    return {"image": image, "regions": brain, "signed_distance": 10 * brain.expand(-1, 2, -1, -1, -1) - 5}
 
 
 # --- slices ---
@@ -108,7 +108,7 @@ def test_image_and_source_are_the_same_slices(skull_strip_prob: float) -> None:
 def test_stripped_batches_hold_the_brain_and_nothing_else() -> None:
     data = slabs()
     stripped, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=1.0)(data)
-    brain = (data["image"] * data["mask"])[..., 1:-1]
+    brain = (data["image"] * data["regions"])[..., 1:-1]
     assert float((stripped + 1).sum() / 2) == pytest.approx(float(brain.sum()), rel=1e-5)
     assert int((stripped > -1).sum()) == int((brain > 0).sum())
     whole, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=0.0)(data)
@@ -203,7 +203,8 @@ def test_crop_keeps_the_foreground_of_all_slabs(box: tuple[tuple[int, int], tupl
 
 
 def test_an_empty_batch_gives_empty_images() -> None:
-    data = {name: torch.zeros(2, 2 if name == "depth" else 1, 40, 36, 6) for name in ("image", "mask", "depth")}
+    channels = {"image": 1, "regions": 1, "signed_distance": 2}
+    data = {name: torch.zeros(2, count, 40, 36, 6) for name, count in channels.items()}
     images, regression_target, _, kwargs = LMIPrepareBatch(scheduler(), ContrastRandomizer(), skull_strip_prob=1.0)(
         data
     )
@@ -261,7 +262,7 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     result = transforms(parser.get_parsed_content("datalist")[0])
 
     labels, raw = in_ras(parcellation), in_ras(image)
-    values, mask = result["image"][0].numpy(), result["mask"][0].numpy() > 0
+    values, mask = result["image"][0].numpy(), result["regions"][0].numpy() > 0
     white_matter = ndimage.binary_erosion(np.isin(labels, parser["white_matter"]))
     assert values.min() >= 0 and values.max() <= 1
     assert np.median(values[white_matter]) == pytest.approx(0.7, abs=0.015)
@@ -273,8 +274,9 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
 
     assert spread(values) < 0.08 < 0.15 < spread(raw)
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
-    depth = result["depth"].numpy()
-    assert (depth[0][white_matter] > 0).all() and (depth[0][~mask] < 0).all() and (depth[1] <= depth[0]).all()
-    assert 0.9 < result["csf_dilation"].float().unflatten(0, (2, 3)).norm(dim=1).max() < 1.4
-    border = result["mask"][0].numpy() == 2
+    distances = result["signed_distance"].numpy()
+    assert (distances[0][white_matter] > 0).all() and (distances[0][~mask] < 0).all()
+    assert (distances[1] <= distances[0]).all()
+    assert 0.9 < result["csf_dilation_field"].float().unflatten(0, (2, 3)).norm(dim=1).max() < 1.4
+    border = result["regions"][0].numpy() == 2
     assert 1000 < border.sum() and np.isin(labels[border], parser["ventricles"] + parser["white_matter"]).all()
