@@ -101,7 +101,7 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
     """
     settings: dict[str, Any] = {
         "inferer::mirror": False,
-        "inferer::conditional_mean": None,
+        "inferer::conditional_mean": "$None",
         "inferer::shared_noise": 0.0,
         "inferer::inferer::_target_": "midiff_monai.evaluation.baselines.UnscaledInferer",
     }

@@ -157,7 +157,7 @@ def test_a_structure_is_shifted_as_a_whole_and_only_it() -> None:
     target[:, :, 15:] = FLUID
     brain = torch.ones_like(target)
     brain[:, :, 2:6], brain[:, :, 9:13] = 3, 4
-    settings = {"bias": 0.0, "blur": 0.0, "through_plane_blur": 0.0, "noise": 0.0, "mixing_prob": 0.0}
+    settings: dict[str, Any] = {"bias": 0.0, "blur": 0.0, "through_plane_blur": 0.0, "noise": 0.0, "mixing_prob": 0.0}
     shifted = ContrastRandomizer(structure_std=0.2, **settings)
     first, second, unshifted = (seeded(shifted, 0, target, brain)[:, 0, place, 4, 4] for place in (3, 10, 7))
     assert (first - unshifted).abs().mean() > 0.05 and (second - unshifted).abs().mean() > 0.05
