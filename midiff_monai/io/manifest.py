@@ -31,7 +31,8 @@ class RunReport:
         settings: Everything that decides the result, such as seed, steps, samples and modality.
         weights: Name of the bundle → SHA-256 of its weights.
         outputs: Role → written file. The roles are the field names of `midiff_monai.io.paths.OutputPaths`.
-        warnings: Sentences for the reader of the result.
+        warnings: Sentences for the reader of the result, including those of the flags.
+        flags: Automatic flags with the keys "kind", "value" and "text"; see `midiff_monai.qc.flags.Flag`.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -45,6 +46,7 @@ class RunReport:
     weights: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    flags: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -82,6 +84,7 @@ class RunReport:
             "weights": dict(sorted(self.weights.items())),
             "configurations": dict(sorted(self.configurations.items())),
             "warnings": self.warnings,
+            "flags": self.flags,
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

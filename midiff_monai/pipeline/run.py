@@ -180,7 +180,8 @@ def process(job: Job, task: Task, models: Models) -> Result:
         with report.timed("segment"):
             _segment(image, foreground, models.segmentation, result, logits)
     with report.timed("check"):
-        report.warnings += [flag.text for flag in quality_flags(result.measures())]
+        report.flags = [flag._asdict() for flag in quality_flags(result.measures())]
+        report.warnings += [flag["text"] for flag in report.flags]
     result.write()
     return result
 

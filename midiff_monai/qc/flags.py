@@ -1,6 +1,7 @@
-"""Automatic flags on results: where a person should look first.
+"""Automatic flags: reasons for a person to look at a result before using it.
 
-A flag accuses nobody. Each has one number behind it, and a limit in this module with the reason for its value.
+A flag does not say that a result is wrong. Each flag rests on one measured value and on a limit, which this module
+defines and explains.
 """
 
 from __future__ import annotations
@@ -21,46 +22,57 @@ from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.transforms.foreground import air_level
 
 OUTLIER_Z = 3.5
-"""Robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
+"""Absolute robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
 
 MIN_SCANS = 5
-"""A median absolute deviation of fewer values says little."""
+"""Fewest scans from which z-scores are computed. The median absolute deviation of fewer values is unreliable."""
 
 MAD_TO_SD = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 
 MAX_CONTACT_CM2 = 5.0
-"""1 mm below its pole a ball of 75 mm radius is 4.7 cm² wide: so much a brain touches that was cropped tightly."""
+"""Largest area of contact with a face of the volume. A tightly cropped brain touches the face with less: 1 mm below its
+pole, a ball of 75 mm radius has a cross-section of 4.7 cm²."""
 
 MIN_EDGE_CORRELATION = 0.38
-"""Between the 0.42 of the worst of ten synthetic T1w, three of CT, and the 0.34 of the best of them mirrored."""
+"""Lowest edge correlation. Of ten scans, three of them CT, the lowest correlation with the scan's own synthetic T1w was
+0.42. The highest correlation with a mirrored synthetic T1w was 0.34."""
 
 MAX_SYNTHETIC_STD = 0.1
-"""Half the contrast of grey and white matter in a synthetic T1w: beyond it the samples disagree on the tissue."""
+"""Highest mean standard deviation of the samples: half the contrast between grey and white matter in a synthetic T1w.
+Beyond it the samples disagree on the tissue."""
 
 MAX_NAMED = 10
-"""Structures that a flag names; a volume that lacks more is no brain, or none that was found."""
+"""Most missing structures that a flag names."""
 
 BRAIN_STEM = 16
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
 class Flag(NamedTuple):
-    """A reason to look: one of "edge", "volume", "absent", "edge_correlation", "synthetic_std", and a sentence for the reader."""
+    """A reason to look at a result.
+
+    Attributes:
+        kind: "edge", "volume", "absent", "edge_correlation" or "synthetic_std".
+        value: the measured value: largest area of contact (cm²), volume (ml), number of missing structures, edge
+            correlation in [-1, 1], or mean standard deviation of the samples.
+        text: sentences for the reader of the result.
+    """
 
     kind: str
+    value: float
     text: str
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured on one subject's results.
+    """The values measured on one subject's results.
 
     Attributes:
-        volumes: millilitres by FreeSurfer id, background excluded; empty where nothing was segmented.
+        volumes: millilitres by FreeSurfer id, without the background; empty without a segmentation.
         contact: cm² of foreground on each face of the volume, by the face's anatomical name.
-        agreement: `edge_correlation` of source and synthetic T1w, NaN where there are not both.
-        spread: mean standard deviation of the samples in the foreground, NaN for a single sample.
+        edge_correlation: `edge_correlation` of source and synthetic T1w, NaN if either is missing.
+        synthetic_std: mean standard deviation of the samples in the foreground, NaN for a single sample.
     """
 
     volumes: Mapping[int, float]
@@ -69,7 +81,7 @@ class Measures:
     synthetic_std: float = nan
 
     def scores(self) -> dict[str, float]:
-        """The numbers that are compared across a study: the volume of each group in millilitres, agreement, spread."""
+        """Return the values that a study compares: volumes of groups (ml), edge correlation and mean deviation."""
         return group_volumes(self.volumes) | {
             "edge_correlation": self.edge_correlation,
             "synthetic_std": self.synthetic_std,
@@ -77,7 +89,7 @@ class Measures:
 
 
 def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
-    """Add up volumes by FreeSurfer id into the whole brain and `GROUPS`; NaN without any volume."""
+    """Add up volumes by FreeSurfer id into the whole brain and `GROUPS`; NaN if there are no volumes."""
     if not volumes:
         return dict.fromkeys(("brain", *GROUPS), nan)
     groups = {name: sum(volumes.get(label, 0.0) for label in labels) for name, labels in GROUPS.items()}
@@ -85,16 +97,16 @@ def group_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
 
 
 NO_COMPARISON = dict.fromkeys((*group_volumes({}), "edge_correlation", "synthetic_std"), nan)
-"""The z-scores of a subject that nothing is known to compare with."""
+"""The z-scores of a subject outside a study."""
 
 
 def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return each score's distance from the median of its column in robust standard deviations (1.4826 MAD).
+    """Return each score's distance from the median of its column, in robust standard deviations (1.4826 MAD).
 
-    A column is NaN where it has fewer than `MIN_SCANS` values or more than half of them are equal.
+    A column is NaN if it has fewer than `MIN_SCANS` values or if more than half of them are equal.
 
     Args:
-        scores: one row a scan, one column a score; NaN is left out.
+        scores: one row for each scan, one column for each score. NaN values are ignored.
     """
     deviations = scores - scores.median()
     scale = MAD_TO_SD * deviations.abs().median()
@@ -102,10 +114,7 @@ def robust_z(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[np.bool_]:
-    """Return the voxels (X, Y, Z) that count as the object: what was segmented, or else what is not air.
-
-    Air is what lies below `air_level`, as for the intensities of the models.
-    """
+    """Return the mask (X, Y, Z) of the segmented structures, or of all voxels above `air_level` if there are none."""
     if segmentation is not None and segmentation.any():
         return segmentation > 0
     assert source is not None
@@ -115,12 +124,13 @@ def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[
 def edge_contact(segmentation: NDArray | None, source: NDArray | None, affine: NDArray[np.float64]) -> dict[str, float]:
     """Return the area in cm² over which the foreground touches each face of the volume.
 
-    Heads go on below: the lower face is left out where nothing was segmented, and else the brain stem.
+    The anatomy normally continues below the volume. With a segmentation, the brain stem is therefore ignored; without
+    one, the inferior face is.
 
     Args:
         segmentation: (X, Y, Z), FreeSurfer ids, or None.
-        source: the input on the same grid; needed where there is no segmentation.
-        affine: voxel to RAS mm, any orientation; the faces are named by the nearest anatomical direction.
+        source: the input on the same grid; needed without a segmentation.
+        affine: voxel to RAS mm, any orientation. Each face is named by the nearest anatomical direction.
     """
     segmented = segmentation is not None and bool(segmentation.any())
     inside = foreground(segmentation, source)
@@ -140,23 +150,24 @@ def edge_contact(segmentation: NDArray | None, source: NDArray | None, affine: N
 def edge_correlation(
     source: NDArray, synthetic: NDArray, mask: NDArray[np.bool_], affine: NDArray[np.float64]
 ) -> float:
-    """Return the rank correlation of two volumes' gradient magnitudes in a mask, in [-1, 1]; NaN where one is flat.
+    """Return the rank correlation of two volumes' gradient magnitudes in a mask, in [-1, 1]; NaN if one is constant.
 
-    Anatomy shows as edges in whatever contrast, so a faithful translation has its edges where the source has them. The
-    mean LMI is no such measure: it is as high for noise as for the subject's own T1w, and higher than for any smooth
-    synthetic one. On real pairs this one is 0.43 to 0.72 for the own T1w, below 0.28 for others, and 0 for noise.
+    Anatomical boundaries are edges in every contrast. A faithful translation therefore has its edges where the source
+    has them. On real pairs the correlation is 0.43 to 0.72 with the subject's own T1w, below 0.28 with the T1w of
+    others, and 0 with noise. The mean LMI does not separate these cases: it is as high for noise as for the subject's
+    own T1w, and higher than that for any smooth synthetic T1w.
 
-    Ranks, for beside the bone of a CT no other edge would count.
+    Ranks are compared because the edges of bone in CT would otherwise outweigh all others.
 
     Args:
         source: (X, Y, Z), any contrast.
         synthetic: the same shape.
-        mask: the voxels to compare, of the same shape.
+        mask: the voxels to compare, the same shape.
         affine: voxel to mm.
     """
     spacing = voxel_sizes(affine).tolist()
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    # gradients reach as far as the neighbours
+    # the gradient at the border of the mask needs the neighbouring voxels
     box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     mask = mask[box]
     edges, synthetic_edges = (
@@ -175,71 +186,88 @@ def measure(
     volumes: Mapping[int, float],
     affine: NDArray[np.float64],
 ) -> Measures:
-    """Measure one subject's results, of which any may be missing, but not source and synthetic T1w both.
+    """Measure one subject's results. Any volume may be missing, but one of source, synthetic T1w and segmentation not.
 
     Args:
         source: (X, Y, Z), the input.
-        synthetic: the same shape, as are the following.
-        spread: standard deviation of the samples.
-        segmentation: FreeSurfer ids.
+        synthetic: the synthetic T1w, the same shape.
+        synthetic_std: standard deviation of the samples, the same shape.
+        segmentation: FreeSurfer ids, the same shape.
         volumes: millilitres by FreeSurfer id.
         affine: voxel to RAS mm.
     """
-    seen = synthetic if source is None else source
-    mask = foreground(segmentation, seen)
+    image = synthetic if source is None else source
+    mask = foreground(segmentation, image)
     compared = source is not None and synthetic is not None
     return Measures(
         volumes,
-        edge_contact(segmentation, seen, affine),
+        edge_contact(segmentation, image, affine),
         edge_correlation(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
         nan if synthetic_std is None else float(synthetic_std[mask].mean()),
     )
 
 
 def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) -> list[Flag]:
-    """Name what is odd about one subject's results.
+    """Return the flags of one subject's results.
 
     Args:
-        measures: of the subject.
-        z: its row of `robust_z` over the `scores` of the study, if it is part of one.
+        measures: the values measured on the subject.
+        z: the subject's row of `robust_z` over the `scores` of its study, if it is part of one.
     """
     return [
         *_edge_flags(measures),
         *_volume_flags(measures, z),
-        *_agreement_flags(measures, z),
-        *_spread_flags(measures, z),
+        *_absent_flags(measures),
+        *_edge_correlation_flags(measures, z),
+        *_synthetic_std_flags(measures, z),
     ]
 
 
 def _edge_flags(measures: Measures) -> list[Flag]:
-    touched = [f"{face} ({area:.0f} cm²)" for face, area in measures.contact.items() if area > MAX_CONTACT_CM2]
-    return [Flag("edge", f"Touches the edge of the volume: {', '.join(touched)}. Part may be cut off.")] * bool(touched)
+    touched = {face: area for face, area in measures.contact.items() if area > MAX_CONTACT_CM2}
+    if not touched:
+        return []
+    faces = ", ".join(f"{face} ({area:.0f} cm²)" for face, area in touched.items())
+    text = f"The anatomy touches the edge of the volume: {faces}. Look whether part of it is cut off."
+    return [Flag("edge", max(touched.values()), text)]
 
 
 def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
-    groups = group_volumes(measures.volumes)
-    odd = [name for name in groups if abs(z[name]) > OUTLIER_Z]
-    flags = [Flag("volume", f"Odd volume of {name}: {groups[name]:.1f} ml, z {z[name]:+.1f}.") for name in odd]
+    volumes = group_volumes(measures.volumes)
+    unusual = [name for name in volumes if abs(z[name]) > OUTLIER_Z]
+    return [Flag("volume", volumes[name], _volume_text(name, volumes[name], z[name])) for name in unusual]
+
+
+def _volume_text(name: str, volume: float, z: float) -> str:
+    side = "large" if z > 0 else "small"
+    return f"Unusually {side} volume of {name}: {volume:.1f} ml{_in_study(z)}. Look at its outline."
+
+
+def _absent_flags(measures: Measures) -> list[Flag]:
+    """Flag missing structures, unless all are missing: the run then warns that nothing was found."""
     absent = [structure.name for structure in STRUCTURES[1:] if measures.volumes.get(structure.id, 0) == 0]
-    if 0 < len(absent) < len(STRUCTURES) - 1 and measures.volumes:
-        more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
-        flags.append(Flag("absent", f"Not found: {', '.join(absent[:MAX_NAMED])}{more}."))
-    return flags
+    if not measures.volumes or len(absent) in (0, len(STRUCTURES) - 1):
+        return []
+    more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+    text = f"Structures not found: {', '.join(absent[:MAX_NAMED])}{more}. Look whether the scan shows them."
+    return [Flag("absent", len(absent), text)]
 
 
-def _agreement_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
-    if measures.edge_correlation < MIN_EDGE_CORRELATION or z["edge_correlation"] < -OUTLIER_Z:
-        text = f"Edges of the synthetic T1w hardly follow the source: correlation {measures.edge_correlation:.2f}"
-        return [Flag("edge_correlation", text + _in_study(z["edge_correlation"]))]
-    return []
+def _edge_correlation_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
+    value, z_score = measures.edge_correlation, z["edge_correlation"]
+    if not (value < MIN_EDGE_CORRELATION or z_score < -OUTLIER_Z):
+        return []
+    text = f"The edges of the synthetic T1w match those of the source poorly: correlation {value:.2f}"
+    return [Flag("edge_correlation", value, f"{text}{_in_study(z_score)}. Look at the two side by side.")]
 
 
-def _spread_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
-    if measures.synthetic_std > MAX_SYNTHETIC_STD or z["synthetic_std"] > OUTLIER_Z:
-        text = f"The samples disagree: mean standard deviation {measures.synthetic_std:.3f}"
-        return [Flag("synthetic_std", text + _in_study(z["synthetic_std"]))]
-    return []
+def _synthetic_std_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:
+    value, z_score = measures.synthetic_std, z["synthetic_std"]
+    if not (value > MAX_SYNTHETIC_STD or z_score > OUTLIER_Z):
+        return []
+    text = f"The samples of the synthetic T1w disagree: mean standard deviation {value:.3f}"
+    return [Flag("synthetic_std", value, f"{text}{_in_study(z_score)}. Look at the synthetic T1w.")]
 
 
 def _in_study(z: float) -> str:
-    return "." if isnan(z) else f", z {z:+.1f}."
+    return "" if isnan(z) else f" (z = {z:+.1f})"

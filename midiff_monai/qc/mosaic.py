@@ -1,4 +1,4 @@
-"""The picture to trust a segmentation by: input, synthetic T1 and structures in three planes, on the input's grid."""
+"""Pictures for visual quality control: slices of input, synthetic T1w and segmentation in three anatomical planes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 WIDTH_INCHES, DOTS_PER_INCH = 16.0, 85
-SIDE_INCHES, HEAD_INCHES, FOOT_INCHES, GAP_INCHES = 0.35, 0.75, 0.3, 0.06
+LEFT_INCHES, TOP_INCHES, BOTTOM_INCHES, GAP_INCHES = 0.35, 0.75, 0.3, 0.06
 MARGIN_MM = 9.0
 WINDOW_PERCENTILES = (2.0, 99.5)
 FILL_OPACITY = 0.45
@@ -30,10 +30,10 @@ class Plane(NamedTuple):
     """An anatomical plane of a RAS volume.
 
     Attributes:
-        name: of the plane.
-        normal: the axis that it cuts; the picture's columns and rows are the two others, in order.
+        name: name of the plane.
+        normal: the axis perpendicular to the plane. The two other axes are the picture's columns and rows, in order.
         letters: anatomical sides on the left and on the right of the picture.
-        quantiles: where to cut, as shares of the segmented voxels that lie below.
+        quantiles: positions of the cuts: the fraction of segmented voxels below each.
     """
 
     name: str
@@ -50,17 +50,17 @@ PLANES = (
 
 
 class Cut(NamedTuple):
-    """One plane of a RAS volume, at a voxel along its normal."""
+    """A slice of a RAS volume: a plane, and the index of the voxel along its normal."""
 
     plane: Plane
     voxel: int
 
     def picture(self, volume: NDArray) -> NDArray:
-        """Return (rows from below, columns[, channels]) in the radiological convention, sagittal facing left."""
+        """Return the slice (rows from bottom to top, columns), in radiological convention; sagittal faces left."""
         return np.take(volume, self.voxel, axis=self.plane.normal).swapaxes(0, 1)[:, ::-1]
 
     def position(self, grid: nib.Nifti1Image) -> float:
-        """Return where the cut meets the middle of the grid, in mm along the plane's normal."""
+        """Return the slice's RAS coordinate along its normal, in mm, at the centre of the grid."""
         centre = (np.array(grid.shape) - 1) / 2
         centre[self.plane.normal] = self.voxel
         return float(apply_affine(grid.affine, centre)[self.plane.normal])
@@ -80,15 +80,15 @@ def qc_mosaic(
     title: str,
     colours: Mapping[int, str],
 ) -> None:
-    """Write one PNG: a row each for input, synthetic T1 and structures; two cuts a plane through the segmented brain.
+    """Write a PNG with one row each for input, synthetic T1w and structures, and two slices in each anatomical plane.
 
     Args:
         source: the input (X, Y, Z), any finite intensities.
-        synthetic: its translation on the same grid, or None where there is none.
-        segmentation: structure ids on the same grid, 0 for background; all zero shows the whole volume.
-        affine: voxel to RAS mm in any orientation; the picture shows the nearest anatomical planes.
+        synthetic: the synthetic T1w on the same grid, or None.
+        segmentation: structure ids on the same grid, 0 for background. The picture is cropped to them, if any.
+        affine: voxel to RAS mm, any orientation. The picture shows the nearest anatomical planes.
         path: the PNG to write.
-        title: printed above.
+        title: text above the pictures.
         colours: "#rrggbb" of every id in `segmentation` other than 0.
 
     Raises:
@@ -98,7 +98,7 @@ def qc_mosaic(
     structures, intensity_images = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
-    rows = {name: [cut.picture(np.asarray(grey.dataobj)) for cut in cuts] for name, grey in intensity_images.items()}
+    rows = {name: [cut.picture(np.asarray(image.dataobj)) for cut in cuts] for name, image in intensity_images.items()}
     label_pictures = (cut.picture(labels) for cut in cuts)
     rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
     _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
@@ -107,27 +107,28 @@ def qc_mosaic(
 def montage(
     volumes: Mapping[str, NDArray], segmentation: NDArray, affine: NDArray[np.float64], palette: Mapping[int, str]
 ) -> tuple[dict[str, Image.Image], Image.Image]:
-    """Lay the cuts of `qc_mosaic` out as two rows of axial, coronal and sagittal, 1 mm a pixel.
+    """Arrange the slices of `qc_mosaic` in two rows of axial, coronal and sagittal, with pixels of 1 mm.
 
     Args:
         volumes: (X, Y, Z) each, any finite intensities, on one grid.
-        segmentation: structure ids below 256 on the same grid, 0 for background; all zero shows the whole volume.
+        segmentation: structure ids below 256 on the same grid, 0 for background. The slices are cropped to the
+            structures, if any.
         affine: voxel to RAS mm.
         palette: "#rrggbb" by id.
 
     Returns:
-        A grey picture for each volume, with the letters of the anatomical sides; and a picture of the structures in
-        the same places, a palette image whose index is the id and whose index 0 is transparent.
+        A grey picture for each volume, with the letters of the anatomical sides; and a palette image of the
+        structures in the same places. A pixel's index is the structure's id, and index 0 is transparent.
     """
     structures, intensity_images = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
     cells = _cells(cuts, structures)
     sheets = {}
-    for name, grey in intensity_images.items():
-        levels = (255 * np.asarray(grey.dataobj)).astype(np.uint8)
+    for name, image in intensity_images.items():
+        levels = (255 * np.asarray(image.dataobj)).astype(np.uint8)
         sheets[name] = _sheet(levels, cuts, cells, Image.Resampling.BILINEAR)
-        _letter(sheets[name], cuts, cells)
+        _label_sides(sheets[name], cuts, cells)
     overlay = _sheet(labels.astype(np.uint8), cuts, cells, Image.Resampling.NEAREST)
     overlay.putpalette([level for label in range(256) for level in ImageColor.getrgb(palette.get(label, BLACK))])
     overlay.info["transparency"] = 0
@@ -137,10 +138,10 @@ def montage(
 def prepare(
     volumes: Mapping[str, NDArray], segmentation: NDArray, affine: NDArray[np.float64]
 ) -> tuple[nib.Nifti1Image, dict[str, nib.Nifti1Image]]:
-    """Turn volumes (X, Y, Z) to RAS and crop them to the segmented brain and a margin.
+    """Reorient volumes (X, Y, Z) to RAS and crop them to the segmented brain with a margin of 9 mm.
 
     Returns:
-        The structures (int32), and the volumes (float32) with their grey values stretched to [0, 1].
+        The structures (int32), and the volumes (float32) with intensities scaled to [0, 1] by `window`.
     """
     structures = canonical(segmentation, affine, np.int32)
     box = bounding_box(structures)
@@ -148,9 +149,9 @@ def prepare(
     brain = np.asarray(structures.dataobj) > 0
     intensity_images = {}
     for name, volume in volumes.items():
-        grey = canonical(volume, affine, np.float32).slicer[box]
-        stretched = window(np.asarray(grey.dataobj), brain).astype(np.float32)
-        intensity_images[name] = nib.Nifti1Image(stretched, grey.affine)
+        image = canonical(volume, affine, np.float32).slicer[box]
+        scaled = window(np.asarray(image.dataobj), brain).astype(np.float32)
+        intensity_images[name] = nib.Nifti1Image(scaled, image.affine)
     return structures, intensity_images
 
 
@@ -158,7 +159,7 @@ Cell = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def _cells(cuts: list[Cut], grid: nib.Nifti1Image) -> list[Cell]:
-    """Place a column for each plane: its first cut in the upper row, its second in the lower, both centred."""
+    """Give each plane a column, with its first cut in the upper row and its second cut in the lower row."""
     sizes = [tuple(max(1, round(side)) for side in cut.extent(grid)) for cut in cuts]
     row_height = max(height for _, height in sizes)
     cells, left = [], 0
@@ -174,12 +175,12 @@ def _sheet(volume: NDArray[np.uint8], cuts: list[Cut], cells: list[Cell], resamp
     rights, bottoms = zip(*(cell[2:] for cell in cells), strict=True)
     sheet = Image.new("L", (max(rights), max(bottoms)))
     for cut, (left, top, right, bottom) in zip(cuts, cells, strict=True):
-        picture = np.ascontiguousarray(cut.picture(volume)[::-1])  # an image's first row is its upper one
+        picture = np.ascontiguousarray(cut.picture(volume)[::-1])  # the first row of an image is at the top
         sheet.paste(Image.fromarray(picture).resize((right - left, bottom - top), resampling), (left, top))
     return sheet
 
 
-def _letter(sheet: Image.Image, cuts: list[Cut], cells: list[Cell]) -> None:
+def _label_sides(sheet: Image.Image, cuts: list[Cut], cells: list[Cell]) -> None:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for cut, (left, top, right, bottom) in zip(cuts, cells, strict=True):
         for letter, x, anchor in zip(cut.plane.letters, (left + 3, right - 3), ("lm", "rm"), strict=True):
@@ -187,12 +188,12 @@ def _letter(sheet: Image.Image, cuts: list[Cut], cells: list[Cell]) -> None:
 
 
 def canonical(volume: NDArray, affine: NDArray[np.float64], dtype: DTypeLike) -> nib.Nifti1Image:
-    """Return the volume as `dtype` with its axes turned to the nearest of right, anterior and superior."""
+    """Return the volume as `dtype`, with its axes permuted and flipped to the nearest RAS orientation."""
     return nib.as_closest_canonical(nib.Nifti1Image(volume.astype(dtype), affine))
 
 
 def bounding_box(structures: nib.Nifti1Image) -> tuple[slice, ...]:
-    """Return the slices that hold every structure and a margin, or the whole volume where there is no structure."""
+    """Return the box of all structures with a margin, or the whole volume if there are no structures."""
     segmented = np.asarray(structures.dataobj) > 0
     if not segmented.any():
         return (slice(None),) * 3
@@ -205,7 +206,7 @@ def bounding_box(structures: nib.Nifti1Image) -> tuple[slice, ...]:
 
 
 def _profile(mask: NDArray[np.bool_], axis: int) -> NDArray[np.intp]:
-    """Return the number of voxels in each slice across `axis`."""
+    """Return the number of mask voxels in each slice perpendicular to `axis`."""
     return np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis}))
 
 
@@ -219,14 +220,17 @@ def _choose_cuts(labels: NDArray[np.int32]) -> list[Cut]:
 
 
 def window(volume: NDArray, segmented: NDArray[np.bool_]) -> NDArray:
-    """Stretch to [0, 1] between percentiles of the segmented brain, which no scalp, air or padding can shift."""
+    """Scale intensities linearly so that percentiles 2 and 99.5 become 0 and 1, and clip to [0, 1].
+
+    The percentiles are those of the segmented brain, if any: scalp, air and padding must not change the window.
+    """
     values = volume[segmented] if segmented.any() else volume
     low, high = np.percentile(values, WINDOW_PERCENTILES)
     return np.clip((volume - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def _overlay(grey: NDArray, labels: NDArray[np.int32], colours: Mapping[int, str]) -> NDArray:
-    """Return RGB (rows, columns, 3): the grey picture with each structure's colour laid over it."""
+    """Return RGB (rows, columns, 3): a grey picture (rows, columns) in [0, 1] overlaid with the structures' colours."""
     ids, positions = np.unique(labels, return_inverse=True)
     palette = np.array([to_rgb(colours[label]) if label else (0, 0, 0) for label in ids.tolist()])
     opacity = FILL_OPACITY * (labels > 0)[..., None]
@@ -234,7 +238,7 @@ def _overlay(grey: NDArray, labels: NDArray[np.int32], colours: Mapping[int, str
 
 
 def _draw(rows: Mapping[str, list[NDArray]], cuts: list[Cut], grid: nib.Nifti1Image, title: str) -> Figure:
-    """Lay out a row of pictures a name and a column a cut, all at one scale; `grid` is the RAS grid that was cut."""
+    """Arrange one row of pictures for each name and one column for each cut through `grid`, all at one scale."""
     extents = [cut.extent(grid) for cut in cuts]
     tallest = max(height for _, height in extents)
     figure, panels = _panels(len(rows), [width for width, _ in extents], tallest)
@@ -250,9 +254,9 @@ def _draw(rows: Mapping[str, list[NDArray]], cuts: list[Cut], grid: nib.Nifti1Im
 
 
 def _panels(rows: int, widths: Sequence[float], tallest: float) -> tuple[Figure, list[list[Axes]]]:
-    """Return a black figure and its panels: as wide as the pictures in mm, all as high as the tallest."""
-    inches = (WIDTH_INCHES - SIDE_INCHES - GAP_INCHES * len(widths)) / sum(widths)
-    height = HEAD_INCHES + rows * (tallest * inches + GAP_INCHES) + FOOT_INCHES
+    """Return a black figure and its panels. Panels are as wide as their pictures in mm, and as high as the tallest."""
+    inches = (WIDTH_INCHES - LEFT_INCHES - GAP_INCHES * len(widths)) / sum(widths)
+    height = TOP_INCHES + rows * (tallest * inches + GAP_INCHES) + BOTTOM_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height), facecolor=BLACK)
     panels = figure.subplots(
         rows,
@@ -260,10 +264,10 @@ def _panels(rows: int, widths: Sequence[float], tallest: float) -> tuple[Figure,
         squeeze=False,
         gridspec_kw={
             "width_ratios": widths,
-            "left": SIDE_INCHES / WIDTH_INCHES,
+            "left": LEFT_INCHES / WIDTH_INCHES,
             "right": 1 - GAP_INCHES / WIDTH_INCHES,
-            "top": 1 - HEAD_INCHES / height,
-            "bottom": FOOT_INCHES / height,
+            "top": 1 - TOP_INCHES / height,
+            "bottom": BOTTOM_INCHES / height,
             "wspace": GAP_INCHES / (sum(widths) / len(widths) * inches),
             "hspace": GAP_INCHES / (tallest * inches),
         },
@@ -272,7 +276,7 @@ def _panels(rows: int, widths: Sequence[float], tallest: float) -> tuple[Figure,
 
 
 def _show(panel: Axes, picture: NDArray, extent: tuple[float, float], tallest: float, letters: tuple[str, str]) -> None:
-    """Draw a picture of `extent` mm, centred in a panel that is `tallest` mm high."""
+    """Draw a picture of `extent` mm at the centre of a panel of `tallest` mm in height."""
     width, height = extent
     panel.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", extent=(0, width, 0, height))
     panel.set_ylim((height - tallest) / 2, (height + tallest) / 2)

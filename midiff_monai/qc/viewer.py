@@ -1,7 +1,7 @@
-"""Volumes for the interactive viewer of a page that is opened from disk, where a browser refuses to read other files.
+"""Volumes for the interactive viewer of the study page.
 
-What a browser does allow from disk is a script. So every subject gets a script of its own, whose one call hands the
-page its volumes: NIfTI, compressed and in base64, reduced to what a look needs.
+A browser does not let a page that is opened from disk read other files, but it does load scripts. Each subject
+therefore has a script that passes its volumes to the page as compressed NIfTI in base64.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from numpy.typing import NDArray
 
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.qc.mosaic import prepare
-from midiff_monai.qc.study import Images
+from midiff_monai.qc.subject import Images
 from midiff_monai.transforms.resampling import resample_to_grid
 
-FINEST_MM = 1.5
-"""Voxels of the viewer are not smaller than this, which keeps a subject's script below 5 MB."""
+MIN_VOXEL_MM = 1.5
+"""Smallest voxel size in the viewer. It keeps a subject's script below 5 MB."""
 
 
 def write_viewer_script(images: Images, path: Path) -> None:
     """Write a script that calls `midiffVolumes({role: base64 of a .nii.gz})` for source, synthetic and segmentation.
 
-    The volumes are uint8 in RAS, cropped to the segmented brain and a margin; intensities are stretched as in the
-    pictures, the segmentation keeps its FreeSurfer ids.
+    The volumes are uint8 in RAS, cropped to the segmented brain with a margin. Intensities are scaled as in the
+    pictures; the segmentation holds FreeSurfer ids.
+
+    Args:
+        images: a subject's volumes, of which at least one of source, synthetic T1w and segmentation exists.
+        path: the script to write.
     """
     structures, intensity_images = prepare(images.intensity_images, images.structures, images.affine)
     reduced = {"segmentation": _reduce(structures, "nearest")}
-    for role, grey in intensity_images.items():
-        levels = nib.Nifti1Image(255 * np.asarray(grey.dataobj), grey.affine)
+    for role, image in intensity_images.items():
+        levels = nib.Nifti1Image(255 * np.asarray(image.dataobj), image.affine)
         reduced[role] = _reduce(levels, "bilinear")
     with atomic_write(path) as temporary:
         encoded = {role: _base64(image) for role, image in reduced.items()}
@@ -43,12 +47,12 @@ def write_viewer_script(images: Images, path: Path) -> None:
 
 
 def _reduce(image: nib.Nifti1Image, mode: str) -> nib.Nifti1Image:
-    """Resample to voxels of at least `FINEST_MM` along every axis, over the same field of view."""
-    fine = voxel_sizes(image.affine)
-    shape = np.maximum(1, np.floor(image.shape * fine / np.maximum(fine, FINEST_MM))).astype(int)
+    """Resample to voxels of at least `MIN_VOXEL_MM` along every axis, over the same field of view."""
+    sizes = voxel_sizes(image.affine)
+    shape = np.maximum(1, np.floor(image.shape * sizes / np.maximum(sizes, MIN_VOXEL_MM))).astype(int)
     factors = np.array(image.shape) / shape
     to_image = np.diag([*factors, 1.0])
-    to_image[:3, 3] = (factors - 1) / 2  # the outer faces of both grids coincide, not the centres of their voxels
+    to_image[:3, 3] = (factors - 1) / 2  # align the outer faces of the grids, not the centres of their first voxels
     affine = image.affine @ to_image
     voxels = torch.from_numpy(np.array(image.dataobj, dtype=np.float32))
     sampled = resample_to_grid(voxels, image.affine, shape.tolist(), affine, fill=0.0, mode=mode)  # type: ignore[arg-type]

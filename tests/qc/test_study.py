@@ -1,4 +1,4 @@
-"""What a folder of results is read as, whole, moved or damaged."""
+"""Reading a folder of results: complete, moved or damaged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.pipeline import result as results
 from midiff_monai.pipeline.result import Result
-from midiff_monai.qc.study import Subject, contrast, read_study, write_volumes_table
+from midiff_monai.qc.study import contrast, read_study, write_volumes_table
+from midiff_monai.qc.subject import Subject
 
 HEADER = "input,status,seconds,warnings,error,report\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results of one volume, with a synthetic T1w and a segmentation but without the picture's drawing."""
+    """Results of one volume with a synthetic T1w and a segmentation; drawing of the QC image is skipped."""
     monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
     source = tmp_path / "in" / "sub-01_PDw.nii.gz"
     source.parent.mkdir()
@@ -51,108 +52,111 @@ def only(folder: Path) -> Subject:
 
 def test_reads_what_was_written(folder: Path) -> None:
     subject = only(folder)
-    assert (subject.name, subject.status, subject.warnings) == ("sub-01_PDw", "done", ["Look twice."])
+    assert (subject.name, subject.status, subject.warnings) == ("sub-01_PDw", "done", ("Look twice.",))
     assert subject.seconds is not None and subject.seconds >= 3
-    assert {label: volume for label, volume in subject.volumes().items() if volume} == {3: pytest.approx(2.688)}
-    images = subject.images()
+    volumes, _ = subject.volumes()
+    assert {label: volume for label, volume in volumes.items() if volume} == {3: pytest.approx(2.688)}
+    images, warnings = subject.images()
+    assert not warnings
     assert images is not None and images.source is not None and images.synthetic is not None
     np.testing.assert_allclose(images.source, 2 * images.synthetic)
     assert images.synthetic_std is None and images.segmentation is not None and (images.segmentation == 3).all()
 
 
-def test_a_study_may_be_moved(folder: Path) -> None:
+def test_a_study_can_be_moved(folder: Path) -> None:
     moved = folder.rename(folder.with_name("elsewhere"))
-    images = only(moved).images()
+    images, _ = only(moved).images()
     assert images is not None and images.segmentation is not None
 
 
 @pytest.mark.parametrize("damage", ["deleted", "changed"])
-def test_an_input_that_is_not_what_it_was_is_not_shown(folder: Path, damage: str) -> None:
+def test_an_input_that_was_changed_or_deleted_is_not_shown(folder: Path, damage: str) -> None:
     subject = only(folder)
     source = Path(subject.input)
     source.unlink()
     if damage == "changed":
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), source)
-    images = subject.images()
+    images, warnings = subject.images()
     assert images is not None and images.source is None and images.synthetic is not None
-    assert str(source) in subject.warnings[-1]
+    assert str(source) in warnings[-1]
 
 
 @pytest.mark.parametrize("keep", [0, 40, 300])
-def test_a_torn_output_becomes_a_warning(folder: Path, keep: int) -> None:
+def test_a_truncated_output_becomes_a_warning(folder: Path, keep: int) -> None:
     subject = only(folder)
     synthetic = subject.output("synthetic")
     assert synthetic is not None
     synthetic.write_bytes(synthetic.read_bytes()[:keep])
-    images = subject.images()
+    images, warnings = subject.images()
     assert images is not None and images.synthetic is None and images.segmentation is not None
-    assert synthetic.name in subject.warnings[-1]
+    assert synthetic.name in warnings[-1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", '{"command": "", "input": {}}', '{"command": "", "input": 3}'])
 def test_a_damaged_manifest_is_listed_as_failed(folder: Path, text: str) -> None:
     (folder / "sub-02_report.json").write_text(text)
     damaged = read_study(folder)[1]
-    assert (damaged.name, damaged.status, damaged.images(), damaged.volumes()) == ("sub-02", "failed", None, {})
+    assert (damaged.name, damaged.status) == ("sub-02", "failed")
+    assert damaged.images() == (None, []) and damaged.volumes() == ({}, [])
     assert "sub-02_report.json" in damaged.error
 
 
 @pytest.mark.parametrize("text", ["[]", '{"input": {}}', '{"volumes": [], "settings": {}}'])
-def test_a_report_of_another_tool_or_of_a_batch_below_is_passed_over(folder: Path, text: str) -> None:
+def test_reports_of_other_tools_and_of_batches_in_subfolders_are_ignored(folder: Path, text: str) -> None:
     (folder / "site").mkdir()
     (folder / "site" / "batch_report.json").write_text(text)
     assert len(read_study(folder)) == 1
 
 
 @pytest.mark.parametrize("text", ["", HEADER.replace(",", ";") + "a.nii;done;1;;;a_report.json\n"])
-def test_a_list_that_a_spreadsheet_has_saved_is_named(folder: Path, text: str) -> None:
+def test_a_batch_report_saved_by_a_spreadsheet_is_an_error(folder: Path, text: str) -> None:
     (folder / "batch_report.csv").write_text(text)
-    with pytest.raises(InputError, match="batch_report.csv: is not the list that a batch writes. Delete it"):
+    with pytest.raises(InputError, match="batch_report.csv: is not a batch report as midiff writes it. Delete it"):
         read_study(folder)
 
 
-def test_unfinished_manifests_are_no_subjects(folder: Path) -> None:
+def test_temporary_files_are_ignored(folder: Path) -> None:
     shutil.copy(folder / "sub-01_PDw_report.json", folder / ".0a1b2c3d.sub-02_report.json")
     assert len(read_study(folder)) == 1
 
 
-def test_the_batch_adds_the_failed_and_the_skipped(folder: Path) -> None:
+def test_the_batch_report_adds_failed_and_skipped_inputs(folder: Path) -> None:
     rows = [
         "in/sub-01_PDw.nii.gz,skipped,,,,sub-01_PDw_report.json",
         'in/bad.nii,failed,0.5,,"is empty, alas",bad_report.json',
     ]
     (folder / "batch_report.csv").write_text(HEADER + "\n".join(rows))
     bad, good = read_study(folder)
-    assert (good.status, good.warnings, good.volumes()[3]) == ("skipped", ["Look twice."], pytest.approx(2.688))
+    assert (good.status, good.warnings, good.volumes()[0][3]) == ("skipped", ("Look twice.",), pytest.approx(2.688))
     assert (bad.name, bad.status, bad.seconds, bad.error) == ("bad.nii", "failed", 0.5, "is empty, alas")
-    assert bad.images() is None
+    assert bad.images() == (None, [])
 
 
-def note_failure(folder: Path, name: str = "sub-01_PDw", **facts: str) -> None:
-    """Leave what a batch leaves beside the results of a volume that failed."""
+def write_failure_record(folder: Path, name: str = "sub-01_PDw", **facts: str) -> None:
+    """Write the failure record that a batch writes beside the results."""
     row = {"input": "in/sub-01_PDw.nii.gz", "status": "failed", "seconds": 1, "warnings": "", "error": "empty"}
     (folder / f"{name}_error.json").write_text(json.dumps(row | facts))
 
 
 @pytest.mark.parametrize("status", ["failed", "pending"])
-def test_a_subject_that_was_done_and_then_was_not_is_one_subject(folder: Path, status: str) -> None:
+def test_a_result_whose_input_failed_or_was_not_reached_later_is_one_subject(folder: Path, status: str) -> None:
     row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
     (folder / "batch_report.csv").write_text(HEADER + row)
     if status == "failed":
-        note_failure(folder, ended="2999-01-01T00:00:00+00:00")
+        write_failure_record(folder, ended="2999-01-01T00:00:00+00:00")
     assert only(folder).status == status
     assert pd.read_csv(write_volumes_table(folder)).empty
 
 
-def test_what_a_batch_failed_at_is_done_once_another_run_has_done_it(folder: Path) -> None:
-    """The one that did it has removed what told of the failure, but for the list of that batch."""
+def test_an_input_that_failed_in_a_batch_is_done_after_a_later_run(folder: Path) -> None:
+    """The later run has removed the failure record, but the report of the batch still lists the failure."""
     row = "in/sub-01_PDw.nii.gz,failed,1,,is empty,sub-01_PDw_report.json"
     (folder / "batch_report.csv").write_text(HEADER + row)
     assert (only(folder).status, only(folder).error) == ("done", "")
     assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
-def test_what_a_batch_did_not_come_to_is_done_once_another_run_has_done_it(folder: Path) -> None:
+def test_an_input_that_a_batch_did_not_reach_is_done_after_a_later_run(folder: Path) -> None:
     report = folder / "batch_report.csv"
     report.write_text(HEADER + "in/sub-01_PDw.nii.gz,pending,,,,sub-01_PDw_report.json")
     os.utime(report, (0, 0))
@@ -177,8 +181,8 @@ def test_contrast_of_a_name(scan: str, expected: str) -> None:
     assert contrast(scan) == expected
 
 
-def test_failures_of_batches_that_share_a_folder_are_kept(folder: Path) -> None:
-    """The list is that of the last one."""
+def test_failures_of_earlier_batches_in_the_same_folder_are_kept(folder: Path) -> None:
+    """The batch report lists the last batch alone."""
     (folder / "batch_report.csv").write_text(HEADER + "in/sub-01_PDw.nii.gz,done,,,,sub-01_PDw_report.json")
     facts = {"input": "in/b.nii", "status": "failed", "seconds": 1.5, "warnings": "", "error": "is empty"}
     (folder / "b_error.json").write_text(json.dumps(facts))
@@ -191,7 +195,7 @@ NO_PATH = '{"input": 1, "status": "failed", "seconds": 1, "warnings": "", "error
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"msg": 1}', NO_PATH])
-def test_an_error_of_another_tool_is_passed_over(folder: Path, text: str) -> None:
+def test_a_failure_record_of_another_tool_is_ignored(folder: Path, text: str) -> None:
     for name in ("sub-01_PDw", "other"):
         (folder / f"{name}_error.json").write_text(text)
     subject = only(folder)
@@ -202,72 +206,73 @@ def test_an_error_of_another_tool_is_passed_over(folder: Path, text: str) -> Non
 @pytest.mark.parametrize(
     "text", ["", "nonsense\n1\n", "id,volume_ml\n3,much\n", "id,volume_ml\n3,\n", "id,volume_ml\n3\n\0,1,2\n"]
 )
-def test_a_damaged_table_of_one_subject_costs_no_other(folder: Path, text: str) -> None:
+def test_a_damaged_table_does_not_affect_other_subjects(folder: Path, text: str) -> None:
     shutil.copytree(folder, folder / "other")
     (folder / "sub-01_PDw_volumes.csv").write_text(text)
     damaged, good = read_study(folder)
-    assert damaged.volumes() == {} and "sub-01_PDw_volumes.csv cannot be read" in damaged.warnings[-1]
-    assert good.volumes() and len(pd.read_csv(write_volumes_table(folder))) == 1
+    volumes, warnings = damaged.volumes()
+    assert volumes == {} and "sub-01_PDw_volumes.csv cannot be read" in warnings[-1]
+    assert good.volumes()[0] and len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
 EARLY, LATE = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
 
 
 class TestTwoResultsOfOneInput:
-    """In a BIDS data set the name of a result changes when a scan that differs by its suffix alone arrives."""
+    """In BIDS, adding a scan that differs only in its suffix changes the names of results."""
 
     @staticmethod
-    def rename(folder: Path, **facts: Any) -> None:
-        """Leave what was made under another name, with other facts in its manifest."""
+    def copy_manifest(folder: Path, **facts: Any) -> None:
+        """Copy the manifest to another name, with other facts in it."""
         path = folder / "sub-01_PDw_report.json"
         (folder / "sub-01_desc-midiff_report.json").write_text(json.dumps(json.loads(path.read_text()) | facts))
 
     @pytest.mark.parametrize("started", [EARLY, "2999-01-01T00:00:00+00:00"])
-    def test_the_newest_counts(self, folder: Path, started: str) -> None:
-        self.rename(folder, started=started)
+    def test_the_most_recent_one_counts(self, folder: Path, started: str) -> None:
+        self.copy_manifest(folder, started=started)
         assert only(folder).name == ("sub-01_PDw" if started == EARLY else "sub-01_desc-midiff")
         assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
     @pytest.mark.parametrize("ended", [EARLY, LATE])
-    def test_a_failure_counts_as_a_result(self, folder: Path, ended: str) -> None:
+    def test_a_more_recent_failure_counts(self, folder: Path, ended: str) -> None:
         path = folder / "sub-01_PDw_report.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2026-01-15T00:00:00+00:00"}))
-        note_failure(folder, "sub-01_desc-midiffPDw", ended=ended)
+        write_failure_record(folder, "sub-01_desc-midiffPDw", ended=ended)
         assert only(folder).status == ("done" if ended == EARLY else "failed")
 
     @pytest.mark.parametrize("status", ["skipped", "failed", "pending"])
-    def test_the_list_of_the_last_batch_says_which_name_is_in_use(self, folder: Path, status: str) -> None:
-        self.rename(folder, started="2999-01-01T00:00:00+00:00")
+    def test_the_result_in_the_last_batch_report_counts(self, folder: Path, status: str) -> None:
+        self.copy_manifest(folder, started="2999-01-01T00:00:00+00:00")
         row = f"in/sub-01_PDw.nii.gz,{status},,,,sub-01_PDw_report.json"
         (folder / "batch_report.csv").write_text(HEADER + row)
         if status == "failed":
-            note_failure(folder)
+            write_failure_record(folder)
         assert (only(folder).name, only(folder).status) == ("sub-01_PDw", status)
 
-    def test_what_was_killed_is_as_old_as_its_beginning(self, folder: Path) -> None:
-        self.rename(folder, started=EARLY, complete=False)
+    def test_an_interrupted_run_is_as_recent_as_its_start(self, folder: Path) -> None:
+        self.copy_manifest(folder, started=EARLY, complete=False)
         assert only(folder).status == "done"
 
-    def test_damaged_manifests_tell_of_no_input(self, folder: Path) -> None:
+    def test_damaged_manifests_are_not_taken_for_the_same_input(self, folder: Path) -> None:
         for name in "bc":
             (folder / f"{name}_report.json").write_text("{")
         assert len(read_study(folder)) == 3
 
 
-def test_what_was_killed_while_it_wrote_is_not_done(folder: Path) -> None:
+def test_a_run_interrupted_while_writing_has_failed(folder: Path) -> None:
     path = folder / "sub-01_PDw_report.json"
     path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
     subject = only(folder)
-    assert subject.status == "failed" and "interrupted" in subject.error and subject.volumes() == {}
+    assert subject.status == "failed" and "interrupted" in subject.error and subject.volumes() == ({}, [])
 
 
-def test_folders_below_count_as_well(folder: Path) -> None:
+def test_subfolders_are_read(folder: Path) -> None:
     shutil.copytree(folder, folder / "sub-01" / "anat")
     assert len(read_study(folder)) == 2
 
 
 def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
-    """Results in folders of their own, of inputs by their names, with these labels or without any."""
+    """Write results in one folder for each input name, with these labels or without a segmentation."""
     source = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz")
     for name, labels in inputs.items():
         path = folder.parent / "in" / f"{name.replace('sub_', 'sub-').replace('ses_', 'ses-')}.nii.gz"
@@ -277,7 +282,7 @@ def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
         Result(source, output_paths(path, folder / name), report, np.zeros(source.shape), None, labels).write()
 
 
-def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None:
+def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path) -> None:
     shape = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape
     write_more(folder, b=np.where(np.indices(shape)[0] < 2, 17, 0).astype(np.int16), c=None)
     (folder / "batch_report.json").write_text("{}")
@@ -285,12 +290,12 @@ def test_the_table_of_volumes_has_a_row_a_segmented_volume(folder: Path) -> None
     structures = [structure.name for structure in STRUCTURES[1:]]
     assert table.columns.tolist() == ["input", "participant_id", "suffix", *structures]
     assert table[["participant_id", "suffix"]].fillna("").values.tolist() == [["", ""], ["sub-01", "PDw"]]
-    # 2 x 7 x 8 voxels of 8 microlitres, and all 336 of another structure
+    # 2 x 7 x 8 voxels of 8 µl of one structure, and all 336 voxels of another
     assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])
     assert table["Left-Cerebral-Cortex"].tolist() == pytest.approx([0, 2.688])
 
 
-def test_the_table_tells_the_scans_of_a_person_apart(folder: Path) -> None:
+def test_the_table_distinguishes_the_scans_of_a_participant(folder: Path) -> None:
     labels = np.full(read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape, 3, np.int16)
     write_more(folder, **dict.fromkeys(("sub_01_ses_a_T2w", "sub_02", "sub_03_ses_b"), labels))
     table = pd.read_csv(write_volumes_table(folder)).fillna("")
@@ -306,14 +311,14 @@ def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:
     assert pd.read_csv(write_volumes_table(tmp_path)).empty
 
 
-def test_a_dicom_series_is_shown_again(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
+def test_a_dicom_series_can_be_shown(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(1, 900, (8, 6, 4))
     write_dicom(tmp_path / "in", voxels, np.diag([1, 1, 3, 1]))
     (job,) = find_jobs([tmp_path / "in"], tmp_path / "out")
     assert job.series is not None
     source = read_series(job.series)
     Result(source, job.paths, RunReport("segment", job.source, {}, files=job.files), np.zeros(source.shape)).write()
-    images = only(tmp_path / "out").images()
+    images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, np.asarray(source.dataobj))
 
@@ -327,9 +332,9 @@ def test_a_volume_in_two_files_is_shown_until_its_voxels_change(
     (job,) = find_jobs([tmp_path / "x.hdr"], tmp_path / "out")
     report = RunReport("segment", job.source, {}, files=job.files)
     Result(read_volume(job.source), job.paths, report, voxels).write()
-    images = only(tmp_path / "out").images()
+    images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, voxels)
     nib.save(nib.Nifti1Pair(voxels[::-1], np.eye(4)), tmp_path / "x.hdr")
-    images = only(tmp_path / "out").images()
+    images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is None

@@ -14,8 +14,8 @@ import pytest
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from midiff_monai.qc.study import Images
-from midiff_monai.qc.viewer import FINEST_MM, write_viewer_script
+from midiff_monai.qc.subject import Images
+from midiff_monai.qc.viewer import MIN_VOXEL_MM, write_viewer_script
 
 
 def volumes_of(script: Path) -> dict[str, nib.Nifti1Image]:
@@ -53,8 +53,8 @@ def test_structures_stay_where_they_are(tmp_path: Path, axcodes: str, spacing: t
     np.testing.assert_allclose(middle, centre, atol=0.25)
     sides = voxel_sizes(segmentation.affine)
     assert nib.aff2axcodes(segmentation.affine) == ("R", "A", "S")
-    assert (sides >= np.maximum(spacing, FINEST_MM) - 1e-3).all()
-    assert (sides <= np.maximum(spacing, 1.2 * FINEST_MM) + 1e-3).all()
+    assert (sides >= np.maximum(spacing, MIN_VOXEL_MM) - 1e-3).all()
+    assert (sides <= np.maximum(spacing, 1.2 * MIN_VOXEL_MM) + 1e-3).all()
     assert (labels == 58).sum() * sides.prod() == pytest.approx((ball == 58).sum() * np.prod(spacing), rel=0.05)
 
     source = np.asarray(found["source"].dataobj)

@@ -1,6 +1,6 @@
 "use strict";
 
-// Everything from outside reaches the document as textContent or as a property, never as markup.
+// Text from files reaches the document as textContent or as a property, never as markup.
 const study = JSON.parse(document.getElementById("study").textContent);
 const byKey = new Map(study.subjects.map((subject) => [subject.key, subject]));
 const find = (selector) => document.querySelector(selector);
@@ -12,24 +12,53 @@ function element(tag, text = "", properties = {}) {
 // ---------------------------------------------------------------- table
 
 const flagText = (subject) => subject.flags.map((flag) => flag.text).join(" ");
-const remarks = (subject) => [subject.error, ...subject.warnings].filter(Boolean).join(" ");
+const messages = (subject) => [subject.error, ...subject.warnings].filter(Boolean).join(" ");
 const anyStd = study.subjects.some((subject) => subject.scores.synthetic_std !== null);
+const anyContrast = study.subjects.some((subject) => subject.contrast);
+const flagLabels = {
+  edge: "touches edge",
+  volume: "unusual volume",
+  absent: "missing structure",
+  edge_correlation: "low edge correlation",
+  synthetic_std: "samples disagree",
+};
+const statusHelp = {
+  done: "Processed in the last run.",
+  skipped: "Not processed again: an earlier run with the same settings had already produced the results.",
+  failed: "Processing failed: see the error.",
+  pending: "Not processed yet: the last run stopped before this scan.",
+};
+const edgeHelp = "Rank correlation of the edges of source and synthetic T1w. 1: all edges match.";
+const stdHelp = "Mean standard deviation of the samples of the synthetic T1w, whose intensities range from 0 to 1.";
 const scoreColumns = [
-  ...study.groups.map((name) => ({ name, title: name, digits: 1 })),
-  { name: "edge_correlation", title: "edge correlation", digits: 2 },
-  ...(anyStd ? [{ name: "synthetic_std", title: "synthetic std", digits: 3 }] : []),
+  ...study.groups.map((name) => ({ name, title: `${name}, ml`, help: `Volume of ${name} in millilitres.`, digits: 1 })),
+  { name: "edge_correlation", title: "edge correlation", help: edgeHelp, digits: 2 },
+  ...(anyStd ? [{ name: "synthetic_std", title: "std of samples", help: stdHelp, digits: 3 }] : []),
 ];
+const contrastColumn = {
+  title: "contrast",
+  help: "Contrast named at the end of the file name. Only scans of the same contrast are compared.",
+  value: (subject) => subject.contrast,
+  cell: (subject) => element("td", subject.contrast),
+};
 const columns = [
-  { title: "subject", value: (subject) => subject.name, cell: nameCell },
-  { title: "status", value: (subject) => subject.status, cell: statusCell },
-  { title: "flags", value: (subject) => subject.flags.length, cell: flagsCell },
+  { title: "scan", help: "File name of the input.", value: (subject) => subject.name, cell: nameCell },
+  ...(anyContrast ? [contrastColumn] : []),
+  { title: "status", help: "Outcome of the last run.", value: (subject) => subject.status, cell: statusCell },
+  { title: "flags", help: "Automatic reasons to look.", value: (subject) => subject.flags.length, cell: flagsCell },
   ...scoreColumns.map((column) => ({
     title: column.title,
+    help: column.help,
     number: true,
     value: (subject) => subject.scores[column.name],
     cell: (subject) => scoreCell(subject, column),
   })),
-  { title: "warnings", value: remarks, cell: (subject) => element("td", remarks(subject), { className: "text" }) },
+  {
+    title: "errors and warnings",
+    help: "Messages of the run.",
+    value: messages,
+    cell: (subject) => element("td", messages(subject), { className: "text" }),
+  },
 ];
 const sorting = { column: columns[0], descending: false };
 let shown = [];
@@ -41,12 +70,14 @@ function nameCell(subject) {
 }
 
 function statusCell(subject) {
-  return element("td", subject.status, { className: subject.status === "failed" ? "failed" : "" });
+  const className = subject.status === "failed" ? "failed" : "";
+  return element("td", subject.status, { className, title: statusHelp[subject.status] ?? "" });
 }
 
 function flagsCell(subject) {
-  const kinds = [...new Set(subject.flags.map((flag) => flag.kind))].join(", ");
-  return element("td", kinds, { className: kinds ? "odd" : "", title: flagText(subject) });
+  const kinds = [...new Set(subject.flags.map((flag) => flag.kind))];
+  const labels = kinds.map((kind) => flagLabels[kind]).join(", ");
+  return element("td", labels, { className: labels ? "flagged" : "", title: flagText(subject) });
 }
 
 function scoreCell(subject, column) {
@@ -54,21 +85,21 @@ function scoreCell(subject, column) {
   const cell = element("td", score === null ? "" : score.toFixed(column.digits), { className: "number" });
   if (z !== null) {
     cell.append(element("small", `z ${z >= 0 ? "+" : "−"}${Math.abs(z).toFixed(1)}`));
-    cell.classList.toggle("odd", Math.abs(z) > study.odd_z);
+    cell.classList.toggle("flagged", Math.abs(z) > study.outlier_z);
   }
   return cell;
 }
 
 function compare(first, second) {
   const [a, b] = [first, second].map(sorting.column.value);
-  if (a === null || b === null) return (a === null) - (b === null); // what has no value comes last, either way
+  if (a === null || b === null) return (a === null) - (b === null); // missing values come last in either order
   const order = typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
   return sorting.descending ? -order : order;
 }
 
 function matches(subject) {
   const words = find("#search").value.toLowerCase().split(/\s+/);
-  const text = [subject.name, subject.input, subject.status, remarks(subject), flagText(subject)].join(" ").toLowerCase();
+  const text = [subject.name, subject.input, subject.status, messages(subject), flagText(subject)].join(" ").toLowerCase();
   const status = find("#status").value;
   return (
     words.every((word) => text.includes(word)) &&
@@ -86,6 +117,8 @@ function fillTable() {
   });
   find("#subjects tbody").replaceChildren(...rows);
   find("#count").textContent = `${shown.length} of ${study.subjects.length} shown`;
+  const empty = study.subjects.length ? "No scan matches these filters." : "This folder contains no results yet.";
+  find("#empty").textContent = shown.length ? "" : empty;
   document.querySelectorAll("#subjects th").forEach((header, index) => {
     const direction = sorting.descending ? "descending" : "ascending";
     header.ariaSort = columns[index] === sorting.column ? direction : "none";
@@ -104,21 +137,23 @@ function fillHeader() {
   const statuses = [...new Set(study.subjects.map((subject) => subject.status))].sort();
   const counts = statuses.map((status) => `${study.subjects.filter((s) => s.status === status).length} ${status}`);
   const flagged = study.subjects.filter((subject) => subject.flags.length).length;
-  find("#summary").textContent = [...counts, `${flagged} flagged`].join(", ");
+  const total = study.subjects.length;
+  const scans = total === 1 ? "1 scan" : `${total} scans`;
+  find("#summary").textContent = total ? `${scans}: ${counts.join(", ")}; ${flagged} flagged for review.` : "";
   find("#status").append(...statuses.map((status) => element("option", status)));
   find("#subjects thead tr").append(
     ...columns.map((column) => {
       const header = element("th", "", { scope: "col", className: column.number ? "number" : "" });
-      header.append(element("button", column.title, { onclick: () => sortBy(column) }));
+      header.append(element("button", column.title, { onclick: () => sortBy(column), title: `${column.help} Click to sort.` }));
       return header;
     })
   );
   find("#note").textContent =
-    "Volumes in millilitres. " +
-    `z: distance from the median of the study's scans of that contrast, as BIDS names tell it, in robust standard ` +
-    `deviations, from ${study.fewest_scans} scans on; ` +
-    `beyond ±${study.odd_z} it is marked. Agreement: correlation of the edges of source and synthetic T1w. ` +
-    "Research only; not a medical device.";
+    "A flag is a reason to look at a result, not a verdict. Tissue volumes may overlap: grey matter includes cortex and " +
+    "deep grey matter, and cerebrospinal fluid includes the lateral ventricles. z: distance from the median of this " +
+    "study's scans of the same contrast, in robust standard deviations; computed if there are at least " +
+    `${study.min_scans} scans, and highlighted beyond ±${study.outlier_z}. Edge correlation: rank correlation of the ` +
+    "edges of source and synthetic T1w. For research only; not a medical device.";
 }
 
 // ---------------------------------------------------------------- one subject
@@ -142,40 +177,48 @@ function fillSubject(subject) {
   );
   const { source, synthetic, structures } = subject.pictures;
   find("#mosaics").replaceChildren(
-    ...(source ? [mosaic("source", source, structures)] : []),
-    ...(synthetic ? [mosaic("synthetic T1w", synthetic, structures)] : [])
+    ...(source ? [mosaic("Source", source, structures)] : []),
+    ...(synthetic ? [mosaic("Synthetic T1w", synthetic, structures)] : [])
   );
+  find("#messages").hidden = !find("#flags").children.length;
+  find("#picture-note").textContent = pictureNote(subject);
   find("#fading").hidden = !subject.viewer;
   find("#open").hidden = false;
   find("#details").replaceChildren(factsTable(subject), volumesTable(subject));
 }
 
+function pictureNote({ status, viewer }) {
+  const outcome = { failed: "Processing of this scan failed.", pending: "This scan has not been processed yet." }[status];
+  if (viewer) return outcome ? `${outcome} The pictures and volumes are those of an earlier run.` : "";
+  return `${outcome ?? "The images of this scan cannot be read."} There are no pictures.`;
+}
+
 function mosaic(caption, grey, structures) {
   const layers = element("div", "", { className: "layers" });
   layers.append(element("img", "", { src: grey, alt: `${caption}, axial, coronal and sagittal` }));
-  if (structures) layers.append(element("img", "", { src: structures, alt: "structures", className: "structures" }));
+  if (structures) layers.append(element("img", "", { src: structures, alt: "segmented structures", className: "structures" }));
   const figure = element("figure");
-  figure.append(layers, element("figcaption", `${caption}; the patient's left (L) is on the right`));
+  figure.append(layers, element("figcaption", `${caption} (radiological convention: the patient's left, L, is on the right)`));
   return figure;
 }
 
 function factsTable(subject) {
   const { settings, weights, environment } = subject;
-  return table("How it was made", [
+  return table("Processing", [
     ["input", subject.input],
-    ["report", subject.report],
+    ["manifest", subject.report],
     ["started", subject.started],
-    ["seconds", subject.seconds?.toFixed(1)],
+    ["duration, s", subject.seconds?.toFixed(1)],
     ...Object.entries(settings),
-    ...Object.entries(weights).map(([bundle, hash]) => [`weights of ${bundle}`, hash]),
-    ["commit", environment.git_commit],
+    ...Object.entries(weights).map(([bundle, hash]) => [`weights of ${bundle}, SHA-256`, hash]),
+    ["git commit", environment.git_commit],
     ...Object.entries(environment.packages ?? {}),
   ]);
 }
 
 function volumesTable(subject) {
   const measured = study.structures.filter(({ id }) => id in subject.structures);
-  const section = table("Volumes, ml", measured.map(({ id, name }) => [name, subject.structures[id].toFixed(2)]));
+  const section = table("Volumes of structures, ml", measured.map(({ id, name }) => [name, subject.structures[id].toFixed(2)]));
   measured.forEach(({ colour }, index) => {
     const swatch = element("span", "", { className: "swatch" });
     swatch.style.background = `rgb(${colour})`;
@@ -204,13 +247,13 @@ function step(by) {
 
 // ---------------------------------------------------------------- interactive viewer
 
-const FROM_BELOW = ["source", "synthetic", "segmentation"];
-const OPAQUE = "opaque_gray"; // NiiVue's own greys let darker layers shine through
-let niivueStarted = null; // a promise: one canvas serves every subject
+const LAYERS_FROM_BOTTOM = ["source", "synthetic", "segmentation"];
+const OPAQUE = "opaque_gray"; // in NiiVue's own grey map, dark voxels are transparent
+let niivueStarted = null; // a promise: all subjects share one canvas
 let received = null;
 let layers = [];
 
-// A subject's script calls this: the one way for a page opened from disk to get hold of a file beside it.
+// A subject's script calls this function. A page that is opened from disk cannot read other files in any other way.
 function midiffVolumes(volumes) {
   received = volumes;
 }
@@ -219,7 +262,7 @@ function loadScript(address) {
   return new Promise((resolve, reject) => {
     const script = element("script", "", { src: address });
     script.onload = () => resolve(script.remove());
-    script.onerror = () => reject(new Error(`${address} is missing: keep the folder _viewer beside this page.`));
+    script.onerror = () => reject(new Error(`${address} cannot be loaded. Keep the folder _viewer beside this page.`));
     document.head.append(script);
   });
 }
@@ -260,7 +303,7 @@ async function startNiivue() {
 const has = (role) => (image) => image.name.startsWith(role);
 
 function readVolumes(volumes) {
-  const roles = FROM_BELOW.filter((role) => role in volumes);
+  const roles = LAYERS_FROM_BOTTOM.filter((role) => role in volumes);
   return Promise.all(
     roles.map(async (role) => {
       const options = { base64: volumes[role], name: `${role}.nii.gz`, colormap: OPAQUE, cal_min: 0, cal_max: 255 };
@@ -290,7 +333,7 @@ async function fade() {
   layers.find(has("segmentation")).opacity = structures;
   layers.slice(1).filter(has("synthetic")).forEach((image) => (image.opacity = synthetic));
   [viewer.volumes, viewer.back, viewer.overlays] = [layers, layers[0], layers.slice(1)];
-  viewer.updateGLVolume(); // once for all layers, which addVolume and setOpacity would do for each
+  viewer.updateGLVolume(); // once for all layers; addVolume and setOpacity would update for each layer
 }
 
 function closeViewer() {
