@@ -1,1 +1,1 @@
-"""Quality control: may a result be trusted?"""
+"""Quality control: automatic flags, pictures, and the page of a study."""

@@ -1,4 +1,4 @@
-"""Results of phantoms that take no time: ellipsoid brains, without the models and without the pictures' drawing."""
+"""Results of ellipsoid phantoms, written in milliseconds: without models and without QC images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = "0123456789abcdef" * 4
 
 
 def head(size: float) -> tuple[np.ndarray, np.ndarray]:
-    """A source and the structures of an ellipsoid brain, 24 x 28 x 24 voxels; `size` scales the white matter."""
+    """Return source and segmentation (24, 28, 24) of an ellipsoid brain; `size` scales its white matter."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 24)), indexing="ij")
     radius = np.hypot(np.hypot(x, y), z)
     left = x < 0
@@ -34,7 +34,7 @@ def head(size: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None:
-    """A volume and its results in one folder, without the picture's drawing."""
+    """Write a volume and its results into one folder; `facts` are fields of `RunReport`."""
     source, segmentation = head(size)
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
@@ -45,11 +45,11 @@ def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None
 
 
 def data_of(page: Path) -> dict[str, Any]:
-    """What a page was filled with."""
+    """Return the data of a page."""
     (text,) = re.findall(r'<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.DOTALL)
     return json.loads(text)
 
 
 def subjects_of(page: Path) -> dict[str, dict[str, Any]]:
-    """The subjects of a page by their names."""
+    """Return the subjects of a page by name."""
     return {subject["name"]: subject for subject in data_of(page)["subjects"]}

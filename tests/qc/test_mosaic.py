@@ -1,4 +1,4 @@
-"""The mosaic, read back as pixels: sides, proportions and intensities must be those of the patient."""
+"""The mosaic, read back as pixels: anatomical sides, proportions and intensities must be correct."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AXIAL, CORONAL, SAGITTAL = 0, 2, 4  # first column of each plane
 
 
 def cube(axis: int) -> tuple[NDArray, NDArray, NDArray]:
-    """A RAS source, a segmented cube that is red below the middle of `axis` and blue above it, and an affine."""
+    """Return a RAS source; a segmented cube, red in the lower half of `axis` and blue in the upper half; an affine."""
     source = np.random.default_rng(0).uniform(50, 100, size=(40, 40, 40))
     segmentation = np.zeros(source.shape, dtype=np.int64)
     segmentation[5:35, 5:35, 5:35] = RED
@@ -30,7 +30,7 @@ def cube(axis: int) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def coloured(path: Path, column: int) -> tuple[NDArray, NDArray]:
-    """Return the pixels (row, column) that are red and those that are blue, in one of six equal columns."""
+    """Return the red and the blue pixels (row, column) in one of six equal columns."""
     pixels = imread(path)[..., :3]
     width = pixels.shape[1] / 6
     panel = pixels[:, round(column * width) : round((column + 1) * width)]
@@ -41,15 +41,15 @@ def coloured(path: Path, column: int) -> tuple[NDArray, NDArray]:
 @pytest.mark.parametrize(
     ("axis", "column", "direction"),
     [
-        (0, AXIAL, (0, 1)),  # patient's left, the lower half of X, is to the right of the picture
+        (0, AXIAL, (0, 1)),  # the patient's left, the lower half of X, is on the right
         (0, CORONAL, (0, 1)),
-        (1, AXIAL, (1, 0)),  # posterior is below
-        (1, SAGITTAL, (0, 1)),  # posterior is to the right
-        (2, CORONAL, (1, 0)),  # inferior is below
+        (1, AXIAL, (1, 0)),  # posterior is at the bottom
+        (1, SAGITTAL, (0, 1)),  # posterior is on the right
+        (2, CORONAL, (1, 0)),  # inferior is at the bottom
         (2, SAGITTAL, (1, 0)),
     ],
 )
-def test_sides_of_the_patient(tmp_path: Path, axis: int, column: int, direction: tuple[int, int]) -> None:
+def test_anatomical_sides(tmp_path: Path, axis: int, column: int, direction: tuple[int, int]) -> None:
     source, segmentation, affine = cube(axis)
     qc_mosaic(source, None, segmentation, affine, tmp_path / "qc.png", "sides", COLOURS)
     red, blue = coloured(tmp_path / "qc.png", column)
@@ -60,7 +60,7 @@ def test_sides_of_the_patient(tmp_path: Path, axis: int, column: int, direction:
 
 
 @pytest.mark.parametrize("axcodes", ["LPS", "RAS", "PIR", "SLA", "IAL"])
-def test_storage_order_does_not_change_the_picture(tmp_path: Path, axcodes: str) -> None:
+def test_orientation_of_the_file_does_not_change_the_picture(tmp_path: Path, axcodes: str) -> None:
     source, segmentation, affine = cube(0)
     qc_mosaic(source, source**2, segmentation, affine, tmp_path / "ras.png", "order", COLOURS)
     orientation = nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axcodes))
@@ -72,7 +72,7 @@ def test_storage_order_does_not_change_the_picture(tmp_path: Path, axcodes: str)
     assert np.array_equal(imread(tmp_path / "ras.png"), imread(tmp_path / "stored.png"))
 
 
-def test_a_ball_stays_round_under_thick_slices(tmp_path: Path) -> None:
+def test_a_ball_stays_round_with_thick_slices(tmp_path: Path) -> None:
     x, y, z = np.meshgrid(*(np.arange(-60, 60, step) for step in (1.5, 1.5, 5.0)), indexing="ij")
     ball = (x**2 + y**2 + z**2 < 50**2).astype(np.uint8) * RED
     source = np.hypot(x, y)
@@ -80,16 +80,16 @@ def test_a_ball_stays_round_under_thick_slices(tmp_path: Path) -> None:
     for column in (AXIAL, CORONAL, SAGITTAL):
         red, _ = coloured(tmp_path / "qc.png", column)
         height, width = np.ptp(red, axis=0) + 1
-        assert width / height == pytest.approx(1, abs=0.08)  # a voxel is a twentieth of the ball
+        assert width / height == pytest.approx(1, abs=0.08)  # one voxel is a twentieth of the ball
 
 
-def test_the_window_ignores_what_lies_outside_the_brain(tmp_path: Path) -> None:
+def test_the_window_ignores_voxels_outside_the_brain(tmp_path: Path) -> None:
     source, segmentation, affine = cube(0)
-    spoilt = source.copy()
-    spoilt[0, 0, 0] = 1e6
-    for name, volume in (("clean", source), ("spoilt", spoilt)):
+    outlier = source.copy()
+    outlier[0, 0, 0] = 1e6
+    for name, volume in (("clean", source), ("outlier", outlier)):
         qc_mosaic(volume, None, segmentation, affine, tmp_path / f"{name}.png", "window", COLOURS)
-    assert np.array_equal(imread(tmp_path / "clean.png"), imread(tmp_path / "spoilt.png"))
+    assert np.array_equal(imread(tmp_path / "clean.png"), imread(tmp_path / "outlier.png"))
 
 
 def test_a_synthetic_volume_adds_a_row(tmp_path: Path) -> None:
@@ -108,19 +108,19 @@ def test_an_empty_segmentation_still_shows_the_input(tmp_path: Path) -> None:
     assert (imread(tmp_path / "qc.png")[..., 0] > 0.5).mean() > 0.2
 
 
-def test_a_title_is_no_formula(tmp_path: Path) -> None:
+def test_a_title_is_not_typeset_as_a_formula(tmp_path: Path) -> None:
     source, segmentation, affine = cube(0)
     qc_mosaic(source, None, segmentation, affine, tmp_path / "qc.png", "scan$1_$2_x", COLOURS)
     assert (tmp_path / "qc.png").exists()
 
 
-def test_a_structure_without_colour_is_refused(tmp_path: Path) -> None:
+def test_a_structure_without_colour_is_an_error(tmp_path: Path) -> None:
     source, segmentation, affine = cube(0)
     with pytest.raises(KeyError, match="2"):
         qc_mosaic(source, None, segmentation, affine, tmp_path / "qc.png", "colour", {RED: "#ff0000"})
 
 
-def test_a_clinical_volume_gives_less_than_a_megabyte(tmp_path: Path) -> None:
+def test_the_mosaic_of_a_clinical_volume_is_smaller_than_a_megabyte(tmp_path: Path) -> None:
     source, target = make_phantom("PD"), make_phantom("T1")
     colours = {1: "#3c6cd8", 2: "#cd3e4e", 3: "#f5f5f5"}
     image, t1, tissues = (voxels.get_fdata() for voxels in (source.image, target.image, source.tissues))
@@ -139,7 +139,7 @@ def montage_of(segmentation: NDArray, source: NDArray, affine: NDArray) -> tuple
     ("axis", "column", "direction"),
     [(0, 0, (0, 1)), (0, 1, (0, 1)), (1, 0, (1, 0)), (1, 2, (0, 1)), (2, 1, (1, 0)), (2, 2, (1, 0))],
 )
-def test_montage_shows_the_sides_of_the_patient(axis: int, column: int, direction: tuple[int, int]) -> None:
+def test_montage_shows_the_anatomical_sides(axis: int, column: int, direction: tuple[int, int]) -> None:
     source, segmentation, affine = cube(axis)
     _, ids = montage_of(segmentation, source, affine)
     rows, columns = np.array(ids.shape) // (2, 3)
@@ -150,7 +150,7 @@ def test_montage_shows_the_sides_of_the_patient(axis: int, column: int, directio
     assert abs(offset[~along]) < 1
 
 
-def test_montage_is_one_millimetre_a_pixel_under_thick_slices() -> None:
+def test_montage_has_pixels_of_one_millimetre_with_thick_slices() -> None:
     x, y, z = np.meshgrid(*(np.arange(-60, 60, step) for step in (1.5, 1.5, 5.0)), indexing="ij")
     ball = (x**2 + y**2 + z**2 < 50**2).astype(np.uint8) * RED
     _, ids = montage_of(ball, np.hypot(x, y), np.diag([1.5, 1.5, 5.0, 1.0]))
@@ -160,8 +160,8 @@ def test_montage_is_one_millimetre_a_pixel_under_thick_slices() -> None:
         np.testing.assert_allclose(np.ptp(disc, axis=0), 2 * np.sqrt(50**2 - 13**2), atol=8)
 
 
-def test_montage_lays_structures_over_their_place_in_the_source() -> None:
-    """A source of the ids: bright where blue, pixel by pixel, but for interpolated borders and letters."""
+def test_montage_overlays_structures_at_their_position_in_the_source() -> None:
+    """The source equals the ids, so blue pixels are bright, except at interpolated borders and letters."""
     _, segmentation, affine = cube(0)
     grey, ids = montage_of(segmentation, segmentation.astype(np.float32), affine)
     assert ((grey > 127) != (ids == BLUE)).mean() < 0.03

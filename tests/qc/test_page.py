@@ -1,4 +1,4 @@
-"""The page in a real browser, from disk: what it shows, what it does, and what it does not ask for."""
+"""The page in a browser, opened from disk: contents, behaviour, and requests that it must not make."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOFTWARE_WEBGL = ["--no-first-run", "--use-gl=angle", "--use-angle=swiftshader",
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six subjects, the last of them odd and badly named, one that failed, and a page of them."""
+    """The page of seven scans: five usual ones, one unusual with a hostile name, and one that failed."""
     folder = tmp_path_factory.mktemp("study")
     for number in range(1, 6):
         write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1))
@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_subject_that_cannot_be_shown_costs_no_other(tmp_path: Path) -> None:
+def test_a_subject_that_cannot_be_shown_does_not_affect_others(tmp_path: Path) -> None:
     for name in ("good", "odd", "bare", "broken"):
         write_result(tmp_path, name)
     (tmp_path / "odd_volumes.csv").write_text("nonsense\n1\n")
@@ -52,18 +52,18 @@ def test_a_subject_that_cannot_be_shown_costs_no_other(tmp_path: Path) -> None:
     assert subjects["good"]["pictures"] and not subjects["bare"]["pictures"]
 
 
-def test_data_tell_of_every_subject(study: Path) -> None:
+def test_the_page_lists_every_subject(study: Path) -> None:
     subjects = subjects_of(study / "index.html")
     assert len(subjects) == 7
-    odd, failed, usual = subjects[HOSTILE], subjects["torn.nii.gz"], subjects["sub-03_PDw"]
+    unusual, failed, usual = subjects[HOSTILE], subjects["torn.nii.gz"], subjects["sub-03_PDw"]
     assert (failed["status"], failed["viewer"], failed["pictures"]) == ("failed", None, {})
-    assert "volume" in {flag["kind"] for flag in odd["flags"]} and odd["z"]["white matter"] > 3.5
+    assert "volume" in {flag["kind"] for flag in unusual["flags"]} and unusual["z"]["white matter"] > 3.5
     assert {flag["kind"] for flag in usual["flags"]} == {"absent"}
     assert usual["scores"]["edge_correlation"] > 0.9 and abs(usual["z"]["white matter"]) < 1
     assert len({subject["key"] for subject in subjects.values()}) == 7
 
 
-def test_nothing_from_outside_can_end_the_data_or_refer_to_the_network(study: Path) -> None:
+def test_text_from_files_cannot_end_the_data_or_refer_to_the_network(study: Path) -> None:
     page = (study / "index.html").read_text()
     assert page.count("<script") == page.count("</script>") == 2
     assert "<b>bold" not in page and not re.search(r"https?:|//[a-z]+\.", page)
@@ -80,7 +80,7 @@ def test_writing_again_gives_the_same_page(study: Path) -> None:
 
 
 def wait_for_text(page: Any, selector: str, text: str) -> None:
-    """Wait until an element shows a text, or fail: the page's address changes first, the page itself after it."""
+    """Wait until an element shows a text: the page changes after its address."""
     page.wait_for_function(
         "([selector, text]) => document.querySelector(selector).innerText.includes(text)", arg=[selector, text]
     )
@@ -106,7 +106,7 @@ class TestInBrowser:
 
     @pytest.fixture
     def page(self, browser: Any, study: Path) -> Iterator[Any]:
-        """The study's page, opened from disk; ends with a look at what it asked for and what went wrong."""
+        """The study page, opened from disk; checks at the end that no error and no network request occurred."""
         page = browser.new_page(viewport={"width": 700, "height": 500})
         requests, errors = [], []
         page.on("request", lambda request: requests.append(request.url))
@@ -121,7 +121,7 @@ class TestInBrowser:
     def names(page: Any) -> list[str]:
         return page.locator("#subjects tbody tr td:first-child").all_inner_texts()
 
-    def test_sorts_by_a_column_either_way_with_missing_values_last(self, page: Any) -> None:
+    def test_sorts_by_a_column_in_both_orders_with_missing_values_last(self, page: Any) -> None:
         header = page.locator("#subjects th button", has_text="white matter")
         usual = [f"sub-{number:02d}_PDw" for number in range(1, 6)]
         header.click()
@@ -147,7 +147,7 @@ class TestInBrowser:
         assert page.title() == f"Quality control: {study.name}"
         assert page.locator("b").count() == 0
 
-    def test_a_subject_shows_its_making_and_the_way_to_the_next(self, page: Any) -> None:
+    def test_a_subject_shows_its_processing_and_leads_to_the_next(self, page: Any) -> None:
         open_subject(page, "sub-01")
         wait_for_text(page, "#details", WEIGHTS)
         page.click("#next")
@@ -159,7 +159,7 @@ class TestInBrowser:
 
     @staticmethod
     def colourfulness(page: Any, selector: str) -> float:
-        """Mean distance of red, green and blue from one another on the screen, 0 to 255."""
+        """Return the mean range of red, green and blue on the screen, 0 to 255."""
         pixels = np.asarray(Image.open(BytesIO(page.locator(selector).first.screenshot())).convert("RGB"), dtype=float)
         return float(np.ptp(pixels, axis=2).mean())
 
@@ -186,7 +186,7 @@ class TestInBrowser:
         page.fill("#opacity", "1")
         assert self.colourfulness(page, "#stage") > without + 5
 
-    def test_without_its_neighbours_the_page_still_works_and_says_what_the_viewer_lacks(
+    def test_without_the_viewer_folder_the_page_works_and_the_viewer_names_the_folder(
         self, browser: Any, study: Path, tmp_path: Path
     ) -> None:
         shutil.copy(study / "index.html", tmp_path)

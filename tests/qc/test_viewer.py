@@ -1,4 +1,4 @@
-"""The viewer's script, read back with nibabel: grids, ids and sizes must be those of the results."""
+"""The viewer script, read back with nibabel: grids, ids and sizes must be those of the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def volumes_of(script: Path) -> dict[str, nib.Nifti1Image]:
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SLA"])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 3.0), (0.7, 0.8, 0.9)])
-def test_structures_stay_where_they_are(tmp_path: Path, axcodes: str, spacing: tuple[float, ...]) -> None:
+def test_structures_keep_their_position(tmp_path: Path, axcodes: str, spacing: tuple[float, ...]) -> None:
     shape = (60, 64, 50)
     grid = np.indices(shape).T
     affine = np.diag([*spacing, 1.0])
@@ -63,8 +63,8 @@ def test_structures_stay_where_they_are(tmp_path: Path, axcodes: str, spacing: t
     assert source.max() == 255
 
 
-def test_a_large_volume_takes_a_few_megabytes(tmp_path: Path) -> None:
-    shape = (190, 220, 190)  # the box around a brain at 0.9 mm, of noise: nothing compresses worse
+def test_the_script_of_a_large_volume_is_a_few_megabytes(tmp_path: Path) -> None:
+    shape = (190, 220, 190)  # the bounding box of a brain at 0.9 mm; noise compresses worst
     noise = np.random.default_rng(0).random(shape, dtype=np.float32)
     write_viewer_script(Images(np.diag([0.9, 0.9, 0.9, 1]), noise, noise, None, None), tmp_path / "a.js")
     assert (tmp_path / "a.js").stat().st_size < 5e6
