@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "midiff_monai"
 
-SHARED = {"errors", "labels", "provenance"}
+SHARED = {"environment", "errors", "labels", "provenance"}
 """Modules beside the rooms, which every room may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -36,6 +36,7 @@ ROOT_MODULES = {"__init__": {"pipeline", "guidance", "inferers"}, "__main__": {"
 LIGHT = (
     "bundle.resources",
     "cli.main",
+    "environment",
     "errors",
     "io.inputs",
     "io.manifest",

@@ -1,0 +1,82 @@
+"""Environment variables that dependencies read when they are imported, made safe before that.
+
+MONAI asks for the user's name, matplotlib for its backend and a configuration folder, torch and numba for cache
+folders. In a container, on a cluster or below a notebook these can be missing, unwritable or meant for another
+process. Nothing here needs more than the standard library.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from midiff_monai.errors import OutputError
+
+CACHE_FOLDERS = {
+    "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "XDG_CACHE_HOME": "cache",
+}
+"""Variables that name a folder below the home folder unless they are set, and a name for that folder."""
+
+
+def make_environment_safe(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Set what dependencies need at their import. Values that a user has set stay, unless they cannot work.
+
+    - `MPLBACKEND` becomes "Agg", because pictures are only written to files. A notebook passes a backend on to the
+      processes it starts, where the module of that backend may not be installed.
+    - `USER` is set where neither the environment nor the password database has the user's name.
+    - `HOME` and the cache folders point to a temporary folder where the home folder cannot be written.
+    - `TMPDIR` is removed where it cannot be written, so that another folder for temporary files is found.
+
+    Raises:
+        OutputError: temporary files can be written nowhere.
+    """
+    variables["MPLBACKEND"] = "Agg"
+    if not _has_user_name():
+        variables["USER"] = "user"
+    if "TMPDIR" in variables and not _is_writable(Path(variables["TMPDIR"])):
+        del variables["TMPDIR"]
+    home = Path(variables.get("HOME", ""))
+    if not variables.get("HOME") or not _is_writable(home):
+        _move_home(variables, _temporary_folder())
+
+
+def _move_home(variables: MutableMapping[str, str], folder: Path) -> None:
+    variables["HOME"] = str(folder)
+    for variable, name in CACHE_FOLDERS.items():
+        variables.setdefault(variable, str(folder / name))
+
+
+def _temporary_folder() -> Path:
+    """A private folder of this user for the caches, the same in each run."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"midiff-{getattr(os, 'getuid', getpass.getuser)()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:  # no temporary folder, or one that another user has made
+        fault = f"cannot be used for temporary files ({error.strerror or error})"
+        raise OutputError(tempfile.tempdir or "/tmp", fault, "Set TMPDIR to a folder that can be written") from error
+    if not _is_writable(folder):
+        raise OutputError(folder, "belongs to another user", "Set TMPDIR to a folder that can be written")
+    return folder
+
+
+def _has_user_name() -> bool:
+    try:
+        getpass.getuser()
+    except (KeyError, ImportError, OSError):  # the error differs with the platform and the version of Python
+        return False
+    return True
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be created in a folder. Permission bits do not show read-only mounts and quotas."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

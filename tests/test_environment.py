@@ -1,0 +1,90 @@
+"""Environments in which importing the dependencies used to fail."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from midiff_monai.environment import CACHE_FOLDERS, make_environment_safe
+from midiff_monai.errors import OutputError
+
+UNWRITABLE = "/proc/self"
+"""A folder in which not even root can create files."""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_backend_of_a_notebook_is_replaced(tmp_path: Path) -> None:
+    variables = {"HOME": str(tmp_path), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    make_environment_safe(variables)
+    assert variables == {"HOME": str(tmp_path), "MPLBACKEND": "Agg"}
+
+
+@pytest.mark.parametrize("home", [None, UNWRITABLE, "/nonexistent"])
+def test_caches_move_where_the_home_folder_cannot_be_written(home: str | None, temporary: Path) -> None:
+    variables = {"HOME": home} if home else {}
+    make_environment_safe(variables)
+    folders = [variables[name] for name in ("HOME", *CACHE_FOLDERS)]
+    assert all(temporary in Path(folder).parents for folder in folders)
+    assert Path(variables["HOME"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_folder_of_the_user_stays(temporary: Path) -> None:
+    variables = {"MPLCONFIGDIR": "/somewhere/else"}
+    make_environment_safe(variables)
+    assert variables["MPLCONFIGDIR"] == "/somewhere/else"
+
+
+def test_an_unwritable_tmpdir_is_not_used(tmp_path: Path) -> None:
+    variables = {"HOME": str(tmp_path), "TMPDIR": UNWRITABLE}
+    make_environment_safe(variables)
+    assert "TMPDIR" not in variables
+
+
+def test_a_user_without_a_name_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["getpwuid(): uid not found: 12345"])
+    variables = {"HOME": str(tmp_path)}
+    make_environment_safe(variables)
+    assert variables["USER"]
+
+
+def test_without_any_temporary_folder_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", UNWRITABLE)
+    with pytest.raises(OutputError, match="Set TMPDIR"):
+        make_environment_safe({})
+
+
+@pytest.mark.parametrize("arguments", [["info", "--json"], ["segment", "--no-translate", "SCAN", "-o", "OUT"]])
+def test_a_container_without_user_home_and_backend_runs_the_command(arguments: list[str], tmp_path: Path) -> None:
+    """The password database is emptied within the process, because the tests may run as root."""
+    import nibabel as nib
+    import numpy as np
+
+    voxels = np.random.default_rng(0).random((20, 24, 8)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([8.0, 8, 8, 1])), tmp_path / "scan.nii.gz")
+    arguments = [{"SCAN": str(tmp_path / "scan.nii.gz"), "OUT": str(tmp_path / "out")}.get(a, a) for a in arguments]
+    code = f"""
+import pwd, sys
+def getpwuid(uid): raise KeyError("uid not found")
+pwd.getpwuid = getpwuid
+from midiff_monai.cli.main import main
+sys.exit(main({arguments!r}))
+"""
+    hidden = {"USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "MPLCONFIGDIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"HOME": UNWRITABLE, "MPLBACKEND": "module://not_installed", "TMPDIR": str(tmp_path)}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
