@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_an_unwritable_tmpdir_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_user_without_a_name_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(getpass, "getuser", lambda: {}["getpwuid(): uid not found: 12345"])
+    monkeypatch.setattr(getpass, "getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 12345")))
     variables = {"HOME": str(tmp_path)}
     make_environment_safe(variables)
     assert variables["USER"]
