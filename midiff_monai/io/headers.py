@@ -41,6 +41,11 @@ IDENTITY_AFFINE = (
     "check the voxel size, and which side is left."
 )
 
+UNIT_VOXEL_SIZE = (
+    "The header states a voxel size of 1 x 1 x 1 and no orientation, as software writes it when both are unknown: "
+    "check the voxel size."
+)
+
 _silent = logging.getLogger(f"{__name__}.silent")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
@@ -145,9 +150,15 @@ def choose_affine(image: SpatialImage) -> tuple[NDArray[np.float64], list[str]]:
         affine, warnings = _sform_or_qform(image.header, shape)
         affine, converted = _in_millimetres(affine, int(image.header["xyzt_units"]) & 7)
         warnings += converted
+    return np.asarray(affine, dtype=np.float64), [*warnings, *_default_warnings(image, affine)]
+
+
+def _default_warnings(image: SpatialImage, affine: NDArray[np.float64]) -> list[str]:
+    """Return a warning if the affine looks like the default of a program that knows no geometry."""
     if np.array_equal(np.abs(affine), np.eye(4)):
-        warnings.append(IDENTITY_AFFINE)
-    return np.asarray(affine, dtype=np.float64), warnings
+        return [IDENTITY_AFFINE]
+    codes = [image.header[f"{form}_code"] for form in ("sform", "qform")] if isinstance(image, nib.Nifti1Pair) else [1]
+    return [UNIT_VOXEL_SIZE] if not any(codes) and np.array_equal(voxel_sizes(affine), np.ones(3)) else []
 
 
 def _matrix_file_warnings(image: SpatialImage) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.dicom.files import absence, is_dicom
+from midiff_monai.io.dicom.files import content_fault, is_dicom, lost_images
 from midiff_monai.io.outputs import OutputPaths, named_outputs, output_paths, report_beside
 from midiff_monai.io.paths import VOLUME_SUFFIXES, files_below, volume_files
 from midiff_monai.io.placeholders import missing_file_error
@@ -142,13 +142,13 @@ def _jobs_in_folder(folder: Path, output: Path, modality: str) -> list[Job]:
     with_volumes = {volume.parent for volume in volumes}
     others = [file for file in files if file.parent not in with_volumes and file.name[0] != "."]
     images = [file for file in others if is_dicom(file)]
-    absent = {file: reason for file in set(others) - set(images) if (reason := absence(file))}
-    found = _find_dicom_series(images, absent) if images else []
+    others = sorted(set(others) - set(images))
+    found = _find_dicom_series(images, lost_images(others, images)) if images else []
     series = [_excluding_other_modality(each, modality) for each in found]
     jobs = [_file_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
     jobs += [_series_job(each, output / each.folder.relative_to(folder)) for each in series]
     if all(job.exclusion_reason for job in jobs):
-        raise _no_volume_error(folder, output, series, absent)
+        raise _no_volume_error(folder, output, series, others)
     return jobs
 
 
@@ -164,15 +164,14 @@ def _series_job(series: DicomSeries, folder: Path) -> Job:
     return Job(series.folder / series.name, named_outputs(series.name, folder), series)
 
 
-def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], absent: Mapping[Path, str]) -> InputError:
+def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], others: list[Path]) -> InputError:
     fault = f"holds no volume and no DICOM image (results of midiff and files in {output} do not count)"
     if excluded:
         reasons = (f"series {series.name} {series.exclusion_reason}" for series in excluded)
         fault = f"holds no usable volume: {', '.join(reasons)}"
-    elif absent:
-        path, reason = min(absent.items())
-        fault += f", but {len(absent)} files without content: {path.name} {reason}"
-        return InputError(folder, fault, "Copy them again, or get their content with `datalad get` or `git lfs pull`")
+    elif faults := {path: found for path in others if (found := content_fault(path))}:
+        path, (reason, hint) = next(iter(faults.items()))
+        return InputError(folder, f"{fault}; {len(faults)} files are not usable: {path.name} {reason}", hint)
     return InputError(folder, fault, "Name the folder of the scans")
 
 

@@ -144,6 +144,12 @@ def test_an_identity_affine_gives_a_warning(affine: NDArray[np.float64], tmp_pat
     assert "affine of the header is the identity" in warning
 
 
+def test_voxels_of_1_mm_without_an_orientation_give_a_warning(tmp_path: Path) -> None:
+    image = read_volume(write(tmp_path / "a.nii", pixdim(1, 1, 1, sform_code=0, qform_code=0)))
+    (warning,) = reading_warnings(image)
+    assert "voxel size of 1 x 1 x 1 and no orientation" in warning and not states_orientation(image)
+
+
 class TestUnits:
     @pytest.mark.parametrize("name", NIFTI)
     @pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("micron", 1e3)])

@@ -9,6 +9,7 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
 
 GZIP_MAGIC = b"\x1f\x8b"
+
+COPY_AGAIN = "Copy or export it again"
 
 MAX_BYTES = 2**32
 """Largest accepted size of a decompressed file."""
@@ -44,19 +47,34 @@ def is_dicom(path: Path) -> bool:
     return start[128:132] == b"DICM" or FIRST_ELEMENT.match(start) is not None
 
 
-def absence(path: Path) -> str:
-    """Return why a file has no content, as a verb phrase. Empty for a file with content."""
+def content_fault(path: Path) -> tuple[str, str] | None:
+    """Return the fault, as a verb phrase, and the hint of a file without content. None for a file with content."""
     try:
         if not path.exists():
-            return missing_file_error(path).fault
+            error = missing_file_error(path)
+            return error.fault, error.hint
         if path.is_file() and path.stat().st_size == 0:
-            return "is empty"
-        found = placeholder_fault(_read_start(path)) if path.is_file() else None
-        return found[0] if found else ""
+            return "is empty", COPY_AGAIN
+        return placeholder_fault(_read_start(path)) if path.is_file() else None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        return "is damaged"
+        return "is damaged", COPY_AGAIN
     except OSError:
-        return ""
+        return None
+
+
+def lost_images(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
+    """Find the files that should be DICOM images but have no content.
+
+    Args:
+        others: Files that are not DICOM.
+        images: DICOM files. Only files in the same folders and with the same suffixes count as images.
+
+    Returns:
+        File → fault, as a verb phrase.
+    """
+    kinds = {(image.parent, image.suffix.lower()) for image in images}
+    named_alike = (path for path in others if (path.parent, path.suffix.lower()) in kinds)
+    return {path: fault[0] for path in named_alike if (fault := content_fault(path))}
 
 
 def open_dicom(path: Path) -> BinaryIO:

@@ -140,13 +140,16 @@ def _frame(dataset: Dataset, index: int, group: Callable[[str], Dataset]) -> Fra
     if not np.allclose(directions @ directions.T, np.eye(2), atol=ROUNDING_TOLERANCE):
         raise ValueError("ImageOrientationPatient does not hold two perpendicular unit vectors")
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    spacing = _numbers(group("PixelMeasuresSequence"), "PixelSpacing", 2)
+    if spacing.min() <= 0:
+        raise ValueError("PixelSpacing is not positive")
     return Frame(
         dataset,
         index,
         matrix=(int(dataset.Rows), int(dataset.Columns)),
         position=_numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3),
         orientation=directions,
-        spacing=_numbers(group("PixelMeasuresSequence"), "PixelSpacing", 2),
+        spacing=spacing,
         rescaling=group("PixelValueTransformationSequence"),
         echo_time=echo_time(group("MREchoSequence")),
         is_magnitude=is_magnitude(group("MRImageFrameTypeSequence")),

@@ -21,6 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -34,6 +35,8 @@ from midiff_monai.io.readers import MAX_VOXELS, READING_WARNINGS, scanner_nifti
 from midiff_monai.io.volumes import validate_volume
 
 EXPORT_AGAIN = "Copy or export it again"
+
+INSTALL_DECODER = "Install pylibjpeg and pylibjpeg-openjpeg, or decompress it, for example with `gdcmconv --raw`"
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def _select_frames(frames: list[Frame], echo_time: float) -> list[Frame]:
 
 def _open_frames(path: Path, with_pixels: bool) -> list[Frame]:
     try:
-        return list(list_frames(read_file(path, stop_before_pixels=not with_pixels)))
+        with quiet():
+            return list(list_frames(read_file(path, stop_before_pixels=not with_pixels)))
     except Exception as error:  # as in `find_series`
         raise unreadable_file_error(path, error) from error
 
@@ -178,6 +182,9 @@ def _read_pixels(frame: Frame) -> NDArray[np.float32]:
             stored = pixel_array(frame.dataset, index=frame.index)
         return np.asarray(apply_modality_lut(stored, frame.rescaling), dtype=np.float32).T
     except Exception as error:  # each decoder raises errors of its own
+        if "missing dependencies" in str(error):
+            syntax = UID(frame.dataset.file_meta.TransferSyntaxUID).name
+            raise InputError(frame.path, f"needs a package to decompress {syntax}", INSTALL_DECODER) from error
         raise unreadable_file_error(frame.path, error) from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from midiff_monai.io.dicom.completeness import completeness_warnings, missing_images
 from midiff_monai.io.dicom.frames import DUPLICATE_MM
 from midiff_monai.io.dicom.header import ImageHeader, TruncatedHeaderError, read_header
-from midiff_monai.io.dicom.reader import EXPORT_AGAIN, DicomSeries, unreadable_file_error
+from midiff_monai.io.dicom.reader import EXPORT_AGAIN, DicomSeries, quiet, unreadable_file_error
 
 FEW_SLICES = 8
 """A series with fewer slices is excluded beside one with twice as many. Seven slices of 6 mm cover no half brain."""
@@ -68,7 +68,8 @@ def _read_headers(
     images, faults, damaged = [], [], dict(left_out)
     for path in sorted(files):
         try:
-            image = read_header(path)
+            with quiet():
+                image = read_header(path)
         except TruncatedHeaderError as error:
             damaged[path] = error.fault
         except Exception as error:  # pydicom's parsers raise their own errors, KeyError and struct.error

@@ -218,13 +218,14 @@ class TestLeftOut:
             file.unlink()
             file.symlink_to("../.git/annex/objects/zz/00/key/key.dcm")
         with pytest.raises(
-            InputError, match="but 12 files without content: slice01.dcm is a placeholder of .*`datalad get`"
+            InputError, match="12 files are not usable: slice01.dcm is a placeholder of .*`datalad get`"
         ):
             jobs(files[0].parent)
 
-    def test_files_without_content_in_other_folders_are_no_warning(
-        self, tmp_path: Path, files: list[Path], voxels: NDArray[np.int16]
-    ) -> None:
+    def test_other_files_are_no_warning(self, tmp_path: Path, files: list[Path], voxels: NDArray[np.int16]) -> None:
+        (tmp_path / "in" / "scan.json").write_text('{"EchoTime": 90}')
+        (tmp_path / "in" / "index.html").write_text("<html>")
+        (tmp_path / "in" / "empty.log").touch()
         (tmp_path / "in" / "notes").mkdir()
         (tmp_path / "in" / "notes" / "empty").touch()
         (tmp_path / "in" / ".hidden").touch()

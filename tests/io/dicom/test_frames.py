@@ -11,6 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import HTJ2KLossless
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.reader import read_series
@@ -140,6 +143,24 @@ def test_coarsely_rounded_orientation_is_accepted(tmp_path: Path, write_dicom: C
             file, lambda image: setattr(image, "ImageOrientationPatient", [round(x, 4) for x in image[0x200037].value])
         )
     np.testing.assert_allclose(read(files), affine, atol=1e-3)
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], [0, 0.9], [-0.9, 0.9], [-0.9, -0.9]])
+def test_pixel_spacing_must_be_positive(files: list[Path], spacing: list[float]) -> None:
+    for file in files:
+        set_value(file, "PixelSpacing", spacing)
+    assert_refused(files, "PixelSpacing is not positive")
+
+
+def test_compression_without_a_decoder_names_the_package(files: list[Path]) -> None:
+    for file in files:
+        image = dcmread(file)
+        image.file_meta.TransferSyntaxUID = HTJ2KLossless
+        image.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(50)])
+        image["PixelData"].is_undefined_length = True
+        image.save_as(file)
+    if not get_decoder(HTJ2KLossless).is_available:
+        assert_refused(files, "needs a package to decompress High-Throughput JPEG 2000 .* Install pylibjpeg")
 
 
 def test_colours_are_refused(files: list[Path]) -> None:
