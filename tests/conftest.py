@@ -1,4 +1,4 @@
-"""What every test shares: modest numbers of threads, no display, and the path to the development data."""
+"""Settings and fixtures of all tests: few threads, no display, the path to the development data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from midiff_monai.io.inputs import Job
 
-# Read by torch, ITK and matplotlib when they are first imported, hence before any test module imports them.
+# Torch, ITK and matplotlib read these variables when they are first imported.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# A deadline per example would fail on a busy machine, not on a wrong result.
+# A deadline per example would fail on a busy machine.
 # The same examples in every run; `pytest --hypothesis-profile explore` looks for new ones.
 hypothesis.settings.register_profile("midiff", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
@@ -31,7 +31,7 @@ _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real volumes beside the checkout; they may not be redistributed, so not every machine has them."""
+    """Folder of real volumes beside the checkout. They may not be redistributed, so it can be missing."""
     if not _SHARED_DATA.is_dir():
         pytest.skip("needs the development data in ../shared/data (see its README.md), which is not distributed")
     return _SHARED_DATA
@@ -39,7 +39,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., list[Path]]:
-    """Writes voxels (X, Y, Z) with an affine to RAS as a series of MR images, under names in random order.
+    """Writes voxels (X, Y, Z) with an affine to RAS as a series of MR images, with file names in random order.
 
     Returns the files in the order of the slices. Keywords set attributes of every image.
     """
@@ -114,7 +114,7 @@ def pipeline() -> FakePipeline:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> list[Job]:
-    """Three volumes for it."""
+    """Three jobs for it."""
     from fake_pipeline import write_jobs
 
     return write_jobs(tmp_path)

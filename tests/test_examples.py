@@ -1,4 +1,4 @@
-"""The example scripts, run as their users run them."""
+"""The example scripts, run from the command line."""
 
 from __future__ import annotations
 

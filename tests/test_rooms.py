@@ -44,13 +44,13 @@ LIGHT = (
     "pipeline.bids",
     "provenance",
 )
-"""Modules that the command needs to read its arguments: neither they nor what they import may wait for torch."""
+"""Modules that the command needs to parse its arguments. They must not import torch, directly or indirectly."""
 
 MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 
 
 def imported_names(source: str) -> set[str]:
-    """Dotted names that a module imports, wherever in its text the import stands; relative ones are refused."""
+    """Dotted names that a module imports, at any place in its text. Relative imports are refused."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -126,7 +126,7 @@ def test_the_table_for_contributors_is_the_same() -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("guidance.")])
 def test_the_method_needs_torch_alone(module: str) -> None:
-    """So that anyone can take it along; numba is optional, and numpy comes with both."""
+    """So that it can be reused without the rest. Numba is optional, and numpy comes with both."""
     roots = {name.split(".")[0] for name in imported_names(source_of(module))} - {"__future__"}
     assert roots - {"midiff_monai"} - sys.stdlib_module_names <= {"torch", "numpy", "numba"}
 
@@ -139,7 +139,7 @@ def test_light_module_loads_no_heavy_package(module: str) -> None:
 
 @pytest.mark.parametrize("folder", ["transforms", "evaluation", "bundles"])
 def test_folder_is_no_import_package(folder: str) -> None:
-    """A package called `transforms` would hide a user's own, and a bundle's `scripts` that of another bundle."""
+    """A package called `transforms` would hide a user's own package of that name."""
     assert not list((REPOSITORY / folder).rglob("__init__.py"))
 
 

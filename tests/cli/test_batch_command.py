@@ -1,4 +1,4 @@
-"""`midiff batch` and `midiff bids` as a shell runs them: exit codes, signals, kills, the same voxels as one by one."""
+"""`midiff batch` and `midiff bids` in a shell: exit codes, signals, kills, and the voxels of single runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image_of(path: Path) -> nib.Nifti1Image:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thin T1w pieces of the phantom, each of other noise; one in a subfolder."""
+    """Thin T1w pieces of the phantom with different noise. One lies in a subfolder."""
     folder = tmp_path_factory.mktemp("scans")
     (folder / "late").mkdir()
     for index in range(SUBJECTS):
@@ -95,7 +95,7 @@ def test_an_interrupted_batch_continues(
     if blow != signal.SIGKILL:
         assert process.returncode == 130 and "pending" in statuses(tmp_path / "out")
     for path in (tmp_path / "out").glob("[!.]*.nii.gz"):
-        image_of(path).get_fdata()  # whole, or not there
+        image_of(path).get_fdata()  # complete or absent
     process = midiff("batch", scans, "--no-translate", "-o", tmp_path / "out")
     process.communicate(timeout=300)
     assert process.returncode == 0 and set(statuses(tmp_path / "out")) == {"skipped", "done"}
@@ -105,7 +105,7 @@ def test_an_interrupted_batch_continues(
 def test_ctrl_c_lets_worker_processes_finish_too(
     scans: Path, one_by_one: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """A terminal sends the signal to the whole group of processes."""
+    """A terminal sends the signal to the whole process group."""
     pytest.importorskip("distributed", reason="needs the extra [cluster]")
     command: list[str | Path] = ["batch", scans, "--no-translate", "--workers", "2", "-o", tmp_path / "out"]
     process = midiff(*command, start_new_session=True)
@@ -160,13 +160,13 @@ def test_odd_paths_and_old_formats_are_accepted(scans: Path, one_by_one: dict[st
 def test_a_folder_of_dicom_gets_dicom_results(
     scans: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
-    """Two patients in one folder, whose series have one name, and a file that is broken."""
+    """Two patients in one folder whose series have the same name, and a broken file."""
     image = image_of(scans / "sub-0_T1w.nii.gz")
     voxels = np.round(image.get_fdata() / image.get_fdata().max() * 1000).astype(np.int16)
     for patient in "ab":
         for file in write_dicom(tmp_path / patient, voxels, image.affine, PatientID=patient):
             file.rename(tmp_path / f"{patient}{file.name}")
-    number = b"\x20\x00\x11\x00IS\x02\x00"  # of the series, which is 4
+    number = b"\x20\x00\x11\x00IS\x02\x00"  # the series number, which is 4
     intact = next(tmp_path.glob("a*0")).read_bytes()
     (tmp_path / "broken").write_bytes(intact.replace(number + b"4 ", number + b"x "))
     process = midiff("batch", tmp_path, "--no-translate", "-o", tmp_path / "out")
@@ -189,7 +189,7 @@ def test_two_batches_in_one_folder_leave_every_file_complete(
     assert len(pd.read_csv(output / "volumes.csv")) == SUBJECTS
     for report in output.rglob("*_report.json"):
         assert json.loads(report.read_text())
-    assert not list(output.rglob(".*")), "nothing half-written is left"
+    assert not list(output.rglob(".*")), "no incomplete file is left"
 
 
 def test_a_bids_app_runs_by_participant_and_by_group(scans: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one-line errors, no half-written output."""
+"""The command line: exit codes, one-line errors, no incomplete output."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_weights_with_another_hash_are_refused(
     volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
     assert main(["segment", "--no-translate", str(volume), "-o", str(tmp_path / "out")]) == 2
     assert "model.pt" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*")), "nothing half-written"
+    assert not list((tmp_path / "out").glob("*")), "no incomplete file"
 
 
 def test_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The official validator of BIDS, where it is installed."""
+"""The official BIDS validator, if it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VALIDATOR = shutil.which("bids-validator-deno", path=str(Path(sys.executable).pa
 
 
 def validated(folder: Path) -> list[str]:
-    """Codes and places of the validator's errors."""
+    """Codes and locations of the validator's errors."""
     answer = subprocess.run([str(VALIDATOR), str(folder), "--json"], capture_output=True, text=True, check=False)
     issues = json.loads(answer.stdout)["issues"]["issues"]
     return [f"{issue['code']} {issue.get('location')}" for issue in issues if issue["severity"] == "error"]

@@ -1,4 +1,4 @@
-"""Denoisers whose answer is known."""
+"""Denoisers with a known output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Spy(nn.Module):
-    """A cheap, deterministic denoiser that keeps what it is given."""
+    """A cheap, deterministic denoiser that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -111,7 +111,7 @@ class _RecordedPipeline(Pipeline):
 
 
 def write_jobs(folder: Path) -> list[Job]:
-    """Three volumes that are good, `in/a.nii` to `in/c.nii`, to be processed into `out`."""
+    """Jobs of three valid volumes, `in/a.nii` to `in/c.nii`, with results in `out`."""
     (folder / "in").mkdir()
     for name in "abc":
         (folder / "in" / f"{name}.nii").write_text(f"good {name}")

@@ -1,4 +1,4 @@
-"""Guided inferers, networks and images that are small, for tests of diffusion."""
+"""Small guided inferers, networks and images, for tests of diffusion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
         **settings,
     )
     for parameter in unet.parameters():
-        if not parameter.any():  # zero at first, which would hide what comes before it
+        if not parameter.any():  # a zero initialisation would hide the layers before it
             nn.init.normal_(parameter, std=0.1)
     return unet.eval()
 

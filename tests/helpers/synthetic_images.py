@@ -1,4 +1,4 @@
-"""Images that tests are made of."""
+"""Synthetic images for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import ndimage
 
 
 def random_image(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Grey values that are multiples of 1/256, so that differences and 1 − x are exact; (*shape) in (0, 1)."""
+    """Intensities (*shape) in (0, 1), multiples of 1/256, so that differences and 1 − x are exact."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, 256, shape, generator=generator).to(dtype) / 256
 

@@ -1,4 +1,4 @@
-"""What a user would run, at full size: the demo, and real scans where they are at hand."""
+"""What a user would run, at full size: the demo, and real scans if they are available."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from midiff_monai.pipeline.run import segment
 
 
 def bundle_run(name: str, tmp_path: Path, config: str, *overrides: str, processes: int = 1) -> Path:
-    """Run a copy of a bundle with MONAI's own command, in several processes with PyTorch's."""
+    """Run a copy of a bundle with MONAI's command, or with PyTorch's launcher for several processes."""
     root = tmp_path / name
     shutil.copytree(bundle_root(name), root)
     configs = root / "configs"
@@ -63,14 +63,14 @@ def test_training_records_its_weights(name: str, processes: int, tmp_path: Path,
 
 
 def interrupt() -> None:
-    """What Ctrl-C does."""
+    """The effect of Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def train_small(
     name: str, data: Path, checkpoints: Path, stopped: bool = False, **options: Any
 ) -> dict[str, torch.Tensor]:
-    """Train two short epochs by a bundle's own configuration, or break off in the second; answers all weights."""
+    """Train two short epochs with a bundle's configuration, or interrupt the second one. Returns all weights."""
     configs = bundle_root(name) / "configs"
     options |= {"dataset_dir": str(data), "ckpt_dir": str(checkpoints), "output_dir": str(checkpoints)}
     options |= {"max_epochs": 2, "epoch_length": 2, "volumes_per_batch": 2, "validation_subjects": 1}
@@ -164,7 +164,7 @@ def test_whole_head_from_another_scanner(tmp_path: Path, shared_data: Path) -> N
 
 
 def test_tissues_of_a_ct(tmp_path: Path) -> None:
-    """Fluid, grey and white matter of the template at 8, 38 and 29 HU, in noise of 4 HU, skull-stripped."""
+    """CSF, grey and white matter of the template at 8, 38 and 29 HU, with noise of 4 HU, skull-stripped."""
     tissues = make_phantom(spacing=(1.5, 1.5, 3)).tissues
     truth = np.asarray(tissues.dataobj)
     noise = np.random.default_rng(0).normal(scale=4, size=truth.shape)

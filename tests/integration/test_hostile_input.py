@@ -1,4 +1,4 @@
-"""Headers that nobody would write, and files that hold more than they say."""
+"""Malformed headers, and files that hold more data than their header declares."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def read_or_refuse(content: bytes, suffix: str) -> nib.Nifti1Image | None:
 @settings(max_examples=300)
 @given(changes=st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=6))
 @example(changes={})
-@example(changes={111: 95})  # voxels that begin at byte 2.5e19
+@example(changes={111: 95})  # the voxels start at byte 2.5e19
 def test_a_header_with_any_bytes_is_read_or_refused(changes: dict[int, int]) -> None:
-    """Never another error, much memory, or a result on another grid than the header's."""
+    """The result is a one-line error or a volume on the header's grid. Memory stays bounded."""
     content = bytearray(nifti_bytes())
     for position, value in changes.items():
         content[position] = value

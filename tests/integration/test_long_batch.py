@@ -1,4 +1,4 @@
-"""A long batch with faults in it, through the real segmenter: every good volume comes out as alone, none stays."""
+"""A long batch with faulty volumes and the real segmenter: results as in single runs, bounded memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from midiff_monai.pipeline.run import segment
 
 VOLUMES, WARM_UP = 40, 20
 MOST_GROWTH_MIB = 64
-"""A batch that kept the probabilities of its volumes would grow by twice as much."""
+"""Half of what a batch would grow by if it kept the probabilities of its volumes."""
 
 
 def test_a_long_batch_gives_the_results_of_single_runs_and_keeps_no_volume(

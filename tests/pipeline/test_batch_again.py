@@ -76,14 +76,14 @@ def test_any_difference_from_the_earlier_run_repeats_a_volume(
 def test_files_that_midiff_did_not_make_are_not_replaced(
     made: str, settings: Settings, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
 ) -> None:
-    """Such as a segmentation that a person has corrected."""
+    """For example a segmentation that a person has corrected."""
     if made == "since":
         pipeline.run_batch(jobs, TASK, tmp_path / "out")
     jobs[1].paths.segmentation.parent.mkdir(exist_ok=True)
     jobs[1].paths.segmentation.write_text("by hand")
     task = replace(TASK, settings=settings)
     outcomes = pipeline.run_batch(jobs, task, tmp_path / "out")
-    if made == "since" and task == TASK:  # and nothing is to be written
+    if made == "since" and task == TASK:  # nothing has to be written
         assert outcomes[1].status == "skipped" and outcomes[1].warnings.endswith("b_dseg.nii.gz was changed since.")
         assert [subject.status for subject in read_study(tmp_path / "out")] == ["skipped"] * 3
     else:
@@ -104,7 +104,7 @@ OTHERS = {
 def test_another_set_of_outputs_can_be_requested_and_reverted(
     turned_around: bool, other: Task, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
 ) -> None:
-    """Whatever the runs between did not replace is still known as midiff's."""
+    """The manifest keeps the hashes of files that the runs in between did not replace."""
     first, second = (other, Task()) if turned_around else (Task(), other)
     for number, task in enumerate((first, second, second, first), start=1):
         expected = "skipped" if number == 3 else "done"
@@ -129,7 +129,7 @@ def test_a_segmentation_run_includes_the_translation(pipeline: FakePipeline, job
 def test_a_translation_does_not_count_as_a_segmentation(
     pipeline: FakePipeline, jobs: list[Job], tmp_path: Path
 ) -> None:
-    """Though the same weights made it: the segmenter finds the brain in whole heads."""
+    """Both runs open the same weights, because the translation uses the segmenter to find the brain."""
     pipeline.run_batch(jobs, Task(Mode.TRANSLATE), tmp_path / "out")
     assert statuses(pipeline.run_batch(jobs, Task(Mode.TRANSLATE), tmp_path / "out")) == ["skipped"] * 3
     assert statuses(pipeline.run_batch(jobs, Task(), tmp_path / "out")) == ["done"] * 3
@@ -240,7 +240,7 @@ def test_an_edited_file_is_kept_by_runs_that_write_other_files(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_outdated_file_is_deleted(overwrite: bool, pipeline: FakePipeline, jobs: list[Job], tmp_path: Path) -> None:
-    """Such as the DICOM SEG of a series in which no structure is found any more."""
+    """For example the DICOM SEG of a series in which no structure is found any more."""
     jobs[0].source.write_text("dicom")
     pipeline.run_batch(jobs[:1], TASK, tmp_path / "out")
     assert jobs[0].paths.dicom_seg.is_file()

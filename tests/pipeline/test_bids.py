@@ -74,7 +74,7 @@ def test_phase_images_are_left_out(dataset: Path) -> None:
 
 
 def test_names_do_not_depend_on_the_requested_suffixes(dataset: Path) -> None:
-    """Else a second run, on T2w, would replace the results of a first run on PDw."""
+    """Otherwise a second run on T2w would replace the results of a first run on PDw."""
     together = names(dataset)
     for suffix in ("PDw", "T2w"):
         assert names(dataset, suffixes=[suffix]).items() <= together.items()
@@ -134,14 +134,14 @@ def test_a_folder_without_a_description_is_refused(description: str | None, tmp_
 
 
 def write_derivative(dataset: Path, output: Path) -> None:
-    """All that a run writes, with empty images in place of the models' results."""
+    """All files of a run, with empty images instead of the models' results."""
     jobs = find_jobs(dataset, output)
     write_description(dataset, output)
     for job in jobs:
         job.paths.segmentation.parent.mkdir(parents=True, exist_ok=True)
         for role, path in asdict(job.paths).items():
             kind = np.int16 if role == "segmentation" else np.float32
-            if role == "dicom_seg":  # BIDS holds no DICOM series
+            if role == "dicom_seg":  # BIDS data sets contain no DICOM series
                 continue
             if path.name.endswith(".nii.gz"):
                 nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), kind), np.eye(4)), path)
@@ -174,7 +174,7 @@ def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
 def test_the_sidecar_says_whether_the_skull_is_stripped(
     beyond_the_brain: int, stripped: bool, dataset: Path, tmp_path: Path
 ) -> None:
-    """Voxels of the synthetic T1w that have no label are scalp, unless they are few."""
+    """Unlabelled voxels of the synthetic T1w are scalp, unless they are few."""
     job = find_jobs(dataset, tmp_path / "out")[0]
     job.paths.synthetic.parent.mkdir(parents=True)
     labels = np.zeros(60, np.int16)
@@ -191,7 +191,7 @@ def test_the_sidecar_says_whether_the_skull_is_stripped(
 def test_without_a_segmentation_the_size_decides_skull_stripped(
     side: int, stripped: bool, dataset: Path, tmp_path: Path
 ) -> None:
-    """Boxes of 1500 and 2592 ml."""
+    """The boxes have 1500 and 2592 ml."""
     job = find_jobs(dataset, tmp_path / "out")[0]
     job.paths.synthetic.parent.mkdir(parents=True)
     image = np.zeros((side + 2,) * 3, np.float32)
@@ -208,7 +208,7 @@ def test_the_validator_finds_no_error(dataset: Path, tmp_path: Path) -> None:
     assert validated(output) == []
     stray = output / "sub-01" / "anat" / "sub-01_nonsense.nii.gz"
     shutil.copy(next(output.rglob("*_dseg.nii.gz")), stray)
-    assert validated(output), "a validator that finds nothing wrong with this proves nothing"
+    assert validated(output), "the validator finds this error, so an empty list means something"
 
 
 @pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator (bids-validator-deno) is not installed")
@@ -329,7 +329,7 @@ def test_a_damaged_result_does_not_prevent_other_sidecars(damage: str, dataset: 
 
 
 def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path) -> None:
-    """Suffixes that are not looked for by default would be given the same names, one after the other."""
+    """Suffixes outside the defaults would be given the same names, one after the other."""
     scan = dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
     for suffix in ("T1w", "T2starw"):
         shutil.copy(scan, scan.with_name(f"sub-01_{suffix}.nii.gz"))
@@ -342,5 +342,5 @@ def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path)
         find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])
     both = find_jobs(dataset, tmp_path / "out", ["T1w", "T2starw"], ["01"])
     assert len({each.paths.report for each in both} | {job.paths.report}) == 3
-    job.source.unlink()  # what it was made of is gone: it is out of date
+    job.source.unlink()  # the results of a removed scan are outdated
     assert find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])

@@ -1,4 +1,4 @@
-"""Batches on Dask workers, in processes of their own, with a stand-in for the models."""
+"""Batches on Dask workers in separate processes, with a stand-in for the models."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_every_volume_gets_an_outcome(scheduler: str, tmp_path: Path) -> None:
 def test_workers_in_another_folder_resolve_relative_paths(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # of this process; the workers run already
+    monkeypatch.chdir(tmp_path)  # of this process only: the workers are running already
     assert run(["good", "bad"], Path(), scheduler) == ["done", "failed"]
     assert (tmp_path / "out" / "00_report.json").is_file()
     table = pd.read_csv("out/batch_report.csv")
@@ -115,11 +115,11 @@ def test_workers_in_another_folder_resolve_relative_paths(
 def test_a_volume_survives_one_killed_worker_but_not_two(
     allowed_failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dask's own default is 3: its scheduler then says nothing of the first three workers that are killed."""
+    """With Dask's default of 3, the scheduler does not report the first three killed workers."""
     monkeypatch.setattr("midiff_monai.pipeline.dask_executor.GRACE_SECONDS", 1.0)
     with cluster_of_two(allowed_failures) as scheduler:
         statuses = run(["good", "unlucky", "deadly", "good"], tmp_path, scheduler)
-    # an outcome that is lost along with the worker that had it is asked for again, and the volume found done
+    # an outcome that is lost with its worker is requested again, and its volume is skipped
     assert [status.replace("skipped", "done") for status in statuses] == ["done", "done", "failed", "done"]
     assert (tmp_path / "in" / "01.nii.attempts").read_text() == "xx"
     assert (tmp_path / "in" / "02.nii.attempts").read_text() == "xx"
@@ -142,7 +142,7 @@ def test_an_outcome_lost_with_its_worker_is_requested_again(
     truth, losses = Future.result, iter([TimeoutError])
 
     def result(future: Future, timeout: float | None = None) -> object:
-        assert timeout is not None, "else it waits for ever"
+        assert timeout is not None, "without a timeout it waits forever"
         for loss in losses:
             raise loss
         return truth(future, timeout)

@@ -1,4 +1,4 @@
-"""The chain from file to file, on a thin piece of the phantom and the shipped weights."""
+"""From file to file, on a thin piece of the phantom, with the shipped weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_segment_writes_everything_on_the_grid_of_the_input(thin_phantom: Path, 
 def test_the_report_holds_all_settings_of_the_run(thin_phantom: Path, tmp_path: Path) -> None:
     report = json.loads(segment([thin_phantom], tmp_path, steps=1, seed=7)[0].paths.report.read_text())
     assert report["settings"]["seed"] == 7 and report["settings"]["steps"] == 1
-    assert report["settings"]["samples"] == 1, "the bundle's own choice is written down too"
+    assert report["settings"]["samples"] == 1, "the bundle's own value is recorded too"
     for name in (TRANSLATION, SEGMENTATION):
         assert report["weights"][name] == read_metadata(bundle_root(name))["weights_sha256"]
 
@@ -90,7 +90,7 @@ def test_single_and_mixed_precision_agree(thin_phantom: Path, tmp_path: Path) ->
         images.append(result.synthetic)
     brain = images[0] > 0
     assert np.corrcoef(images[0][brain], images[1][brain])[0, 1] >= 0.999
-    assert not np.array_equal(*images), "or one of them ran in the other's precision"
+    assert not np.array_equal(*images), "equal voxels would mean equal precision"
 
 
 def test_existing_results_are_replaced_only_with_overwrite(thin_phantom: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_existing_results_are_replaced_only_with_overwrite(thin_phantom: Path, t
 
 
 def test_a_single_run_updates_the_files_of_a_batch(thin_phantom: Path, tmp_path: Path) -> None:
-    """Those that it leaves stay in the report, and those that are out of date go."""
+    """Files that stay valid remain in the report, and outdated ones are deleted."""
     task = Task(settings=Settings(steps=1, samples=2))
     run_batch(find_jobs([thin_phantom], tmp_path), task, tmp_path)
     (result,) = translate([thin_phantom], tmp_path, steps=1, overwrite=True)
@@ -148,7 +148,7 @@ def test_no_global_random_state_is_touched(thin_phantom: Path, tmp_path: Path) -
 def test_a_dicom_series_gets_a_dicom_seg(
     thin_phantom: Path, write_dicom: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
-    """The same voxels give the same structures, whichever way they are stored."""
+    """The same voxels give the same structures, whatever their orientation in the file."""
     image = nib.load(thin_phantom)
     stored = np.round(np.asarray(image.dataobj) / image.get_fdata().max() * 1000).astype(np.int16)
     nib.save(nib.Nifti1Image(stored, image.affine), tmp_path / "same.nii.gz")
@@ -167,7 +167,7 @@ def test_a_dicom_series_gets_a_dicom_seg(
 
 
 def standardized(thin_phantom: Path, path: Path) -> Path:
-    """The phantom with a mean of 0 within the head, as many pipelines leave it."""
+    """The phantom with a mean of 0 within the head, as many pipelines normalise it."""
     image = nib.load(thin_phantom)
     voxels = np.asarray(image.dataobj, dtype=np.float32)
     head = voxels > 0
