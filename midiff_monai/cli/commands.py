@@ -128,7 +128,7 @@ def _summarize(folder: Path) -> None:
     from midiff_monai.qc.study import write_volumes_table
 
     print(write_volumes_table(folder))
-    print(write_study_page(folder, partial(tqdm, desc="page", unit="subject", disable=None)))
+    print(write_study_page(folder, partial(tqdm, desc="page", unit="scan", disable=None)))
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -55,6 +55,13 @@ def test_the_report_holds_all_settings_of_the_run(thin_phantom: Path, tmp_path: 
         assert report["weights"][name] == read_metadata(bundle_root(name))["weights_sha256"]
 
 
+def test_the_report_holds_each_quality_flag_and_its_sentence(thin_phantom: Path, tmp_path: Path) -> None:
+    """The thin phantom is cut at the top and at the bottom."""
+    report = json.loads(segment([thin_phantom], tmp_path, translated=False)[0].paths.report.read_text())
+    kinds = [flag["kind"] for flag in report["flags"]]
+    assert "edge" in kinds and all(flag["text"] in report["warnings"] for flag in report["flags"])
+
+
 def test_volumes_are_those_of_the_label_map(thin_phantom: Path, tmp_path: Path) -> None:
     result = segment([thin_phantom], tmp_path, translated=False)[0]
     table = pd.read_csv(result.paths.volumes).set_index("id")["volume_ml"]
