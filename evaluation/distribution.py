@@ -110,7 +110,7 @@ def brain_slices(made: MetaTensor, real: MetaTensor, segmenter: Bundle) -> tuple
         (N, 2·context + 1, H, W) of either, in [0, 1].
     """
     volumes = [as_plain_tensor(segmenter.conform(image)) for image in (made, real)]
-    multiple, context = segmenter.setting("inferer").multiple, segmenter.setting("context")
+    multiple, context = segmenter.setting("inferer").runner.multiple, segmenter.setting("context")
     foreground_mask = (volumes[0] != 0)[0] & (volumes[1] != 0)[0]
     area = foreground_mask.sum(dim=(0, 1))
     rows, columns, _ = foreground_box(foreground_mask, multiple)

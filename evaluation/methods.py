@@ -103,7 +103,7 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
         "inferer::mirror": False,
         "inferer::conditional_mean": "$None",
         "inferer::shared_noise": 0.0,
-        "inferer::inferer::_target_": "midiff_monai.evaluation.baselines.UnscaledInferer",
+        "inferer::inferer::scale_input": False,
     }
     if ancestral:
         settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"

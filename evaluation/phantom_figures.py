@@ -67,7 +67,7 @@ def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
     hook = network.register_forward_pre_hook(listen)
     scheduler.step = step
     with torch.inference_mode():
-        list(translation.predict(slices, network, torch.arange(len(slices))))
+        translation.sample_slices(slices, torch.arange(len(slices)), network)
     hook.remove()
     del scheduler.step
     return taken

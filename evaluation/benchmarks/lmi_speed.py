@@ -15,7 +15,7 @@ import torch
 from benchmarks.measure import milliseconds, peak_megabytes, publish
 from torch.nn import functional as F
 
-from midiff_monai.guidance import mutual_information_numba as lmi_numba  # noqa: F401  without numba, torch must not be timed under its name
+from midiff_monai.guidance import entropy_numba as lmi_numba  # noqa: F401  without numba, torch must not be timed under its name
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 
 CASES = [(128, 3, 3), (64, 3, 3), (192, 3, 3), (128, 5, 3), (128, 3, 5)]

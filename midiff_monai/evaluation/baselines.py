@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.networks.schedulers import Scheduler
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
@@ -80,10 +79,3 @@ class LowFrequenciesOfSource(LMIGuidedInferer):
 def _as_t1(source: torch.Tensor) -> torch.Tensor:
     """The middle slice (B, 1, H, W) of a matched source, as bright as a T1w, in [-1, 1]."""
     return 2 * T1_WHITE * centre_slice(source) - 1
-
-
-class UnscaledInferer(LMIGuidedInferer):
-    """The guide as published: the noisy image and its map go into the network as they are, whatever the noise."""
-
-    def _sqrt_alpha_bar(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return torch.ones(1, 1, 1, 1, device=x.device)

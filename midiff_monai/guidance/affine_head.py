@@ -1,4 +1,4 @@
-"""A denoiser head whose output is, at each pixel, an affine function of the source."""
+"""A denoiser head whose output is an affine function of the source at each pixel."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from midiff_monai.guidance.mutual_information import standardize_locally
 
 
 class PixelwiseAffineHead(nn.Module):
-    """Make the image b + a₁ (s − ½) + a₂ z + a₃ x + a₄ m₁ + a₅ m₂ …
+    """Combine the input images with coefficients that the network predicts for every pixel.
 
-    s is the source, z its local contrast, x the noisy image, and the m are the conditional means of the last estimate.
-    The network tells b and the a for every pixel, and the detail comes from the images themselves. A network that
-    makes the whole image has to send every edge through its layers with a sign that depends on the contrast of the
-    whole, and learns coarse structure long before any edge.
+    The output is b + a₁ (s − ½) + a₂ z + a₃ x + a₄ m₁ + a₅ m₂ …, where s is the source, z its local contrast, x the
+    noisy image, and m₁, m₂ … are the conditional means of the previous estimate. The network predicts b and all aᵢ.
+
+    The images supply the detail. A network that predicts the output itself must carry every edge through its layers,
+    with a sign that depends on the contrast of the source. It learns coarse structure long before it learns edges.
 
     Args:
-        network: gives 4 + `means` channels, the coefficients.
-        source_channel: channel of the input that is s, in [0, 1]; channel 0 is x.
-        means: number of the m, the last channels of the input.
-        size: side of the neighbourhood in which `lmi.standardize_locally` makes z of s.
+        network: maps (B, C, H, W) to (B, 4 + `means`, H, W), the coefficients in the order b, a₁, a₂ …
+        source_channel: index of the input channel that holds s, in [0, 1]. Channel 0 holds x.
+        means: number of conditional means. They are the last channels of the input.
+        size: side, in pixels, of the neighbourhood in which `standardize_locally` computes z from s.
+
+    Example:
+        >>> coefficients = nn.Conv2d(3, 4, kernel_size=1)
+        >>> head = PixelwiseAffineHead(coefficients, source_channel=1, means=0)
+        >>> head(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(self, network: nn.Module, source_channel: int, means: int = 2, size: int = 7) -> None:
@@ -30,7 +37,7 @@ class PixelwiseAffineHead(nn.Module):
         self.network, self.source_channel, self.means, self.size = network, source_channel, means, size
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Map (B, C, H, W), and whatever else the network takes, to (B, 1, H, W)."""
+        """Map (B, C, H, W) to (B, 1, H, W); further arguments go to the network."""
         source = x[:, self.source_channel][:, None]
         contrast = 2 * standardize_locally(source, self.size) - 1
         means = x[:, x.shape[1] - self.means :]

@@ -1,8 +1,9 @@
-"""What an estimate is, on average, where its source has the same grey value.
+"""The conditional mean E[X | S] of an estimate X given the intensity of its source S.
 
-Mutual information tells how well one image predicts another; the conditional mean E[X | S] is that prediction, the best
-in least squares among all functions of the source's grey values (Roche et al., "The Correlation Ratio as a New
-Similarity Measure for Multimodal Image Registration", MICCAI 1998). It has all the detail of the source.
+Mutual information measures how well one image predicts another. The conditional mean is that prediction: among all
+functions of the source's intensity, it has the least squared error (Roche et al., "The Correlation Ratio as a New
+Similarity Measure for Multimodal Image Registration", MICCAI 1998). It is a function of the source, so it keeps the
+source's detail.
 """
 
 from __future__ import annotations
@@ -11,23 +12,35 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-PRIOR = 2e-3
-"""Share of a neighbourhood at which its own mean of a bin counts as much as that of the whole image."""
+GLOBAL_MEAN_WEIGHT = 2e-3
+"""Weight of a bin's global mean beside its local mean, as a share of the neighbourhood."""
 
 SURFACE_MARGIN = 4
-"""Pixels from the surface of a skull-stripped brain within which a translation is not to be trusted."""
+"""Depth in pixels below the surface of a skull-stripped brain within which a translation is unreliable."""
 
 
 class ConditionalMean(nn.Module):
-    """Conditional mean of images given their sources, over whole images and over neighbourhoods.
+    """Conditional mean of images given their sources, globally and in neighbourhoods.
 
-    The bins are triangular and overlap, so that the result is a continuous function of the source; their centres are
-    quantiles of its foreground. Neighbourhoods are Gaussian windows on a coarse grid, as in a bilateral grid (Chen et
-    al., SIGGRAPH 2007); there each bin shrinks towards its mean over the whole image, the more the rarer it is.
+    Source intensities are sorted into triangular, overlapping bins. The result is therefore a continuous function of
+    the source. The bin centres are quantiles of the foreground.
+
+    Neighbourhoods are Gaussian windows on a coarse grid, as in a bilateral grid (Chen, Paris and Durand, SIGGRAPH
+    2007). In each neighbourhood, the mean of a bin shrinks towards the bin's global mean. The shrinkage is stronger
+    for rarer bins.
 
     Args:
         bins: number of bins.
-        cell: side of the cells of the coarse grid, in pixels; the windows' standard deviation is about one cell.
+        cell: side of the cells of the coarse grid, in pixels. It is also about the standard deviation of the windows.
+
+    Example:
+        >>> source = torch.linspace(0.1, 1, 64).reshape(1, 1, 8, 8)
+        >>> conditional_mean = ConditionalMean()
+        >>> bin_weights = conditional_mean.prepare(source)
+        >>> bin_weights.shape
+        torch.Size([1, 16, 8, 8])
+        >>> conditional_mean(bin_weights, 1 - source).shape
+        torch.Size([1, 2, 8, 8])
     """
 
     channels = 2
@@ -37,9 +50,14 @@ class ConditionalMean(nn.Module):
         self.bins, self.cell = bins, cell
 
     def prepare(self, source: torch.Tensor, same_volume: bool = False) -> torch.Tensor:
-        """The weight of every bin at every pixel (B, bins, H, W) of sources (B, 1, H, W), 0 where they are 0.
+        """Compute the weight of every bin at every pixel.
 
-        `same_volume` says that the images are slices of one volume, which has the same bins everywhere.
+        Args:
+            source: (B, 1, H, W); 0 is background.
+            same_volume: the images are slices of one volume and share one set of bins.
+
+        Returns:
+            (B, bins, H, W); the weights of a pixel sum to 1 in the foreground and are 0 in the background.
         """
         values = source.flatten(1)
         pooled = values.reshape(1, -1) if same_volume else values
@@ -52,47 +70,54 @@ class ConditionalMean(nn.Module):
         return (weights * (values > 0)[:, None]).unflatten(2, source.shape[2:])
 
     def forward(self, weights: torch.Tensor, image: torch.Tensor, same_volume: bool = False) -> torch.Tensor:
-        """Conditional means of an image.
+        """Compute the conditional means of an image.
 
         Args:
-            weights: what `prepare` made of the source.
+            weights: bin weights (B, bins, H, W) of the source, from `prepare`.
             image: (B, 1, H, W).
-            together: as in `prepare`; the whole image is then the whole volume.
+            same_volume: the images are slices of one volume; global means are those of the whole volume.
 
         Returns:
-            (B, 2, H, W): over the whole image, and over neighbourhoods; 0 where the source is 0.
+            (B, 2, H, W): the global and the local conditional mean; 0 in the background.
         """
         means = bin_means(weights, image, same_volume)
-        local = (self._window(weights * image) + PRIOR * means) / (self._window(weights) + PRIOR)
+        window_sums = self._window_mean(weights * image) + GLOBAL_MEAN_WEIGHT * means
+        local = window_sums / (self._window_mean(weights) + GLOBAL_MEAN_WEIGHT)
         smoothed = F.interpolate(local, size=image.shape[2:], mode="bilinear", align_corners=False)
         return torch.stack([(weights * means).sum(1), (weights * smoothed).sum(1)], dim=1)
 
     def shrink(self, weights: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Move the slices of a volume towards their conditional mean, as far as it explains them.
+        """Shrink the slices of a volume towards their conditional mean, where the source explains them.
 
-        1 − Var(X | S = s) / Var X tells how far a grey value s explains a volume. Where it does nearly altogether, as
-        white matter's does in T2w, what a network adds is mostly error; where it does not, as where voxels that are
-        half fluid look like cortex, it is anatomy. The step is the sixth power of that. At the surface of a
-        skull-stripped brain, less than `SURFACE_MARGIN` deep, a network takes cut cortex for fluid: there the step is the
-        mean over all grey values, the correlation ratio η², and what lies deeper is all that is measured on.
+        The share explained by a source intensity s is 1 − Var(X | S = s) / Var X. The image moves towards
+        E[X | S = s] by the sixth power of that share. Where the share is close to 1, as in white matter of T2w, the
+        residual of a network is mostly error. Where the share is low, as in partial volumes of CSF that look like
+        cortex, the residual is anatomy.
+
+        Within `SURFACE_MARGIN` of the surface of a skull-stripped brain, networks mistake cut cortex for CSF. There the
+        step is the correlation ratio η², the mean share over all intensities. The shares are measured deeper inside.
 
         Args:
-            weights: what `prepare` made of the slices of the source together.
+            weights: bin weights (B, bins, H, W) of the slices of the source, from `prepare` with `same_volume`.
             image: (B, 1, H, W).
+
+        Returns:
+            (B, 1, H, W); the background is unchanged.
         """
         foreground_mask = weights.sum(1, keepdim=True) > 0
-        # beyond the edge of the image, where the scan ends and not the brain, counts as deep
+        # max_pool2d pads with −∞, so the edge of the image counts as deep: there the scan ends, not the brain
         deep = F.max_pool2d((~foreground_mask).to(image), 2 * SURFACE_MARGIN + 1, stride=1, padding=SURFACE_MARGIN) == 0
-        counted = weights * (deep if deep.any() else foreground_mask)
-        means, squares = (bin_means(counted, power, same_volume=True) for power in (image, image.square()))
-        total = image[counted.sum(1, keepdim=True) > 0].var(correction=0).clamp(min=1e-6)
-        shares = (1 - (squares - means.square()) / total).clamp(0, 1)
+        deep_weights = weights * (deep if deep.any() else foreground_mask)
+        means, squares = (bin_means(deep_weights, power, same_volume=True) for power in (image, image.square()))
+        variance = image[deep_weights.sum(1, keepdim=True) > 0].var(correction=0).clamp(min=1e-6)
+        shares = (1 - (squares - means.square()) / variance).clamp(0, 1)
         expected, share = ((weights * values).sum(1, keepdim=True) for values in (means, shares))
-        mean_share = (counted * shares).sum() / counted.sum()
-        return torch.where(foreground_mask, torch.lerp(image, expected, torch.where(deep, share**6, mean_share)), image)
+        correlation_ratio = (deep_weights * shares).sum() / deep_weights.sum()
+        step = torch.where(deep, share**6, correlation_ratio)
+        return torch.where(foreground_mask, torch.lerp(image, expected, step), image)
 
-    def _window(self, maps: torch.Tensor) -> torch.Tensor:
-        """Mean of (B, C, H, W) in a window around the centre of each cell."""
+    def _window_mean(self, maps: torch.Tensor) -> torch.Tensor:
+        """Mean of (B, C, H, W) in a Gaussian window around the centre of each cell of the coarse grid."""
         cells = F.avg_pool2d(maps, self.cell, ceil_mode=True, count_include_pad=False)
         taps = torch.tensor([0.06, 0.24, 0.4, 0.24, 0.06], device=maps.device, dtype=maps.dtype)
         kernel = taps.expand(maps.shape[1], 1, 1, 5)
@@ -101,15 +126,27 @@ class ConditionalMean(nn.Module):
 
 
 def bin_means(weights: torch.Tensor, image: torch.Tensor, same_volume: bool) -> torch.Tensor:
-    """Mean of an image (B, 1, H, W) in every bin of (B, bins, H, W): (B or 1, bins, 1, 1)."""
-    whole = (0, 2, 3) if same_volume else (2, 3)
-    return (weights * image).sum(whole, keepdim=True) / weights.sum(whole, keepdim=True).clamp(min=1e-6)
+    """Mean of an image (B, 1, H, W) in every bin of (B, bins, H, W).
+
+    Returns:
+        (B, bins, 1, 1), or (1, bins, 1, 1) for the slices of one volume.
+    """
+    axes = (0, 2, 3) if same_volume else (2, 3)
+    return (weights * image).sum(axes, keepdim=True) / weights.sum(axes, keepdim=True).clamp(min=1e-6)
 
 
 def quantiles(values: torch.Tensor, number: int) -> torch.Tensor:
-    """Evenly spaced quantiles (B, number), lowest and highest included, of what is above 0 in each row of (B, N)."""
+    """Evenly spaced quantiles of the positive values of each row.
+
+    Args:
+        values: (B, N).
+        number: number of quantiles; the first is the minimum and the last the maximum.
+
+    Returns:
+        (B, number); 0 for a row without positive values.
+    """
     filled = (values > 0).sum(1, keepdim=True)
     last = (filled - 1).clamp(min=0)
-    places = (torch.linspace(0, 1, number, device=values.device) * last).round().long()
-    # float32 does not hold every whole number beyond 2²⁴, and would round past the last
-    return values.sort(dim=1).values.gather(1, values.shape[1] - 1 - last + places.minimum(last))
+    ranks = (torch.linspace(0, 1, number, device=values.device) * last).round().long()
+    # float32 cannot represent every integer beyond 2²⁴; rounding could exceed the last rank
+    return values.sort(dim=1).values.gather(1, values.shape[1] - 1 - last + ranks.minimum(last))

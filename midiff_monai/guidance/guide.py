@@ -1,30 +1,26 @@
-"""Diffusion steered by local mutual information: the guide and the inferer.
-
-Wang et al., "Mutual Information Guided Diffusion for Zero-shot Cross-modality Medical Image Translation",
-IEEE TMI 2024, doi 10.1109/TMI.2024.3382043.
-"""
+"""The guide: input channels that describe the source and its local mutual information with the noisy image."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from midiff_monai.guidance.conditional_mean import ConditionalMean
-from midiff_monai.guidance.mutual_information import LocalMutualInformation, LocalStatistics, standardize_locally
+from midiff_monai.guidance.entropy import LocalStatistics
+from midiff_monai.guidance.mutual_information import LocalMutualInformation, standardize_locally
 
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """What the guide needs of a source, whatever the denoising step.
+    """The parts of the guide that do not change between denoising steps.
 
     Attributes:
-        maps: channels that depend on the source alone.
-        statistics: what the LMI with the noisy image needs.
-        levels: what the conditional means of an estimate need.
-        together: whether the images are the slices of one volume.
+        maps: (B, C, H, W), the channels that depend on the source alone.
+        statistics: statistics of the source for its LMI with the noisy image.
+        bin_weights: (B, bins, H, W), weights for the conditional means; None without conditional means.
+        same_volume: the images are slices of one volume.
     """
 
     maps: torch.Tensor
@@ -34,20 +30,29 @@ class PreparedSource:
 
 
 class LMIGuide(nn.Module):
-    """The channels that tell the denoiser about the source.
+    """Make the channels that condition the denoiser on the source.
 
-    In this order: the source's slices (unless left out), the maps of the source with itself (one a shift, or their
-    maximum, as `lmi` reduces), the map of the source with the noisy image, all in [0, 1]; then the means of the
-    estimate of the step before, given the source's grey values (see `ConditionalMean`), in [-1, 1], or 0 if there is
-    no estimate.
+    The channels are, in this order:
+
+    1. the source slices, in [0, 1], unless `include_source` is False;
+    2. LMI(S, S), the LMI of the source with itself, in [0, 1]: one map per shift, or their maximum, as `lmi` reduces;
+    3. LMI(S, x_t), the LMI of the source with the noisy image, in [0, 1], maximised over shifts;
+    4. the conditional means of the previous estimate given the source, in [-1, 1]; 0 at the first step.
 
     Args:
-        lmi: compares the source with itself.
-        conditional_mean: turns an estimate into what the source makes of it; None leaves these channels out, as
-            published.
-        include_source: give the denoiser the source's grey values too; the published method does not.
-        standardize: side of the neighbourhood that `lmi.standardize_locally` brings to equal contrast before the
-            source is compared, or None for the grey values as they are, as published.
+        lmi: computes both LMI maps.
+        conditional_mean: computes channels 4. None omits them, as published.
+        include_source: whether the denoiser receives the source slices. The published method withholds them.
+        standardize: side, in pixels, of the neighbourhood in which `standardize_locally` equalises the source before
+            LMI. None compares the intensities as they are, as published.
+
+    Example:
+        >>> guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
+        >>> prepared = guide.prepare(torch.rand(2, 3, 16, 16))
+        >>> guide(prepared, torch.randn(2, 1, 16, 16)).shape
+        torch.Size([2, 15, 16, 16])
+        >>> guide.channels(context=1)
+        15
     """
 
     def __init__(
@@ -60,13 +65,13 @@ class LMIGuide(nn.Module):
         super().__init__()
         self.lmi, self.conditional_mean = lmi, conditional_mean
         self.include_source, self.standardize = include_source, standardize
-        self.cross_lmi = copy.copy(lmi)
-        self.cross_lmi.reduction = "max"
 
     def prepare(self, source: torch.Tensor, same_volume: bool = False) -> PreparedSource:
-        """Compute once what depends on the source (B, slices, H, W) in [0, 1] alone.
+        """Compute the parts that do not change between denoising steps.
 
-        `same_volume` says that the middle slices make up one volume: it has one contrast, which they tell together.
+        Args:
+            source: (B, 2·context + 1, H, W) in [0, 1]; each slice with its neighbours as channels.
+            same_volume: the centre slices form one volume and share its intensity scale.
         """
         image = centre_slice(source)
         compared = standardize_locally(image, self.standardize) if self.standardize else image
@@ -80,15 +85,22 @@ class LMIGuide(nn.Module):
         self,
         source: PreparedSource,
         noisy: torch.Tensor,
-        sqrt_alpha_bar: torch.Tensor | float = 1.0,
+        cross_map_scale: torch.Tensor | float = 1.0,
         estimate: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The guide (B, C, H, W) for a noisy image (B, 1, H, W) whose clean range is [-1, 1].
+        """Make the guide of one denoising step.
 
-        The map that depends on the noisy image is multiplied by `sqrt_alpha_bar`, the part of the image in it. The estimate
-        of the clean image, if there is one, has the shape and range of the noisy one.
+        Args:
+            source: from `prepare`.
+            noisy: the noisy image x_t (B, 1, H, W); clean images lie in [-1, 1].
+            cross_map_scale: factor of LMI(S, x_t); a number or (B or 1, 1, 1, 1).
+            estimate: the previous estimate of the clean image (B, 1, H, W) in [-1, 1].
+
+        Returns:
+            (B, C, H, W), where C is `channels`.
         """
-        channels = [source.maps, sqrt_alpha_bar * self.cross_lmi(source.statistics, (noisy + 1) / 2)]
+        cross_map = self.lmi(source.statistics, (noisy + 1) / 2, reduction="max")
+        channels = [source.maps, cross_map_scale * cross_map]
         if self.conditional_mean and estimate is not None:
             channels.append(self.conditional_mean(source.bin_weights, estimate, source.same_volume))
         elif self.conditional_mean:
@@ -96,12 +108,12 @@ class LMIGuide(nn.Module):
         return torch.cat(channels, dim=1)
 
     def channels(self, context: int) -> int:
-        """Number of channels for sources of 2·context + 1 slices."""
+        """Number of channels of the guide for sources of 2·context + 1 slices."""
         self_maps = 1 if self.lmi.reduction == "max" else len(self.lmi.shifts)
         means = self.conditional_mean.channels if self.conditional_mean else 0
         return (2 * context + 1) * self.include_source + self_maps + 1 + means
 
 
 def centre_slice(slices: torch.Tensor) -> torch.Tensor:
-    """The slice itself (B, 1, H, W) of a slice with its neighbours (B, slices, H, W)."""
+    """Centre channel (B, 1, H, W) of slices with their neighbours (B, 2·context + 1, H, W)."""
     return slices[:, slices.shape[1] // 2][:, None]

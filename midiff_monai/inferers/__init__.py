@@ -1,13 +1,17 @@
 """From slices to volumes: guided diffusion, translation, segmentation."""
 
+from midiff_monai.inferers.brain_mask import extract_brain
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.segmentation import BrainSegmentation
-from midiff_monai.inferers.slicewise import SlicewiseInferer
+from midiff_monai.inferers.slicewise import SliceRunner, SlicewiseInferer, VolumeInferer
 from midiff_monai.inferers.translation import SlicewiseTranslation
 
 __all__ = [
     "BrainSegmentation",
     "LMIGuidedInferer",
+    "SliceRunner",
     "SlicewiseInferer",
     "SlicewiseTranslation",
+    "VolumeInferer",
+    "extract_brain",
 ]

@@ -1,4 +1,4 @@
-"""The brain in a segmented head, and what is known beforehand of a skull-stripped brain."""
+"""Brain masks from the logits of a segmentation, for whole heads and skull-stripped brains."""
 
 from __future__ import annotations
 
@@ -10,69 +10,75 @@ from torch.nn import functional as F
 from midiff_monai.transforms.foreground import fill_holes
 
 STRIPPED_SHARE = 0.6
-"""A volume of which the network labels more than this is skull-stripped; of a whole head it labels less than half."""
-
+"""Share of labelled foreground above which a volume counts as skull-stripped; in whole heads it is below one half."""
 
 LARGEST_BRAIN_ML = 2300
-"""Of a skull-stripped brain and its fluid, even in MNI space, where brains are large; what is larger is a head."""
-
+"""Upper bound in ml of a skull-stripped brain with its CSF, also in MNI space. A larger foreground is a whole head."""
 
 OPENING_RADIUS = 3
-"""Voxels of half the width of what may join the brain to something else, as the spinal cord joins it to the neck."""
-
+"""Radius in voxels of the widest bridge that is cut, such as the spinal cord between brain and neck."""
 
 CLOSING_RADIUS = 3
-"""Voxels of half the width of what is taken for a gap within the brain."""
+"""Radius in voxels of the widest gap in the brain that is closed, such as a sulcus."""
 
 
 def labelled(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
-    """The voxels (X, Y, Z), of those where there is something, for which logits (C, X, Y, Z) know a structure."""
+    """Mask (X, Y, Z) of the foreground voxels whose largest logit (C, X, Y, Z) is not that of the background."""
     return (logits.argmax(dim=0) > 0) & foreground_mask
 
 
 def is_stripped(brain: torch.Tensor, foreground_mask: torch.Tensor) -> bool:
-    """Whether a volume, of which there is so much (X, Y, Z) and so much of that is labelled, is skull-stripped."""
+    """Whether a volume is skull-stripped: its labelled voxels (X, Y, Z) fill most of its foreground (X, Y, Z)."""
     return bool(brain.sum() > STRIPPED_SHARE * foreground_mask.sum())
 
 
 def extract_brain(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor | None:
-    """The brain as a skull-stripping tool would leave it, of the logits (C, X, Y, Z) of a whole head.
+    """Brain mask of a whole head, as from a skull-stripping tool.
 
     Args:
-        logits: of a `BrainSegmentation`, background first.
-        there: (X, Y, Z), true where the head is.
+        logits: (C, X, Y, Z) of a `BrainSegmentation`, background first.
+        foreground_mask: (X, Y, Z), true in the head.
 
     Returns:
-        A mask (X, Y, Z): what is labelled, its sulci closed and its holes filled; None of a volume that is
-        skull-stripped already, or in which nothing as thick as a brain is labelled.
+        (X, Y, Z): the labelled voxels with closed sulci and filled holes. None if the volume is skull-stripped, or if
+        no labelled region is as thick as a brain.
+
+    Example:
+        >>> brain = torch.zeros(24, 24, 24, dtype=torch.bool)
+        >>> brain[6:18, 6:18, 6:18] = True
+        >>> logits = torch.stack([1.0 - brain.float(), 2.0 * brain.float()])
+        >>> torch.equal(extract_brain(logits, torch.ones_like(brain)), brain)
+        True
     """
     brain = labelled(logits, foreground_mask)
     if is_stripped(brain, foreground_mask) or distance_transform_edt(brain.numpy()).max() <= OPENING_RADIUS:
         return None
-    # beyond the edge of the volume the brain goes on
-    grown = binary_closing(np.pad(brain.numpy(), CLOSING_RADIUS, mode="edge"), iterations=CLOSING_RADIUS)
+    # a brain that the edge of the volume cuts continues beyond it
+    padded = np.pad(brain.numpy(), CLOSING_RADIUS, mode="edge")
+    closed = binary_closing(padded, iterations=CLOSING_RADIUS)
     inner = (slice(CLOSING_RADIUS, -CLOSING_RADIUS),) * 3
-    return torch.from_numpy(fill_holes(grown[inner])) & foreground_mask
+    return torch.from_numpy(fill_holes(closed[inner])) & foreground_mask
 
 
-def largest_component(mask: torch.Tensor, bridge: int = OPENING_RADIUS) -> torch.Tensor:
-    """The largest piece of a mask (X, Y, Z), cut off from what thin bridges alone join it to.
+def largest_component(mask: torch.Tensor, radius: int = OPENING_RADIUS) -> torch.Tensor:
+    """Largest component of a mask (X, Y, Z) after thin bridges are cut.
 
-    Voxels deeper than `bridge` are what pieces are made of; the largest takes along all of the mask that is near it.
+    Components are found among the voxels deeper than `radius`. The result is the part of the mask near the largest of
+    them. A mask without such voxels is returned unchanged.
     """
     depth = torch.from_numpy(distance_transform_edt(mask.cpu().numpy()))
-    pieces, _ = label(depth > bridge)
-    sizes = np.bincount(pieces.ravel())[1:]
+    components, _ = label(depth > radius)
+    sizes = np.bincount(components.ravel())[1:]
     if not sizes.size:
         return mask
-    away = torch.from_numpy(distance_transform_edt(pieces != 1 + sizes.argmax()))
-    return mask & (away <= bridge + 2).to(mask.device)
+    distance = torch.from_numpy(distance_transform_edt(components != 1 + sizes.argmax()))
+    return mask & (distance <= radius + 2).to(mask.device)
 
 
 def interior(mask: torch.Tensor, depth: int) -> torch.Tensor:
-    """The voxels of a mask (X, Y, Z) with nothing but mask less than `depth` voxels away along every axis.
+    """Erode a mask (X, Y, Z) by a cube of side 2·depth − 1.
 
-    Beyond the edge of the volume, where the scan ends and not the brain, counts as mask.
+    The edge of the volume does not erode the mask, because the scan ends there, not the brain.
     """
     outside = (~mask).float()[None, None]
     return F.max_pool3d(outside, 2 * depth - 1, stride=1, padding=depth - 1)[0, 0] == 0

@@ -1,38 +1,46 @@
-"""MONAI's diffusion inferer, guided by local mutual information with a source."""
+"""MONAI's diffusion inferer with a denoiser that is guided by local mutual information."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import Scheduler
-from monai.networks.schedulers.ddim import DDIMPredictionType
 from torch import nn
 
 from midiff_monai.guidance.guide import LMIGuide
+from midiff_monai.guidance.guided_denoiser import GuidedDenoiser
 
 
 class LMIGuidedInferer(DiffusionInferer):
     """MONAI's `DiffusionInferer`, with the guide of a source concatenated to the noisy image at every step.
 
-    Training and sampling time the guide alike: it is made of the very image the network sees. That image, and the map
-    made of it, are weighted by √ᾱ, the part of the image in it: at the top of the schedule, where the prediction is a
-    regression on the source, they are mere noise, in which all fine detail would drown. Each step is told of the
-    estimate of the one before (self-conditioning, Chen et al., ICLR 2023, arXiv 2208.04202) by way of the source.
-    Without a source, both calls are those of `DiffusionInferer`; beside a source, only its `context` conditioning
-    is supported, not "concat", classifier-free guidance or SPADE.
+    Training and sampling compute the guide in the same way, from the noisy image that the network receives; see
+    `GuidedDenoiser`. Without a source, both calls are those of `DiffusionInferer`. With a source, the only supported
+    conditioning is cross-attention; "concat", classifier-free guidance and SPADE are not.
 
     Args:
-        scheduler: adds the noise in training and steps in sampling.
-        guide: makes the channels.
+        scheduler: adds the noise in training and makes the steps in sampling.
+        guide: makes the channels of the guide.
+        scale_input: scale the noisy image and its LMI map by √ᾱ. The published method does not.
+
+    Example:
+        >>> from midiff_monai.guidance import LocalMutualInformation
+        >>> from midiff_monai.networks import TrailingDDIMScheduler
+        >>> scheduler = TrailingDDIMScheduler(prediction_type="sample")
+        >>> scheduler.set_timesteps(2)
+        >>> inferer = LMIGuidedInferer(scheduler, LMIGuide(LocalMutualInformation()))
+        >>> network = lambda x, timesteps, context=None: x[:, 1:2]  # stands for a trained denoiser
+        >>> source, noise = torch.rand(4, 1, 16, 16), torch.randn(4, 1, 16, 16)
+        >>> inferer.sample(noise, network, source=source, verbose=False).shape
+        torch.Size([4, 1, 16, 16])
     """
 
-    def __init__(self, scheduler: Scheduler, guide: LMIGuide) -> None:
+    def __init__(self, scheduler: Scheduler, guide: LMIGuide, scale_input: bool = True) -> None:
         super().__init__(scheduler)
-        self.guide = guide
+        self.guide, self.scale_input = guide, scale_input
 
     def __call__(  # type: ignore[override]
         self,
@@ -40,6 +48,7 @@ class LMIGuidedInferer(DiffusionInferer):
         diffusion_model: nn.Module,
         noise: torch.Tensor,
         timesteps: torch.Tensor,
+        condition: torch.Tensor | None = None,
         *args: Any,
         source: torch.Tensor | None = None,
         self_conditioning_passes: int = 1,
@@ -49,17 +58,26 @@ class LMIGuidedInferer(DiffusionInferer):
 
         Args:
             inputs: clean images (B, 1, H, W) in [-1, 1].
-            diffusion_model: called with (B, 1 + guide channels, H, W).
-            noise: standard normal, shape of the inputs.
-            timesteps: (B,) integers.
+            diffusion_model: receives (B, 1 + guide channels, H, W).
+            noise: standard normal, in the shape of the inputs.
+            timesteps: (B,), integers.
+            condition: as in `DiffusionInferer`.
             source: (B, 2·context + 1, H, W) in [0, 1].
-            passes: number of predictions, of which each is told of the one before; the gradient is that of the last.
+            self_conditioning_passes: number of forward passes. Each pass receives the conditional means of the previous
+                pass's estimate. The gradient is that of the last pass.
+
+        Returns:
+            The prediction (B, 1, H, W), of the scheduler's prediction type.
         """
-        network = diffusion_model if source is None else self._guided(diffusion_model, source, self.scheduler)
+        if source is None:
+            return super().__call__(inputs, diffusion_model, noise, timesteps, condition, *args, **kwargs)  # type: ignore[arg-type]
+        denoiser = self._guided_denoiser(diffusion_model, source, self.scheduler)
+        noisy = self.scheduler.add_noise(original_samples=inputs, noise=noise, timesteps=timesteps)
         for _ in range(self_conditioning_passes - 1):
             with torch.no_grad():
-                super().__call__(inputs, network, noise, timesteps, *args, **kwargs)  # type: ignore[arg-type]
-        return super().__call__(inputs, network, noise, timesteps, *args, **kwargs)  # type: ignore[arg-type]
+                prediction = denoiser.predict(noisy, timesteps, condition)
+                denoiser.estimate = denoiser.clean_image(prediction, noisy, timesteps)
+        return super().__call__(inputs, denoiser, noise, timesteps, condition, *args, **kwargs)  # type: ignore[arg-type]
 
     def sample(  # type: ignore[override]
         self,
@@ -78,70 +96,52 @@ class LMIGuidedInferer(DiffusionInferer):
         Args:
             input_noise: standard normal (B, 1, H, W).
             diffusion_model: as in training.
-            scheduler: takes the place of the inferer's; its `set_timesteps` has been called.
+            scheduler: replaces the inferer's scheduler. Its `set_timesteps` must have been called.
             source: (B, 2·context + 1, H, W) in [0, 1].
-            together: whether the source's images are the slices of one volume, which has one contrast.
-            start_image: (B, 1, H, W) in [-1, 1]; noised to `noise_level` it replaces the pure noise
+            same_volume: the images of `source` are slices of one volume and share its intensity scale.
+            start_image: (B, 1, H, W) in [-1, 1]. Noised to `noise_level`, it replaces the pure noise
                 (SDEdit, Meng et al., ICLR 2022, arXiv 2108.01073).
-            noise_level: with `start_image`, the timestep to begin at; steps above it are left out.
+            noise_level: the timestep to start from, with `start_image`. Steps above it are skipped.
 
         Returns:
-            What `DiffusionInferer.sample` returns: (B, 1, H, W), about in [-1, 1].
+            What `DiffusionInferer.sample` returns: (B, 1, H, W), in about [-1, 1].
 
         Raises:
-            ValueError: only one of `start_image` and `noise_level` is given, or no step lies below the level.
+            ValueError: only one of `start_image` and `noise_level` is given, or no timestep is at or below the level.
         """
         scheduler = scheduler or self.scheduler
         if (start_image is None) != (noise_level is None):
-            raise ValueError("start_image and noise_level go together")
+            raise ValueError("start_image and noise_level go together: give both or neither")
         if start_image is not None and noise_level is not None:
             scheduler = truncate_schedule(scheduler, noise_level)
             input_noise = scheduler.add_noise(start_image, input_noise, scheduler.timesteps[:1].to(input_noise.device))
-        network = diffusion_model if source is None else self._guided(diffusion_model, source, scheduler, same_volume)
-        return super().sample(input_noise, network, scheduler, *args, **kwargs)  # type: ignore[arg-type]
+        if source is not None:
+            diffusion_model = self._guided_denoiser(diffusion_model, source, scheduler, same_volume)
+        return super().sample(input_noise, diffusion_model, scheduler, *args, **kwargs)  # type: ignore[arg-type]
 
-    def _guided(
-        self, diffusion_model: nn.Module, source: torch.Tensor, scheduler: Scheduler, same_volume: bool = False
-    ) -> Callable[..., torch.Tensor]:
-        prepared = self.guide.prepare(source, same_volume)
-        estimate: torch.Tensor | None = None
-
-        def network(
-            x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None, **kwargs: Any
-        ) -> torch.Tensor:
-            nonlocal estimate
-            sqrt_alpha_bar = self._sqrt_alpha_bar(scheduler, x, timesteps)
-            guided = torch.cat([sqrt_alpha_bar * x, self.guide(prepared, x, sqrt_alpha_bar, estimate)], dim=1)
-            prediction = diffusion_model(guided, timesteps=timesteps, context=context, **kwargs)
-            estimate = self._estimate(scheduler, prediction.detach(), x, sqrt_alpha_bar)
-            return prediction
-
-        return network
-
-    def _estimate(
-        self, scheduler: Scheduler, prediction: torch.Tensor, x: torch.Tensor, sqrt_alpha_bar: torch.Tensor
-    ) -> torch.Tensor:
-        """The clean image that a prediction means, in [-1, 1]."""
-        noise = (1 - sqrt_alpha_bar**2).sqrt()
-        match scheduler.prediction_type:
-            case DDIMPredictionType.SAMPLE:
-                clean = prediction
-            case DDIMPredictionType.EPSILON:
-                clean = (x - noise * prediction) / sqrt_alpha_bar
-            case _:
-                clean = sqrt_alpha_bar * x - noise * prediction
-        return clean.clamp(-1, 1)
-
-    def _sqrt_alpha_bar(self, scheduler: Scheduler, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """√ᾱ, the part of the image in a noisy one, as (B or 1, 1, 1, 1)."""
-        alphas = scheduler.alphas_cumprod.to(x.device)[timesteps.to(x.device).long()]
-        return alphas.sqrt().reshape(-1, 1, 1, 1)
+    def _guided_denoiser(
+        self, network: nn.Module, source: torch.Tensor, scheduler: Scheduler, same_volume: bool = False
+    ) -> GuidedDenoiser:
+        """A denoiser for one source and one schedule, without an estimate yet."""
+        return GuidedDenoiser(
+            network,
+            self.guide,
+            source,
+            scheduler.alphas_cumprod,  # type: ignore[arg-type]
+            scheduler.prediction_type,  # type: ignore[arg-type]
+            same_volume,
+            self.scale_input,
+        )
 
 
 def truncate_schedule(scheduler: Scheduler, noise_level: int) -> Scheduler:
-    """A copy of the scheduler without the timesteps above a level."""
-    shortened = copy.copy(scheduler)
-    shortened.timesteps = scheduler.timesteps[scheduler.timesteps <= noise_level]
-    if not len(shortened.timesteps):
-        raise ValueError(f"no timestep of the schedule lies at or below noise_level={noise_level}")
-    return shortened
+    """A copy of the scheduler without the timesteps above a level.
+
+    Raises:
+        ValueError: no timestep is at or below the level.
+    """
+    truncated = copy.copy(scheduler)
+    truncated.timesteps = scheduler.timesteps[scheduler.timesteps <= noise_level]
+    if not len(truncated.timesteps):
+        raise ValueError(f"no timestep of the schedule is at or below noise_level={noise_level}")
+    return truncated

@@ -1,64 +1,75 @@
-"""Brain structures of a volume, and what is known beforehand of a skull-stripped brain."""
+"""Segmentation of brain structures in whole volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from midiff_monai.inferers.brain_mask import interior, is_stripped, labelled, largest_component
-from midiff_monai.inferers.slicewise import Network, SlicewiseInferer
+from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer
 
 CONTEXT_SLICES = 8
-"""Slices around a brain that its logits depend on: what is further away changes none of them by more than 0.1."""
+"""Number of slices on either side of the brain that influence its logits; slices beyond change them by at most 0.1."""
 
 MASKED_LOGIT = -100.0
-"""Logit of a class that is ruled out."""
+"""Logit of an excluded class."""
 
 
-class BrainSegmentation(SlicewiseInferer):
-    """Logits of brain structures, background first; a head has one brain, and a skull-stripped one no hole.
+class BrainSegmentation(VolumeInferer):
+    """Compute the logits of brain structures, background first.
 
-    A network that sees a few centimetres around a voxel finds brain in the neck and the face: of a whole head the
-    largest piece alone is kept. Deep inside what skull stripping has left there is nothing but brain. A network
-    that loses its way in a slice, as where the cerebellum was cut off, answers background all the same; there its
-    second choice is taken.
+    The network has a receptive field of a few centimetres. In a whole head it also finds brain in the neck and the
+    face. Therefore only the largest component is kept.
+
+    In a skull-stripped brain, every voxel deep inside is brain. The network sometimes predicts background for a
+    whole slice there, for example where the cerebellum is cut off. Therefore background is excluded deep inside, and
+    the second most likely class is taken.
+
+    The coarse pass computes the first view only.
 
     Args:
-        mirrored: class index → class index on the other side of the brain, such as `labels.MIRRORED`, to look at the
-            mirrored volume too; None does not.
-        depth: voxels nearer than this to the surroundings, which are zero, may still be background: remnants of the
-            skull, or fluid around the brain.
-        slicing: arguments of `SlicewiseInferer`; `batch_size` is of no consequence, for all slices are shown at once.
+        mirrored: for each class, the index of its counterpart on the other side of the brain, such as
+            `labels.MIRRORED`; adds mirrored views. None adds none.
+        depth: voxels closer than this to the background may be background too, because remnants of the skull and CSF
+            may surround a skull-stripped brain.
+        context, axis, shifts, multiple, background: as for `SliceRunner`.
+
+    Example:
+        >>> inferer = BrainSegmentation(background=[20.0, 0.0])
+        >>> network = lambda volume: torch.cat([0.5 - volume, volume], dim=1)
+        >>> inferer(torch.rand(1, 1, 32, 32, 4), network).shape
+        torch.Size([1, 2, 32, 32, 4])
     """
 
-    def __init__(self, mirrored: Sequence[int] | None = None, depth: int = 3, **slicing: Any) -> None:
-        super().__init__(mirror=mirrored is not None, **slicing)
-        self.mirrored, self.depth = mirrored, depth
-
-    def predict(
-        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any
-    ) -> Iterator[torch.Tensor]:
-        """Logits (N, classes, H, W) of all slices, which the network is shown as one volume (1, channels, H, W, N)."""
-        yield network(slices.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0)
-
-    def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes, H, W) of classes whose side has been exchanged, exchanged back."""
-        return output[:, list(self.mirrored or ())]
+    def __init__(
+        self,
+        mirrored: Sequence[int] | None = None,
+        depth: int = 3,
+        context: int = 0,
+        axis: int = 2,
+        shifts: Sequence[int] = (0,),
+        multiple: int = 16,
+        background: float | list[float] = 0.0,
+    ) -> None:
+        self.depth = depth
+        self.runner = SliceRunner(context, axis, mirrored is not None, multiple, background, shifts, mirrored)
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:  # type: ignore[override]
-        """Logits (classes, X, Y, Z) of one volume (1, X, Y, Z); a draft has the first look alone.
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
+        """Segment one volume.
 
-        All looks but the first are only at the slices near the brain that the first one finds in a head.
+        Args:
+            volume: (1, X, Y, Z), 0 in the background.
+            network: maps (1, 2·context + 1, H, W, N), all slices at once, to logits (1, classes, H, W, N).
+            coarse: compute the first view only.
+
+        Returns:
+            Logits (classes, X, Y, Z).
         """
         foreground_mask = volume[0] != 0
-        logits = self.average(volume, network, self.tta_views[:1])
-        if self.tta_views[1:] and not coarse:
-            others = self.average(volume * self._near_brain(logits, foreground_mask), network, self.tta_views[1:])
-            logits.lerp_(others, 1 - 1 / len(self.tta_views))
+        logits = self._average_views(volume, foreground_mask, network, coarse)
         brain = labelled(logits, foreground_mask)
         if is_stripped(brain, foreground_mask):
             logits[0].masked_fill_(interior(foreground_mask, self.depth), MASKED_LOGIT)
@@ -66,10 +77,30 @@ class BrainSegmentation(SlicewiseInferer):
             logits[1:].masked_fill_(~largest_component(brain), MASKED_LOGIT)
         return logits
 
+    def _average_views(
+        self, volume: torch.Tensor, foreground_mask: torch.Tensor, network: Network, coarse: bool
+    ) -> torch.Tensor:
+        """Mean logits over all views; in a whole head, the views after the first skip slices far from the brain."""
+        first, others = self.runner.tta_views[:1], self.runner.tta_views[1:]
+        logits = self._run(volume, network, first)
+        if others and not coarse:
+            near_brain = self._near_brain(logits, foreground_mask)
+            logits.lerp_(self._run(volume * near_brain, network, others), 1 - 1 / len(self.runner.tta_views))
+        return logits
+
+    def _run(self, volume: torch.Tensor, network: Network, tta_views: list[View]) -> torch.Tensor:
+        """Mean logits (classes, X, Y, Z) over some views; the network receives all slices at once as a volume."""
+
+        def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+            yield network(slices.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0)
+
+        return self.runner.run(volume, predict, tta_views)
+
     def _near_brain(self, logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
+        """Mask, broadcastable to (X, Y, Z), of the slices within `CONTEXT_SLICES` of the brain."""
         brain = labelled(logits, foreground_mask)
         if is_stripped(brain, foreground_mask):
             return foreground_mask
-        places = largest_component(brain).movedim(self.axis, 0).flatten(1).any(1).float()[None]
-        near = F.max_pool1d(places, 2 * CONTEXT_SLICES + 1, stride=1, padding=CONTEXT_SLICES)[0] > 0
-        return near.reshape([-1 if axis == self.axis else 1 for axis in range(3)])
+        has_brain = largest_component(brain).movedim(self.runner.axis, 0).flatten(1).any(1).float()[None]
+        near = F.max_pool1d(has_brain, 2 * CONTEXT_SLICES + 1, stride=1, padding=CONTEXT_SLICES)[0] > 0
+        return near.reshape([-1 if axis == self.runner.axis else 1 for axis in range(3)])

@@ -1,10 +1,11 @@
-"""Volumes as batches of slices, and back."""
+"""Volumes through slice-wise networks: boxes, padding, slices with their neighbours, and test-time augmentation."""
 
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -13,39 +14,160 @@ from torch.nn import functional as F
 
 Network = Callable[..., torch.Tensor]
 
+PredictSlices = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
+"""Maps slices (N, 2·context + 1, H, W) and their positions (N,) to batches (n, C, H, W) that cover all N, in order."""
 
-def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
-    """Cut volumes into slices along their last axis, each with its neighbours as further channels.
+
+class View(NamedTuple):
+    """One view of test-time augmentation: the volume mirrored or not, and its slices shifted by some pixels."""
+
+    mirrored: bool
+    shift: int
+
+
+class SliceRunner:
+    """Run a function of slices on a volume and average its outputs over views (test-time augmentation).
+
+    Only the bounding box of the foreground is computed. Empty slices are skipped. Voxels that are 0 in the input get
+    `background`.
 
     Args:
-        volumes: (B, 1, X, Y, Z).
-        context: number of neighbours on either side; beyond the first and last slice these repeat.
+        context: number of neighbouring slices on either side; the slices get them as further channels.
+        axis: the axis to slice along, 0 to 2. In RAS, 2 gives axial slices.
+        mirror: add the view that is mirrored along the volume's first axis, left and right in RAS.
+        multiple: height and width are padded with zeros to multiples of this, at least to twice this.
+        background: value of every output channel where the input is 0: one number, or one per channel.
+        shifts: one view per shift, in pixels. The slices are shifted cyclically along both of their axes, the outputs are
+            shifted back. After a shift, a network with pooling pools other groups of pixels.
+        mirrored_channels: the order of the output channels that undoes a mirrored view, for example for left and right
+            structures. None keeps the order.
 
-    Returns:
-        (B·Z, 2·context + 1, X, Y), slices of one volume in a row, the slice itself in the middle channel.
+    Example:
+        >>> runner = SliceRunner(mirror=True, multiple=4, background=-1.0)
+        >>> volume = torch.zeros(1, 8, 8, 3)
+        >>> volume[:, 2:6, 2:6, 1] = 1
+        >>> output = runner.run(volume, lambda slices, positions: [2 * slices])
+        >>> output[0, 4, 4].tolist()
+        [-1.0, 2.0, -1.0]
     """
-    depth = volumes.shape[-1]
-    positions = torch.arange(depth, device=volumes.device)
-    offsets = torch.arange(-context, context + 1, device=volumes.device)
-    neighbours = (positions[:, None] + offsets).clamp(0, depth - 1)  # (Z, 2c+1)
-    slices = volumes[:, 0][..., neighbours]  # (B, X, Y, Z, 2c+1)
-    return slices.permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+    def __init__(
+        self,
+        context: int = 0,
+        axis: int = 2,
+        mirror: bool = False,
+        multiple: int = 16,
+        background: float | list[float] = 0.0,
+        shifts: Sequence[int] = (0,),
+        mirrored_channels: Sequence[int] | None = None,
+    ) -> None:
+        self.context, self.axis, self.multiple = context, axis, multiple
+        self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
+        self.tta_views = [View(*view) for view in itertools.product((False, True) if mirror else (False,), shifts)]
+        self.mirrored_channels = mirrored_channels
+
+    def run(
+        self, volume: torch.Tensor, predict: PredictSlices, tta_views: Sequence[View] | None = None
+    ) -> torch.Tensor:
+        """Average the output of `predict` over views.
+
+        Args:
+            volume: (1, X, Y, Z), 0 in the background.
+            predict: called once per view, with all slices of the box that are not empty and their positions along the
+                sliced axis of that view.
+            tta_views: a selection of the runner's `tta_views`; None takes all.
+
+        Returns:
+            (C, X, Y, Z), float32. For an empty volume, C is the number of background values.
+        """
+        views = self.tta_views if tta_views is None else tta_views
+        sliced = volume.movedim(self.axis + 1, -1)
+        background = self.background.to(volume.device)
+        if not sliced.any():
+            return background.expand(-1, *volume.shape[1:]).clone()
+        rows, columns, _ = foreground_box(sliced[0], self.multiple)
+        output = torch.empty(0)
+        for view in views:
+            for positions, computed in self._run_view(sliced[:, rows, columns], predict, view):
+                if not output.numel():
+                    # slices are the first axis in memory: moving many channels takes longer than computing them
+                    output = computed.new_zeros(sliced.shape[-1], computed.shape[1], *sliced.shape[1:3])
+                output[:, :, rows, columns].index_add_(0, positions, computed, alpha=1 / len(views))
+        foreground_mask = sliced[0].movedim(-1, 0)[:, None] != 0
+        torch.where(foreground_mask, output, background[:, 0], out=output)
+        return output.permute(1, 2, 3, 0).movedim(-1, self.axis + 1)
+
+    def _run_view(
+        self, boxed: torch.Tensor, predict: PredictSlices, view: View
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Run one view of a box (1, H, W, Z); yield positions (n,) along Z and the outputs (n, C, H, W) there."""
+        mirror_dim = 1 if self.axis else 3  # where the volume's first axis is after `movedim`
+        padded = pad_to_multiple(boxed.flip(mirror_dim) if view.mirrored else boxed, self.multiple)
+        slices = stack_slices(padded.roll((view.shift, view.shift), (1, 2))[None], self.context)
+        filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
+        positions = len(slices) - 1 - filled if view.mirrored and mirror_dim == 3 else filled
+        start = 0
+        for computed in predict(slices[filled], filled):
+            computed = computed.float().roll((-view.shift, -view.shift), (2, 3))
+            computed = computed[..., : boxed.shape[1], : boxed.shape[2]]
+            if view.mirrored:
+                computed = self._undo_mirroring(computed, mirror_dim)
+            yield positions[start : start + len(computed)], computed
+            start += len(computed)
+
+    def _undo_mirroring(self, computed: torch.Tensor, mirror_dim: int) -> torch.Tensor:
+        """Mirror outputs (n, C, H, W) back and exchange their channels; mirrored positions are handled elsewhere."""
+        flipped = computed.flip(2) if mirror_dim == 1 else computed
+        return flipped if self.mirrored_channels is None else flipped[:, list(self.mirrored_channels)]
 
 
-class SlicewiseInferer(Inferer):
-    """Send a volume through a network slice by slice, a 2-D one unless `predict` says otherwise.
+class VolumeInferer(Inferer):
+    """Base of inferers that process one volume at a time."""
 
-    Only the foreground's bounding box is computed; voxels that are zero in the input get `background`.
+    @abstractmethod
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
+        """Process one volume.
+
+        Args:
+            volume: (1, X, Y, Z), 0 in the background.
+            network: the network to run.
+            coarse: compute the cheaper result of the coarse pass.
+
+        Returns:
+            (C, X, Y, Z), float32.
+        """
+
+    def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
+        """Process a batch of volumes.
+
+        Args:
+            inputs: (B, 1, X, Y, Z), 0 in the background.
+            network: the network to run.
+
+        Returns:
+            (B, C, X, Y, Z), float32; a MetaTensor for a MetaTensor. If all volumes are empty, C is the number of
+            background values.
+        """
+        volumes = [self.infer(volume.as_subclass(torch.Tensor), network) for volume in torch.as_tensor(inputs)]
+        channels = max(len(volume) for volume in volumes)
+        outputs = torch.stack([volume.expand(channels, -1, -1, -1) for volume in volumes])
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(outputs, meta=inputs.meta)
+        return outputs
+
+
+class SlicewiseInferer(VolumeInferer):
+    """Run a 2-D network on the slices of volumes. The coarse pass computes the first view only.
 
     Args:
-        context: number of neighbouring slices on either side that the network sees as further channels.
-        axis: the axis to slice along, 0 to 2 (2 is axial in RAS).
-        mirror: average with what comes of the volume mirrored along its first axis, left and right in RAS.
-        batch_size: slices at a time; it does not change the result.
-        multiple: height and width are padded with zeros to multiples of this, two or more.
-        background: value of every output channel where the input is zero: a number, or one per channel.
-        shifts: pixels by which the slices are moved along both of their axes, around their edges, each time anew; what
-            comes of it is moved back and averaged. A network that pools pixels pools others when they are moved.
+        context, axis, mirror, multiple, background, shifts: as for `SliceRunner`.
+        batch_size: number of slices per call of the network; it does not change the result.
+
+    Example:
+        >>> inferer = SlicewiseInferer(context=1, batch_size=8)
+        >>> network = torch.nn.Conv2d(3, 2, kernel_size=1)
+        >>> inferer(torch.rand(1, 1, 20, 24, 5), network).shape
+        torch.Size([1, 2, 20, 24, 5])
     """
 
     def __init__(
@@ -58,99 +180,65 @@ class SlicewiseInferer(Inferer):
         background: float | list[float] = 0.0,
         shifts: Sequence[int] = (0,),
     ) -> None:
-        self.context, self.axis = context, axis
-        self.tta_views = list(itertools.product((False, True) if mirror else (False,), shifts))
-        self.batch_size, self.multiple = batch_size, multiple
-        self.background = torch.as_tensor(background, dtype=torch.float32).reshape(-1, 1, 1, 1)
-
-    def predict(
-        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, **options: Any
-    ) -> Iterable[torch.Tensor]:
-        """Turn the slices of a volume (N, 2·context + 1, H, W) into the output's channels (n, C, H, W), some at a time.
-
-        Args:
-            slices: all slices that are not empty, with their neighbours, in order.
-            network: takes any number of slices; `batch_size` of them fit into memory.
-            positions: (N,) where the slices lie along the sliced axis of the volume.
-            options: what `infer` was given.
-        """
-        return map(network, slices.split(self.batch_size))
-
-    def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        """Put right the channels (n, C, H, W) of what was made of mirrored slices, once they are mirrored back."""
-        return output
-
-    def __call__(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:  # type: ignore[override]
-        """Infer volumes (B, 1, X, Y, Z), zero in the background; answers (B, C, X, Y, Z), a MetaTensor if given one.
-
-        The answer is float32. If all volumes are empty, C is the number of background values.
-        """
-        volumes = [self.infer(volume.as_subclass(torch.Tensor), network) for volume in torch.as_tensor(inputs)]
-        channels = max(len(volume) for volume in volumes)
-        outputs = torch.stack([volume.expand(channels, -1, -1, -1) for volume in volumes])
-        if isinstance(inputs, MetaTensor):
-            return MetaTensor(outputs, meta=inputs.meta)
-        return outputs
+        self.runner = SliceRunner(context, axis, mirror, multiple, background, shifts)
+        self.batch_size = batch_size
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False, **options: Any) -> torch.Tensor:
-        """The channels (C, X, Y, Z), float32, of one volume (1, X, Y, Z); a draft has the first look alone."""
-        return self.average(volume, network, self.tta_views[:1] if coarse else self.tta_views, **options)
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
+        """Process one volume (1, X, Y, Z); see `VolumeInferer.infer`."""
 
-    def average(
-        self, volume: torch.Tensor, network: Network, tta_views: Sequence[tuple[bool, int]], **options: Any
-    ) -> torch.Tensor:
-        """The mean (C, X, Y, Z), float32, of some looks at one volume (1, X, Y, Z)."""
-        turned = volume.movedim(self.axis + 1, -1)
-        box = foreground_box(turned[0], self.multiple)
-        background = self.background.to(volume.device)
-        if not turned.any():
-            return background.expand(-1, *volume.shape[1:]).clone()
-        output = torch.empty(0)
-        for view in tta_views:
-            for positions, computed in self._slice_by_slice(turned[:, box[0], box[1]], network, *view, options):
-                if not output.numel():
-                    # kept slice by slice in memory: to reorder many channels takes longer than to compute them
-                    output = computed.new_zeros(turned.shape[-1], computed.shape[1], *turned.shape[1:3])
-                output[:, :, box[0], box[1]].index_add_(0, positions, computed, alpha=1 / len(tta_views))
-        # where there was nothing, nothing is made
-        foreground_mask = turned[0].movedim(-1, 0)[:, None] != 0
-        torch.where(foreground_mask, output, background[:, 0], out=output)
-        return output.permute(1, 2, 3, 0).movedim(-1, self.axis + 1)
+        def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterable[torch.Tensor]:
+            return map(network, slices.split(self.batch_size))
 
-    def _slice_by_slice(
-        self, boxed: torch.Tensor, network: Network, mirrored: bool, shift: int, options: dict[str, Any]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One look at a box (1, H, W, Z): yields places along Z (n,), and the channels made there (n, C, H, W)."""
-        side = 1 if self.axis else 3  # where the volume's first axis has gone
-        crop = pad_to_multiple(boxed.flip(side) if mirrored else boxed, self.multiple).roll((shift, shift), (1, 2))
-        slices = stack_slices(crop[None], self.context)
-        filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
-        places = len(slices) - 1 - filled if mirrored and side == 3 else filled
-        begun = 0
-        for computed in self.predict(slices[filled], network, filled, **options):
-            computed = computed.float().roll((-shift, -shift), (2, 3))[..., : boxed.shape[1], : boxed.shape[2]]
-            if mirrored:
-                computed = self.unmirror(computed.flip(2) if side == 1 else computed)
-            yield places[begun : begun + len(computed)], computed
-            begun += len(computed)
+        return self.runner.run(volume, predict, self.runner.tta_views[:1] if coarse else None)
 
 
-def in_batches(network: Network, size: int, done: Callable[[int], Any] = lambda count: None) -> Network:
-    """The network, asked about `size` images at a time; `done` is told of how many it has answered."""
+def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:
+    """Cut volumes into slices along their last axis, each with its neighbours as further channels.
+
+    Args:
+        volumes: (B, 1, X, Y, Z).
+        context: number of neighbours on either side; the first and the last slice repeat beyond the ends.
+
+    Returns:
+        (B·Z, 2·context + 1, X, Y), volume by volume, the slice itself in the centre channel.
+
+    Example:
+        >>> stack_slices(torch.arange(3.0).reshape(1, 1, 1, 1, 3), context=1)[:, :, 0, 0].tolist()
+        [[0.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 2.0, 2.0]]
+    """
+    depth = volumes.shape[-1]
+    positions = torch.arange(depth, device=volumes.device)
+    offsets = torch.arange(-context, context + 1, device=volumes.device)
+    neighbours = (positions[:, None] + offsets).clamp(0, depth - 1)  # (Z, 2·context + 1)
+    slices = volumes[:, 0][..., neighbours]  # (B, X, Y, Z, 2·context + 1)
+    return slices.permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+
+def in_batches(network: Network, size: int, on_batch: Callable[[int], Any] = lambda count: None) -> Network:
+    """Wrap a network so that it runs on `size` images at a time.
+
+    Args:
+        network: maps (B, …) to (B, …); further arguments are the same for all batches.
+        size: number of images per call.
+        on_batch: called after each batch with its number of images.
+    """
 
     def batched(images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        answers = []
-        for part in images.split(size):
-            answers.append(network(part, *args, **kwargs))
-            done(len(part))
-        return torch.cat(answers)
+        outputs = []
+        for batch in images.split(size):
+            outputs.append(network(batch, *args, **kwargs))
+            on_batch(len(batch))
+        return torch.cat(outputs)
 
     return batched
 
 
 def foreground_box(volume: torch.Tensor, multiple: int) -> tuple[slice, slice, slice]:
-    """The box around the non-zero voxels of (X, Y, Z), its first two sides grown to multiples where they fit."""
+    """Bounding box of the non-zero voxels of (X, Y, Z); empty slices for an empty volume.
+
+    The first two sides grow to a multiple of `multiple`, as far as the volume allows.
+    """
     filled = volume.nonzero()
     if not len(filled):
         return slice(0, 0), slice(0, 0), slice(0, 0)
@@ -160,15 +248,16 @@ def foreground_box(volume: torch.Tensor, multiple: int) -> tuple[slice, slice, s
 
 
 def _grow(start: int, stop: int, size: int, multiple: int) -> slice:
-    wanted = min(-(-(stop - start) // multiple) * multiple, size)
-    start = min(max(start - (wanted - (stop - start)) // 2, 0), size - wanted)
-    return slice(start, start + wanted)
+    """Grow an interval to a multiple of `multiple`, evenly on both sides, within [0, size]."""
+    length = min(-(-(stop - start) // multiple) * multiple, size)
+    start = min(max(start - (length - (stop - start)) // 2, 0), size - length)
+    return slice(start, start + length)
 
 
 def pad_to_multiple(volume: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends, each to two multiples or more.
+    """Pad the first two spatial axes of (C, X, Y, Z) with zeros at their ends, to at least two multiples each.
 
-    Of a single multiple a network's deepest layer would have one pixel left, which cannot be normalised.
+    A single multiple would leave the deepest layer of a network one pixel, which instance normalisation rejects.
     """
     height, width = (max(2, -(-size // multiple)) * multiple - size for size in volume.shape[1:3])
     return F.pad(volume, (0, 0, 0, width, 0, height))

@@ -1,4 +1,4 @@
-"""Whole volumes, translated slice by slice."""
+"""Translation of whole volumes, slice by slice."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ from tqdm import tqdm
 
 from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
-from midiff_monai.inferers.slicewise import Network, SlicewiseInferer, in_batches
+from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, in_batches
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 
-class SlicewiseTranslation(SlicewiseInferer):
-    """Translate volumes in [0, 1] slice by slice with an `LMIGuidedInferer`; answers volumes in [0, 1].
+class SlicewiseTranslation(VolumeInferer):
+    """Translate volumes in [0, 1] into volumes in [0, 1] with an `LMIGuidedInferer`.
 
-    The answer is 0 where the volume is 0, and nowhere else.
+    The output is 0 exactly where the input is 0. The coarse pass computes one sample of the first view.
 
     Args:
         inferer: samples the slices.
         steps: number of denoising steps.
-        samples: number of samples whose mean is returned; with several, their standard deviation is the second channel.
-        seed: the same seed gives the same voxels, whatever the batch size.
-        shared_noise: 1 starts every slice from the same noise, so that neighbours come out alike; 0 gives each slice
-            noise of its own; in between, the variance is split.
-        conditional_mean: pulls every sample towards a function of the source's grey values; None leaves it as it is.
-        progress: show a bar for each look at a volume, where there is a terminal.
-        slicing: arguments of `SlicewiseInferer`, but for `background`.
+        samples: number of samples. The output is their mean. With several samples, the second output channel is their
+            standard deviation.
+        seed: seed of the noise. The same seed gives the same voxels for any batch size.
+        shared_noise: correlation of the initial noise of different slices. 1 starts every slice from the same noise, so
+            neighbouring slices are consistent. 0 gives each slice its own noise.
+        conditional_mean: shrinks every sample towards its conditional mean given the source; None omits this step.
+        progress: show a progress bar for each view, if standard error is a terminal.
+        batch_size: number of slices per call of the network; it does not change the result.
+        context, axis, mirror, multiple: as for `SliceRunner`.
+
+    Example:
+        >>> from midiff_monai.guidance import LMIGuide, LocalMutualInformation
+        >>> from midiff_monai.networks import TrailingDDIMScheduler
+        >>> scheduler = TrailingDDIMScheduler(prediction_type="sample")
+        >>> inferer = LMIGuidedInferer(scheduler, LMIGuide(LocalMutualInformation()))
+        >>> translation = SlicewiseTranslation(inferer, steps=2, samples=2)
+        >>> network = lambda x, timesteps, context=None: -x[:, 1:2]
+        >>> translation(torch.rand(1, 1, 16, 16, 3), network).shape  # mean and standard deviation
+        torch.Size([1, 2, 16, 16, 3])
     """
 
     def __init__(
@@ -40,50 +52,77 @@ class SlicewiseTranslation(SlicewiseInferer):
         shared_noise: float = 1.0,
         conditional_mean: ConditionalMean | None = None,
         progress: bool = False,
-        **slicing: Any,
+        batch_size: int = 16,
+        context: int = 0,
+        axis: int = 2,
+        mirror: bool = False,
+        multiple: int = 16,
     ) -> None:
-        super().__init__(**slicing)
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
-        self.shared_noise, self.conditional_mean, self.progress = shared_noise, conditional_mean, progress
+        self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
+        self.progress, self.batch_size = progress, batch_size
+        self.runner = SliceRunner(context, axis, mirror, multiple)
 
     def set_timesteps(self) -> int:
-        """Choose the denoising steps, and answer how many the scheduler makes of `steps`."""
+        """Set the scheduler to `steps` denoising steps; return the number of steps that it takes."""
         self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
         return len(self.inferer.scheduler.timesteps)
 
     @torch.inference_mode()
-    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False, **options: Any) -> torch.Tensor:
-        """The mean of the samples of one volume (1, X, Y, Z), and their standard deviation if there are several.
+    def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
+        """Translate one volume.
 
-        A draft is one sample, with one look.
+        Args:
+            volume: (1, X, Y, Z) in [0, 1].
+            network: the denoiser; see `LMIGuidedInferer`.
+            coarse: compute one sample of the first view.
+
+        Returns:
+            (1, X, Y, Z) in [0, 1], or (2, X, Y, Z) with the standard deviation of several samples.
         """
-        count = 1 if coarse else self.samples
-        samples = torch.stack([self._draw(volume, network, coarse=coarse, index=index) for index in range(count)])
+        count, views = (1, self.runner.tta_views[:1]) if coarse else (self.samples, self.runner.tta_views)
+        samples = torch.stack([self._sample(volume, network, views, index) for index in range(count)])
         if count == 1:
             return samples[0]
         return torch.cat([samples.mean(dim=0), samples.std(dim=0)])
 
-    def _draw(self, volume: torch.Tensor, network: Network, **options: Any) -> torch.Tensor:
-        image = super().infer(volume, network, **options)
+    def _sample(self, volume: torch.Tensor, network: Network, tta_views: list[View], index: int) -> torch.Tensor:
+        """Draw the sample (1, X, Y, Z) in [0, 1] of a given index."""
+
+        def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+            yield self.sample_slices(slices, positions, network, index)
+
+        image = self.runner.run(volume, predict, tta_views)
         if self.conditional_mean:
             source = volume.movedim(-1, 0)
             bin_weights = self.conditional_mean.prepare(source, same_volume=True)
             image = self.conditional_mean.shrink(bin_weights, image.movedim(-1, 0)).movedim(0, -1)
-        # 0 is left to where there is nothing
+        # 0 is reserved for the background
         return torch.where(volume != 0, ((image + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1), 0)
 
-    def predict(
-        self, slices: torch.Tensor, network: Network, positions: torch.Tensor, index: int = 0, **options: Any
-    ) -> Iterator[torch.Tensor]:
-        """The sample of a number `index` of every slice, in [-1, 1]; all at once, for they make up one volume."""
+    def sample_slices(
+        self, slices: torch.Tensor, positions: torch.Tensor, network: Network, index: int = 0
+    ) -> torch.Tensor:
+        """Sample the slices of one volume together, because they share its intensity scale.
+
+        Args:
+            slices: (N, 2·context + 1, H, W) in [0, 1].
+            positions: (N,), positions of the slices in the volume; they seed the noise.
+            network: the denoiser.
+            index: index of the sample; it seeds the noise.
+
+        Returns:
+            (N, 1, H, W) in about [-1, 1].
+        """
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
         settings: dict[str, Any] = {"source": slices, "same_volume": True, "verbose": False}
         total = self.set_timesteps() * len(noise)
         with tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True) as bar:
             batched = in_batches(network, self.batch_size, bar.update)
-            yield self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]
+            return self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]
 
     def _noise(self, slices: torch.Tensor, position: int, index: int) -> torch.Tensor:
+        """Initial noise (1, H, W): the weighted sum of noise shared by all slices and the slice's own."""
         shape = (1, *slices.shape[2:])
         shared = seeded_noise(shape, self.seed, index, 0)
         own = seeded_noise(shape, self.seed, index, position + 1)
@@ -91,7 +130,7 @@ class SlicewiseTranslation(SlicewiseInferer):
 
 
 def seeded_noise(shape: tuple[int, ...], *seeds: int) -> torch.Tensor:
-    """Standard normal noise that depends on its shape and seeds alone, on every device."""
+    """Standard normal noise on the CPU that depends on its shape and seeds alone."""
     combined = 0
     for seed in seeds:
         combined = (combined * 1_000_003 + seed) % 2**63

@@ -1,15 +1,18 @@
-"""Dictionary transforms and resampling: arrays in, arrays out."""
+"""Dictionary transforms that MONAI lacks, and resampling between grids: arrays in, arrays out."""
 
+from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
-from midiff_monai.transforms.resampling import resample_to_grid, restore_foreground, restore_to_grid
+from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
 from midiff_monai.transforms.spatial import InvertMaskedSpacingd, InvertProbabilitiesToLabelsd, MaskedSpacingd
 
 __all__ = [
-    "MaskedSpacingd",
     "InvertMaskedSpacingd",
     "InvertProbabilitiesToLabelsd",
+    "MaskedSpacingd",
     "ScaleForegroundIntensityd",
+    "fill_holes",
+    "foreground_percentiles",
+    "resample_labels",
     "resample_to_grid",
     "restore_foreground",
-    "restore_to_grid",
 ]

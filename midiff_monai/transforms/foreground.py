@@ -1,4 +1,4 @@
-"""The foreground of a volume: what is not air."""
+"""The foreground of a volume: all voxels that are not air."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from scipy import ndimage
 
 
 def air_level(positive: NDArray) -> float:
-    """A tenth of the 99th percentile of the positive voxels of a volume.
+    """Intensity below which voxels count as air: a tenth of the 99th percentile of the positive voxels.
 
-    Below it lie air, zero-filled surroundings and the negative values that bias-field correction leaves.
+    Air, zero-filled surroundings and the negative values of bias-field correction lie below it.
     """
     return 0.1 * np.percentile(positive, 99)
 
 
 def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
-    """The grey values at two percentiles of the foreground of a volume.
-
-    The foreground is what exceeds `air_level`.
+    """Intensities at two percentiles of the foreground, which is everything above `air_level`.
 
     Args:
         volume: any shape, any range.
@@ -27,7 +25,11 @@ def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: floa
         upper: upper percentile, 0 to 100.
 
     Returns:
-        The two grey values; they differ, whatever the volume. 0 and 1 where nothing is positive.
+        The two intensities; the second is larger than the first for any volume. 0 and 1 if no voxel is positive.
+
+    Example:
+        >>> foreground_percentiles(torch.tensor([0.0, 0.0, 100.0, 200.0, 300.0]), 0, 100)
+        (100.0, 300.0)
     """
     values = np.asarray(volume.detach().cpu(), dtype=np.float32).ravel()
     positive = values[values > 0]
@@ -39,7 +41,7 @@ def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: floa
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Add to a mask what it encloses: SciPy's `binary_fill_holes`, by one labelling instead of many dilations."""
+    """Fill the holes of a mask, as SciPy's `binary_fill_holes`, but by one labelling instead of many dilations."""
     regions, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     inner = (slice(1, -1),) * mask.ndim
     return (regions != regions.flat[0])[inner]

@@ -1,4 +1,4 @@
-"""The dictionary transforms that MONAI lacks."""
+"""Dictionary transforms of intensities."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ from midiff_monai.transforms.foreground import fill_holes, foreground_percentile
 from midiff_monai.transforms.meta import Data
 
 MIN_FOREGROUND_VALUE = 1e-3
-"""The least value of a voxel that holds something, once stretched."""
+"""Least value of a foreground voxel after scaling; 0 is reserved for the background."""
 
 
 class ScaleForegroundIntensityd(MapTransform):
-    """Map percentiles of the foreground of every image, or fixed grey values, to 0 and 1, clipping what lies beyond.
+    """Scale two percentiles of the foreground of an image, or a fixed window, to 0 and 1. Clip values beyond.
 
-    Works alike on whole heads and on skull-stripped brains, on volumes with negative voxels and with outliers.
-    A proton-density volume holds its whole contrast in a fifth of its range: without the stretch there is
-    little left to translate. Afterwards 0 means that there was nothing: voxels at or below 0, but for holes
-    within the object. All others are at least `MIN_FOREGROUND_VALUE`.
+    The transform works on whole heads and on skull-stripped brains, and on volumes with negative voxels or outliers.
+    Scaling is important for proton density, whose contrast occupies a fifth of its intensity range.
+
+    The output is 0 in the background: at voxels at or below 0, except for holes of the foreground. All other voxels are
+    at least `MIN_FOREGROUND_VALUE`.
 
     Args:
-        keys: images (1, X, Y, Z).
+        keys: keys of images (1, X, Y, Z).
         lower: percentile of the foreground that becomes 0.
         upper: percentile of the foreground that becomes 1.
-        window: the grey values that become 0 and 1, for modalities whose grey values mean the same in every volume;
-            there is nothing at or below the first. Percentiles are not used then.
+        window: the intensities that become 0 and 1, for modalities with an absolute scale such as CT. The background is
+            then everything at or below the first, and everything at 0. Percentiles are not used.
+
+    Example:
+        >>> image = torch.zeros(1, 4, 4, 4)
+        >>> image[:, :2] = 50.0
+        >>> image[:, 0] = 100.0
+        >>> scaled = ScaleForegroundIntensityd("image", window=(0, 100))({"image": image})["image"]
+        >>> scaled[0, :, 0, 0].tolist()
+        [1.0, 0.5, 0.0, 0.0]
     """
 
     def __init__(
@@ -44,13 +53,17 @@ class ScaleForegroundIntensityd(MapTransform):
         self.lower, self.upper, self.window = lower, upper, window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Scale the images of a sample."""
         result = dict(data)
         for key in self.key_iterator(result):
-            sample = result[key][..., ::2, ::2, ::2]
-            measured = sample if (sample > 0).any() else result[key]
-            low, high = self.window or foreground_percentiles(measured, self.lower, self.upper)
+            low, high = self.window or self._percentiles(result[key])
             image = np.asarray(result[key][0])
             foreground_mask = fill_holes((image != 0) & (image > (low if self.window else 0)))
-            stretched = ((result[key] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
-            result[key] = stretched * torch.from_numpy(foreground_mask)[None]
+            scaled = ((result[key] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
+            result[key] = scaled * torch.from_numpy(foreground_mask)[None]
         return result
+
+    def _percentiles(self, image: torch.Tensor) -> tuple[float, float]:
+        """The percentiles of every other voxel along each axis; of all voxels if none of those is positive."""
+        subsampled = image[..., ::2, ::2, ::2]
+        return foreground_percentiles(subsampled if (subsampled > 0).any() else image, self.lower, self.upper)

@@ -1,4 +1,4 @@
-"""Tensors with and without meta data."""
+"""Conversion between tensors with and without metadata."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from monai.data import MetaTensor
 
 Data = dict[Hashable, Any]
+"""The items of a sample, by key, as MONAI's dictionary transforms pass them on."""
 
 
 def as_plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A MetaTensor without its meta data."""
+    """The tensor without its metadata."""
     return torch.as_tensor(tensor).as_subclass(torch.Tensor)
 
 
 def with_meta_of(array: torch.Tensor, reference: Any) -> torch.Tensor:
-    """An array with the meta data of the reference, if that has any."""
+    """The array with the metadata of a MetaTensor; unchanged if the reference is none."""
     if isinstance(reference, MetaTensor):
         return MetaTensor(array, meta=reference.meta)
     return array

@@ -1,4 +1,8 @@
-"""Resampling of volumes between grids, and the way back to the grid of the input."""
+"""Resampling of volumes and class probabilities between grids.
+
+A grid is a shape (X, Y, Z) and an affine (4, 4) from voxel indices to world coordinates in mm. The source grid is that
+of the volume; the target grid is that of the result.
+"""
 
 from __future__ import annotations
 
@@ -11,136 +15,153 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 SLAB_VALUES = 2**25
-"""Values of four bytes that a slab of the target grid may take at once, 128 MiB."""
+"""Number of float32 values per slab of the target grid, 128 MiB; larger grids are processed slab by slab."""
+
+COORDINATE_VALUES = 24
+"""Memory of a voxel's three float64 coordinates and their intermediate results, in float32 values."""
+
+MIN_WEIGHT = 1e-3
+"""Weight of known voxels below which a normalised convolution is undefined."""
+
+FIELD_OF_VIEW_MARGIN = 0.5 + 1e-4
+"""Distance in voxels from the outer voxel centres to the faces of the grid, with a tolerance for rounding."""
 
 
-COORDINATE_VALUES = 24  # a voxel's three coordinates: as float64 before, during and after their arithmetic
-
-
-WEIGHT_FLOOR = 1e-3
-"""Where what is known has less weight than this, a normalised convolution knows nothing."""
-
-
-BORDER = 0.5 + 1e-4  # a grid ends at the faces of its outer voxels, half a voxel beyond their centres
-
-
-def restore_to_grid(
-    posteriors: torch.Tensor, affine: ArrayLike, shape: Sequence[int], reference_affine: ArrayLike, outside: int = 0
+def resample_labels(
+    probabilities: torch.Tensor,
+    source_affine: ArrayLike,
+    target_shape: Sequence[int],
+    target_affine: ArrayLike,
+    outside: int = 0,
 ) -> torch.Tensor:
-    """Bring class probabilities to another grid by trilinear interpolation, and take the most probable class there.
+    """Resample class probabilities to another grid trilinearly, and take the most probable class there.
 
-    Only voxels beside a voxel where another class than `outside` leads are interpolated: where `outside` leads at all
-    eight neighbours it leads in every convex combination of them. Needs about 0.5 GiB beyond input and output.
+    A target voxel is only interpolated if the most probable class of one of its eight neighbours is not `outside`.
+    Otherwise `outside` is the most probable class of every convex combination of the neighbours. This needs about
+    0.5 GiB beyond input and output.
 
     Args:
-        posteriors: (C, X, Y, Z), floating point, any scale on which the largest class wins.
-        affine: (4, 4), of the grid of the posteriors.
-        shape: X', Y', Z' of the target grid.
-        reference_affine: (4, 4), of the target grid.
-        outside: index of the class beyond the field of view of the posteriors.
+        probabilities: (C, X, Y, Z), floating point; any scale on which the largest class wins.
+        source_affine: (4, 4).
+        target_shape: X', Y', Z'.
+        target_affine: (4, 4).
+        outside: index of the class outside the field of view of the source.
 
     Returns:
-        (X', Y', Z'), int16, class indices, on the device of the posteriors.
+        (X', Y', Z'), int16, class indices, on the device of the probabilities.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).reshape(2, 2, 1, 1)
+        >>> resample_labels(probabilities, np.eye(4), (4, 1, 1), np.diag([0.5, 1, 1, 1]))[:, 0, 0].tolist()
+        [0, 0, 1, 1]
     """
-    labels = torch.full(tuple(shape), outside, dtype=torch.int16, device=posteriors.device)
-    foreground = (posteriors.amax(dim=0) > posteriors[outside]).to(posteriors.dtype)[None]
-    for slab, points, inside in _slabs(posteriors, affine, shape, reference_affine):
+    labels = torch.full(tuple(target_shape), outside, dtype=torch.int16, device=probabilities.device)
+    foreground = (probabilities.amax(dim=0) > probabilities[outside]).to(probabilities.dtype)[None]
+    for slab, points, inside in _slabs(probabilities, source_affine, target_shape, target_affine):
         near_foreground = inside & (_sample(foreground, points, "bilinear")[0] > 0)
-        classes = _sample(posteriors, points[near_foreground][:, None, None], "bilinear").argmax(dim=0)
+        classes = _sample(probabilities, points[near_foreground][:, None, None], "bilinear").argmax(dim=0)
         labels[slab][near_foreground] = classes.flatten().to(torch.int16)
     return labels
 
 
 def resample_to_grid(
     volume: torch.Tensor,
-    affine: ArrayLike,
-    shape: Sequence[int],
-    reference_affine: ArrayLike,
+    source_affine: ArrayLike,
+    target_shape: Sequence[int],
+    target_affine: ArrayLike,
     fill: float,
     mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> torch.Tensor:
-    """Bring a continuous volume to another grid.
+    """Resample a volume to another grid.
 
     Args:
         volume: (X, Y, Z), floating point.
-        affine: (4, 4), of the grid of the volume.
-        shape: X', Y', Z' of the target grid.
-        reference_affine: (4, 4), of the target grid.
-        fill: value beyond the field of view of the volume.
+        source_affine: (4, 4).
+        target_shape: X', Y', Z'.
+        target_affine: (4, 4).
+        fill: value outside the field of view of the volume.
         mode: "bilinear" means trilinear, as in PyTorch.
 
     Returns:
         (X', Y', Z'), float32, on the device of the volume.
+
+    Example:
+        >>> volume = torch.tensor([0.0, 1.0]).reshape(2, 1, 1)
+        >>> resample_to_grid(volume, np.eye(4), (4, 1, 1), np.diag([0.5, 1, 1, 1]), fill=-1)[:, 0, 0].tolist()
+        [0.0, 0.5, 1.0, 1.0]
     """
-    resampled = torch.full(tuple(shape), fill, dtype=torch.float32, device=volume.device)
-    for slab, points, inside in _slabs(volume[None], affine, shape, reference_affine):
+    resampled = torch.full(tuple(target_shape), fill, dtype=torch.float32, device=volume.device)
+    for slab, points, inside in _slabs(volume[None], source_affine, target_shape, target_affine):
         resampled[slab][inside] = _sample(volume[None], points, mode)[0][inside].float()
     return resampled
 
 
 def restore_foreground(
     volume: torch.Tensor,
-    foreground_mask: torch.Tensor,
-    affine: ArrayLike,
-    foreground: torch.Tensor,
-    reference_affine: ArrayLike,
+    source_mask: torch.Tensor,
+    source_affine: ArrayLike,
+    target_mask: torch.Tensor,
+    target_affine: ArrayLike,
 ) -> torch.Tensor:
-    """Bring a continuous volume that is known in its foreground alone to another grid: a normalised convolution.
+    """Resample a volume that is known in its foreground only, by normalised convolution.
+
+    Voxels outside the foreground have no weight, so the surface of the foreground is not darkened.
 
     Args:
         volume: (X, Y, Z), floating point.
-        there: (X, Y, Z), true where the volume is known.
-        affine: (4, 4), of the grid of the volume.
-        foreground: (X', Y', Z'), true where the target grid has a foreground.
-        reference_affine: (4, 4), of the target grid.
+        source_mask: (X, Y, Z), true where the volume is known.
+        source_affine: (4, 4).
+        target_mask: (X', Y', Z'), foreground of the target grid.
+        target_affine: (4, 4).
 
     Returns:
-        (X', Y', Z'), float32: 0 outside the foreground, and where no voxel beside is known.
+        (X', Y', Z'), float32; 0 outside the target mask, and where no neighbouring voxel is known.
     """
-    grids = affine, foreground.shape, reference_affine
-    weight = resample_to_grid(foreground_mask.to(volume.dtype), *grids, fill=0.0)
-    total = resample_to_grid(volume * foreground_mask, *grids, fill=0.0)
-    return torch.where(foreground & (weight > WEIGHT_FLOOR), total / weight.clamp(min=WEIGHT_FLOOR), 0.0)
+    grids = source_affine, target_mask.shape, target_affine
+    weight = resample_to_grid(source_mask.to(volume.dtype), *grids, fill=0.0)
+    weighted = resample_to_grid(volume * source_mask, *grids, fill=0.0)
+    return torch.where(target_mask & (weight > MIN_WEIGHT), weighted / weight.clamp(min=MIN_WEIGHT), 0.0)
 
 
 def _slabs(
-    source: torch.Tensor, affine: ArrayLike, shape: Sequence[int], reference_affine: ArrayLike
+    source: torch.Tensor, source_affine: ArrayLike, target_shape: Sequence[int], target_affine: ArrayLike
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """Walk a target grid in slabs, to sample a source (C, X, Y, Z) there.
+    """Divide a target grid into slabs, with the points at which to sample a source (C, X, Y, Z).
 
     Yields:
-        The place of the slab along the first axis; the normalised points (x, Y', Z', 3) of its voxels in the source; a
-        mask (x, Y', Z') of those inside the field of view of the source.
+        The range of the slab along the first axis; the normalised source coordinates (x, Y', Z', 3) of its voxels; the
+        mask (x, Y', Z') of voxels inside the field of view of the source.
     """
-    to_source = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(reference_affine, dtype=np.float64)
+    affines = (np.asarray(affine, dtype=np.float64) for affine in (source_affine, target_affine))
+    to_world_from_source, to_world_from_target = affines
+    to_source = np.linalg.inv(to_world_from_source) @ to_world_from_target
     sizes = torch.tensor(source.shape[1:], dtype=torch.float64, device=source.device)
-    # align_corners=True puts -1 at the centre of voxel 0 and +1 at that of voxel n-1: u = 2 i / (n - 1) - 1. With the
-    # voxel index i = M j + t of the target voxel j, the matrix from j to u is (2 M / (n - 1), 2 t / (n - 1) - 1), row
-    # by row. A source one voxel thick has no second centre, and every u means that voxel.
+    # align_corners=True puts -1 at the centre of voxel 0 and +1 at that of voxel n-1: u = 2 i / (n - 1) - 1.
+    # A source of one voxel has a single centre, and every u means that voxel.
     scale = 2 / (sizes - 1).clamp(min=1)
-    values_per_plane = max(source.shape[0], COORDINATE_VALUES) * shape[1] * shape[2]
+    values_per_plane = max(source.shape[0], COORDINATE_VALUES) * target_shape[1] * target_shape[2]
     thickness = max(1, SLAB_VALUES // values_per_plane)
-    for start in range(0, shape[0], thickness):
-        slab = slice(start, min(start + thickness, shape[0]))
-        indices = _source_indices(to_source, slab, shape, source.device)
-        inside = ((indices >= -BORDER) & (indices <= sizes - 1 + BORDER)).all(dim=-1)
-        # grid_sample names the axes of its points from the last to the first.
-        yield slab, (indices * scale - 1).flip(-1).to(source.dtype), inside
+    for start in range(0, target_shape[0], thickness):
+        slab = slice(start, min(start + thickness, target_shape[0]))
+        indices = _source_indices(to_source, slab, target_shape, source.device)
+        inside = (indices >= -FIELD_OF_VIEW_MARGIN) & (indices <= sizes - 1 + FIELD_OF_VIEW_MARGIN)
+        # grid_sample expects coordinates in the order of the last axis to the first
+        yield slab, (indices * scale - 1).flip(-1).to(source.dtype), inside.all(dim=-1)
 
 
 def _source_indices(
-    to_source: NDArray[np.float64], slab: slice, shape: Sequence[int], device: torch.device
+    to_source: NDArray[np.float64], slab: slice, target_shape: Sequence[int], device: torch.device
 ) -> torch.Tensor:
+    """Source voxel indices (x, Y', Z', 3), float64, of the target voxels of a slab: M j + t, summed axis by axis."""
     matrix = torch.as_tensor(to_source, device=device)
+    ranges = (slab.start, slab.stop), (0, target_shape[1]), (0, target_shape[2])
     first, second, third = (
         torch.arange(start, stop, dtype=torch.float64, device=device)[:, None] * column
-        for (start, stop), column in zip(
-            ((slab.start, slab.stop), (0, shape[1]), (0, shape[2])), matrix[:3, :3].T, strict=True
-        )
+        for (start, stop), column in zip(ranges, matrix[:3, :3].T, strict=True)
     )
     return first[:, None, None] + second[None, :, None] + third[None, None] + matrix[:3, 3]
 
 
 def _sample(source: torch.Tensor, points: torch.Tensor, mode: str) -> torch.Tensor:
-    """Sample (C, X, Y, Z) at normalised points (x, y, z, 3); in the outer half voxels the border value goes on."""
+    """Sample (C, X, Y, Z) at normalised points (x, y, z, 3); outer half voxels take the value of the border."""
     return F.grid_sample(source[None], points[None], mode=mode, padding_mode="border", align_corners=True)[0]

@@ -16,23 +16,29 @@ from scipy import ndimage
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
-from midiff_monai.transforms.resampling import resample_to_grid, restore_foreground, restore_to_grid
+from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
 
 
 class MaskedSpacingd(MapTransform):
-    """Bring images to a spacing, without mixing what they show with the zeros around it.
+    """Resample images to a voxel spacing without mixing the foreground with the zeros around it.
 
-    Before an axis is thinned out it is blurred, so that fine detail does not turn to noise: by a Gaussian of
-    (factor − 1) / 2 voxels, as in scikit-image's `rescale`. Blur and interpolation are normalised convolutions
-    (Knutsson and Westin, CVPR 1993): zeros outside the foreground have no weight. Otherwise the surface of a
-    skull-stripped brain would be darkened in every contrast alike, which no tissue does.
+    Downsampling is preceded by a Gaussian blur against aliasing. Its standard deviation is (factor − 1) / 2 voxels, as
+    in scikit-image's `rescale`. Blur and interpolation are normalised convolutions (Knutsson and Westin, CVPR 1993):
+    zeros outside the foreground have no weight. Plain interpolation would darken the surface of a skull-stripped brain
+    in every contrast, as no tissue does.
 
-    The foreground is what is not 0, and what that encloses. It is added to the data on the grid that the image had,
-    under `foreground_key` of the key, for `InvertMaskedSpacingd` and `InvertProbabilitiesToLabelsd`.
+    The foreground is every voxel that is not 0, with its holes filled. The transform stores it, on the original grid of
+    the image, under `foreground_key(key)`, for `InvertMaskedSpacingd` and `InvertProbabilitiesToLabelsd`.
 
     Args:
-        keys: MetaTensors (1, X, Y, Z).
-        pixdim: the spacing to come, in mm.
+        keys: keys of MetaTensors (1, X, Y, Z).
+        pixdim: the new spacing, in mm.
+
+    Example:
+        >>> image = MetaTensor(torch.rand(1, 10, 10, 10), affine=torch.eye(4))
+        >>> data = MaskedSpacingd("image", pixdim=(2, 2, 2))({"image": image})
+        >>> data["image"].pixdim.tolist(), tuple(data["image_foreground"].shape)
+        ([2.0, 2.0, 2.0], (1, 10, 10, 10))
     """
 
     def __init__(self, keys: KeysCollection, pixdim: Sequence[float]) -> None:
@@ -41,32 +47,45 @@ class MaskedSpacingd(MapTransform):
         self.spacing = Spacing(pixdim, padding_mode="zeros")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Resample the images of a sample, and add their foregrounds."""
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
             foreground_mask = fill_holes(np.asarray(image[0]) != 0)
-            sigmas = np.maximum(self.pixdim / np.asarray(image.pixdim) - 1, 0) / 2
-            parts = np.asarray(image[0], dtype=np.float32) * foreground_mask, foreground_mask.astype(np.float32)
-            smooth = [torch.from_numpy(ndimage.gaussian_filter(part, sigmas, mode="nearest"))[None] for part in parts]
-            total, weight = (self.spacing(with_meta_of(part, image)) for part in smooth)
-            result[key] = torch.where(weight > 0.5, total / weight.clamp(min=0.5), 0.0)
+            result[key] = self._resample(image, foreground_mask)
             result[foreground_key(key)] = with_meta_of(torch.from_numpy(foreground_mask)[None], image)
         return result
 
+    def _resample(self, image: MetaTensor, foreground_mask: np.ndarray) -> torch.Tensor:
+        """Blur and resample an image (1, X, Y, Z), weighted by its foreground (X, Y, Z)."""
+        sigmas = np.maximum(self.pixdim / np.asarray(image.pixdim) - 1, 0) / 2
+        masked, mask = np.asarray(image[0], dtype=np.float32) * foreground_mask, foreground_mask.astype(np.float32)
+        blurred = [ndimage.gaussian_filter(volume, sigmas, mode="nearest") for volume in (masked, mask)]
+        weighted, weight = (self.spacing(with_meta_of(torch.from_numpy(volume)[None], image)) for volume in blurred)
+        return torch.where(weight > 0.5, weighted / weight.clamp(min=0.5), 0.0)
+
 
 def foreground_key(key: Hashable) -> str:
-    """Where `MaskedSpacingd` leaves the foreground of an image."""
+    """The key under which `MaskedSpacingd` stores the foreground of an image."""
     return f"{key}_foreground"
 
 
 class InvertMaskedSpacingd(MapTransform):
-    """Bring conformed images back to the grid of the file they came from, by linear interpolation in the foreground.
+    """Resample images back to the grid of the source file, linearly and within the foreground.
 
-    This takes place on the CPU, wherever the images were made: on a fine grid, class probabilities take gigabytes.
+    The computation takes place on the CPU, because class probabilities on a fine grid need gigabytes of memory.
 
     Args:
-        keys: MetaTensors (C, X, Y, Z) on the grid that `orig_keys` have now.
-        orig_keys: images conformed by `MaskedSpacingd`, whose meta data tell the original grid.
+        keys: keys of images (C, X, Y, Z) on the current grid of `orig_keys`.
+        orig_keys: keys of images resampled by `MaskedSpacingd`. Their metadata hold the original grid.
+
+    Example:
+        >>> meta = {"original_affine": np.eye(4), "spatial_shape": (10, 10, 10)}
+        >>> image = MetaTensor(0.1 + torch.rand(1, 10, 10, 10), affine=torch.eye(4), meta=meta)
+        >>> data = MaskedSpacingd("image", pixdim=(2, 2, 2))({"image": image})
+        >>> data["pred"] = 1 - data["image"]
+        >>> InvertMaskedSpacingd("pred", "image")(data)["pred"].shape
+        torch.Size([1, 10, 10, 10])
     """
 
     def __init__(self, keys: KeysCollection, orig_keys: KeysCollection) -> None:
@@ -74,26 +93,33 @@ class InvertMaskedSpacingd(MapTransform):
         self.orig_keys = ensure_tuple_rep(orig_keys, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Resample the images of a sample back to their original grids."""
         result = dict(data)
-        for key, original in zip(self.key_iterator(result), self.orig_keys, strict=True):
-            parts = result[original], result[foreground_key(original)], result[key]
-            conformed, foreground, image = (part.cpu() for part in parts)
+        for key, orig_key in zip(self.key_iterator(result), self.orig_keys, strict=True):
+            items = result[orig_key], result[foreground_key(orig_key)], result[key]
+            conformed, foreground, image = (item.cpu() for item in items)
             affine, shape = conformed.meta["original_affine"], tuple(map(int, conformed.meta["spatial_shape"]))
-            turned_back = resample_to_grid(
+            foreground_in_file = resample_to_grid(
                 as_plain_tensor(foreground[0]).float(), foreground.affine, shape, affine, fill=0.0, mode="nearest"
             )
-            grids = as_plain_tensor(conformed[0] != 0), conformed.affine, turned_back > 0.5, affine
-            # meta data of its own: the original stays where it is
+            grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground_in_file > 0.5, affine
             restored = self._restore(as_plain_tensor(image), *grids)
+            # a new dictionary of metadata: that of the conformed image keeps its affine
             result[key] = MetaTensor(restored, meta=conformed.meta | {"affine": affine})
         return result
 
     def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
-        return torch.stack([restore_foreground(part, *grids) for part in image])
+        """Resample (C, X, Y, Z); `grids` are the last four arguments of `restore_foreground`."""
+        return torch.stack([restore_foreground(channel, *grids) for channel in image])
 
 
 class InvertProbabilitiesToLabelsd(InvertMaskedSpacingd):
-    """Bring class probabilities back to the grid of the file, then choose the class, then its FreeSurfer id."""
+    """Resample class probabilities back to the grid of the source file, and convert them to FreeSurfer labels.
+
+    Args:
+        keys: keys of probabilities (C, X, Y, Z), in the order of `labels.FREESURFER_IDS`; they become (1, X', Y', Z').
+        orig_keys: as for `InvertMaskedSpacingd`.
+    """
 
     def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
         return probabilities_to_labels(image, *grids)[None]
@@ -101,20 +127,20 @@ class InvertProbabilitiesToLabelsd(InvertMaskedSpacingd):
 
 def probabilities_to_labels(
     probabilities: torch.Tensor,
-    foreground_mask: torch.Tensor,
-    affine: Any,
-    foreground: torch.Tensor,
-    reference_affine: Any,
+    source_mask: torch.Tensor,
+    source_affine: Any,
+    target_mask: torch.Tensor,
+    target_affine: Any,
 ) -> torch.Tensor:
-    """Bring class probabilities to another grid, choose the class there, and answer its FreeSurfer id.
+    """Resample class probabilities to another grid, and convert the most probable class to its FreeSurfer label.
 
     Args:
-        probabilities: (C, X, Y, Z) in the order of `labels.FREESURFER_IDS`.
-        there, affine, foreground, reference_affine: as in `geometry.restore_foreground`.
+        probabilities: (C, X, Y, Z), in the order of `labels.FREESURFER_IDS`.
+        source_mask, source_affine, target_mask, target_affine: as in `resampling.restore_foreground`.
 
     Returns:
-        (X', Y', Z'), int16, 0 outside the foreground.
+        (X', Y', Z'), int16, 0 outside the target mask.
     """
-    # what is unknown has no weight: without probabilities, it leaves the largest class of its neighbours the largest
-    classes = restore_to_grid(probabilities * foreground_mask, affine, foreground.shape, reference_affine)
-    return torch.tensor(FREESURFER_IDS, dtype=torch.int16)[classes.long()] * foreground
+    # voxels outside the source mask get probability 0 for every class, so they do not affect the argmax
+    classes = resample_labels(probabilities * source_mask, source_affine, target_mask.shape, target_affine)
+    return torch.tensor(FREESURFER_IDS, dtype=torch.int16)[classes.long()] * target_mask

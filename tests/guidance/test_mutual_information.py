@@ -1,4 +1,4 @@
-"""Local mutual information against its formulas in double loops, its analytic properties, and the published faults."""
+"""Local mutual information against its formulas in loops, and its analytic properties."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def normalised(first: float, second: float, joint: float) -> float:
 
 
 def parzen_score(first: Array, second: Array, bandwidth: float = 8 / 255, bins: int = 27) -> float:
-    """Normalised mutual information of two patches, flattened, by Parzen-window histograms."""
+    """Normalised mutual information of two flattened patches, from Parzen-window histograms."""
 
     def weights(patch: Array) -> Array:
         kernel = np.exp(-((patch[:, None] - np.linspace(0, 1, bins)) ** 2) / (2 * bandwidth**2))
@@ -47,7 +47,7 @@ def parzen_score(first: Array, second: Array, bandwidth: float = 8 / 255, bins: 
 
 
 def renyi_score(first: Array, second: Array, bandwidth: float = 0.1) -> float:
-    """Normalised mutual information of two patches, flattened, by information potentials over all pairs of pixels."""
+    """Normalised mutual information of two flattened patches, from information potentials over all pairs of pixels."""
 
     def gram(patch: Array) -> Array:
         return np.exp(-((patch[:, None] - patch) ** 2) / (2 * bandwidth**2))
@@ -59,8 +59,8 @@ def renyi_score(first: Array, second: Array, bandwidth: float = 0.1) -> float:
 SCORES: dict[str, Score] = {"parzen": parzen_score, "renyi": renyi_score}
 
 
-def oracle(source: Array, target: Array, patch_size: int, search_size: int, score: Score) -> Array:
-    """The map of a score for every shift (shifts, *spatial), patch by patch, from images without batch or channel."""
+def lmi_in_loops(source: Array, target: Array, patch_size: int, search_size: int, score: Score) -> Array:
+    """Score of every shift and patch (shifts, *spatial), from images (*spatial)."""
 
     def cut(image: Array, centre: tuple[int, ...]) -> Array:
         reach = np.arange(-(patch_size // 2), patch_size // 2 + 1)
@@ -78,40 +78,39 @@ def oracle(source: Array, target: Array, patch_size: int, search_size: int, scor
     return maps
 
 
-def assert_equals_oracle(shape: tuple[int, ...], estimator: Estimator, score: Score, **settings: Any) -> None:
+def assert_equals_formula(shape: tuple[int, ...], estimator: Estimator, score: Score, **settings: Any) -> None:
     source, target = random_image(*shape, seed=1), 3 * random_image(*shape, seed=2) - 1
     lmi = LocalMutualInformation(estimator=estimator, spatial_dims=len(shape), **settings)
     sizes = settings.get("patch_size", 3), settings.get("search_size", 3)
-    expected = oracle(source.numpy(), target.numpy(), *sizes, score)
-    lmi.reduction = "none"
-    np.testing.assert_allclose(lmi(source[None, None], target[None, None])[0], expected, atol=1e-5)
-    lmi.reduction = "max"
+    expected = lmi_in_loops(source.numpy(), target.numpy(), *sizes, score)
+    unreduced = lmi(source[None, None], target[None, None], reduction="none")
+    np.testing.assert_allclose(unreduced[0], expected, atol=1e-5)
     np.testing.assert_allclose(lmi(source[None, None], target[None, None])[0, 0], expected.max(axis=0), atol=1e-5)
 
 
 @both_estimators
 @pytest.mark.parametrize("search_size", [1, 3, 5])
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
-def test_equals_the_oracle_in_2d(estimator: Estimator, patch_size: int, search_size: int) -> None:
-    assert_equals_oracle((4, 6), estimator, SCORES[estimator], patch_size=patch_size, search_size=search_size)
+def test_equals_the_formula_in_2d(estimator: Estimator, patch_size: int, search_size: int) -> None:
+    assert_equals_formula((4, 6), estimator, SCORES[estimator], patch_size=patch_size, search_size=search_size)
 
 
 @both_estimators
 @pytest.mark.parametrize("search_size", [1, 3, 5])
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
-def test_equals_the_oracle_in_3d(estimator: Estimator, patch_size: int, search_size: int) -> None:
-    assert_equals_oracle((2, 4, 3), estimator, SCORES[estimator], patch_size=patch_size, search_size=search_size)
+def test_equals_the_formula_in_3d(estimator: Estimator, patch_size: int, search_size: int) -> None:
+    assert_equals_formula((2, 4, 3), estimator, SCORES[estimator], patch_size=patch_size, search_size=search_size)
 
 
-def test_bins_and_bandwidth_are_those_asked_for() -> None:
-    assert_equals_oracle((4, 5), "parzen", lambda a, b: parzen_score(a, b, 0.07, 12), bandwidth=0.07, bins=12)
-    assert_equals_oracle((4, 5), "renyi", lambda a, b: renyi_score(a, b, 0.3), bandwidth=0.3)
+def test_bins_and_bandwidth_are_used() -> None:
+    assert_equals_formula((4, 5), "parzen", lambda a, b: parzen_score(a, b, 0.07, 12), bandwidth=0.07, bins=12)
+    assert_equals_formula((4, 5), "renyi", lambda a, b: renyi_score(a, b, 0.3), bandwidth=0.3)
 
 
 @both_estimators
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 2)])
 @pytest.mark.parametrize("reduction", ["max", "none"])
-def test_gradient_is_that_of_finite_differences(
+def test_gradient_equals_finite_differences(
     estimator: Estimator, shape: tuple[int, ...], reduction: Literal["max", "none"]
 ) -> None:
     source = random_image(1, 1, *shape, seed=1)
@@ -122,7 +121,7 @@ def test_gradient_is_that_of_finite_differences(
 
 
 @both_estimators
-def test_gradient_is_that_of_finite_differences_pixel_by_pixel(estimator: Estimator) -> None:
+def test_gradient_equals_finite_differences_at_every_pixel(estimator: Estimator) -> None:
     source = random_image(1, 1, 3, 4, seed=1)
     target = (0.1 + 0.8 * random_image(1, 1, 3, 4, seed=2)).requires_grad_()
     lmi = LocalMutualInformation(estimator=estimator, search_size=1)
@@ -131,7 +130,7 @@ def test_gradient_is_that_of_finite_differences_pixel_by_pixel(estimator: Estima
 
 @both_estimators
 @pytest.mark.parametrize("patch_size", [3, 5])
-def test_without_search_the_images_may_be_exchanged(estimator: Estimator, patch_size: int) -> None:
+def test_without_search_the_map_is_symmetric(estimator: Estimator, patch_size: int) -> None:
     lmi = LocalMutualInformation(patch_size, search_size=1, estimator=estimator)
     first, second = random_image(2, 1, 7, 6, seed=1), random_image(2, 1, 7, 6, seed=2)
     torch.testing.assert_close(lmi(first, second), lmi(second, first))
@@ -146,7 +145,7 @@ def test_without_search_the_images_may_be_exchanged(estimator: Estimator, patch_
 )
 @settings(max_examples=60)
 def test_map_lies_between_0_and_1(seed: int, estimator: Estimator, contrast: float, same: bool, levels: int) -> None:
-    """Even where the contrast 10^`contrast` comes near to what float32 resolves."""
+    """Also for contrasts 10^`contrast` near the resolution of float32."""
     images = torch.randint(0, levels, (2, 1, 6, 7), generator=torch.Generator().manual_seed(seed)) / (levels - 1)
     source, target = (0.5 + 10**contrast * (images - 0.5)).split(1)
     values = LocalMutualInformation(estimator=estimator)(source, source if same else target)
@@ -154,22 +153,22 @@ def test_map_lies_between_0_and_1(seed: int, estimator: Estimator, contrast: flo
     assert values.max() <= 1 + 1e-6
 
 
-def test_the_same_two_levels_in_both_images_score_the_maximum() -> None:
+def test_identical_patches_of_two_levels_score_one() -> None:
     image = (random_image(1, 1, 6, 6) > 0.5).double()
     mixed = F.max_pool2d(image, 3, 1, 1) != -F.max_pool2d(-image, 3, 1, 1)
     values = LocalMutualInformation(search_size=1, estimator="renyi")(image, image)
     torch.testing.assert_close(values, mixed.double())
 
 
-def test_renyi_does_not_see_an_inversion() -> None:
+def test_renyi_is_invariant_to_inversion() -> None:
     lmi = LocalMutualInformation(estimator="renyi")
     source, target = random_image(1, 1, 7, 6, seed=1), random_image(1, 1, 7, 6, seed=2)
     assert torch.equal(lmi(source, 1 - target), lmi(source, target))
     assert torch.equal(lmi(1 - source, target), lmi(source, target))
 
 
-def test_parzen_does_not_see_an_inversion() -> None:
-    """The bins are symmetric about 0.5, so that an inversion only renumbers them."""
+def test_parzen_is_invariant_to_inversion() -> None:
+    """The bins are symmetric about 0.5. An inversion only reverses their order."""
     lmi = LocalMutualInformation(estimator="parzen")
     source, target = random_image(1, 1, 7, 6, seed=1), random_image(1, 1, 7, 6, seed=2)
     torch.testing.assert_close(lmi(source, 1 - target), lmi(source, target), rtol=1e-5, atol=1e-6)
@@ -191,7 +190,7 @@ def test_flat_patches_share_no_information(estimator: Estimator, grey: float, dt
 
 
 @both_estimators
-def test_values_out_of_range_count_as_clamped(estimator: Estimator) -> None:
+def test_values_out_of_range_are_clamped(estimator: Estimator) -> None:
     lmi = LocalMutualInformation(estimator=estimator)
     source, target = 3 * random_image(1, 1, 6, 7, seed=1) - 1, 3 * random_image(1, 1, 6, 7, seed=2) - 1
     assert torch.equal(lmi(source, target), lmi(source.clamp(0, 1), target.clamp(0, 1)))
@@ -207,8 +206,7 @@ def test_search_finds_a_shifted_target(estimator: Estimator, shift: tuple[int, i
     inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))
     found = lmi(source, target)[:, [lmi.shifts.index(shift)]]
     torch.testing.assert_close(found[inside], aligned[inside])
-    lmi.reduction = "max"
-    assert (lmi(source, target)[inside] >= aligned[inside] - 1e-12).all()
+    assert (lmi(source, target, reduction="max")[inside] >= aligned[inside] - 1e-12).all()
     misaligned = LocalMutualInformation(search_size=1, estimator=estimator)(source, target)
     assert misaligned[inside].mean() < aligned[inside].mean()
 
@@ -228,16 +226,16 @@ def test_unreduced_channels_are_the_shifts(estimator: Estimator, spatial_dims: i
     lmi = LocalMutualInformation(estimator=estimator, spatial_dims=spatial_dims, reduction="none")
     assert sorted(lmi.shifts) == sorted(itertools.product([-1, 0, 1], repeat=spatial_dims))
     source = random_image(1, 1, *(7,) * spatial_dims)
-    channels = lmi(source, random_image(1, 1, *(7,) * spatial_dims, seed=3))
+    target = random_image(1, 1, *(7,) * spatial_dims, seed=3)
+    channels = lmi(source, target)
     assert channels.shape == (1, 3**spatial_dims, *source.shape[2:])
-    lmi.reduction = "max"
-    assert torch.equal(lmi(source, random_image(1, 1, *(7,) * spatial_dims, seed=3))[:, 0], channels.amax(dim=1))
+    assert torch.equal(lmi(source, target, reduction="max")[:, 0], channels.amax(dim=1))
 
 
 @both_estimators
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2), (11, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_any_size_and_floating_type_will_do(estimator: Estimator, shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_any_size_and_dtype_is_supported(estimator: Estimator, shape: tuple[int, int], dtype: torch.dtype) -> None:
     source, target = random_image(2, 1, *shape, dtype=dtype), random_image(2, 1, *shape, seed=2, dtype=dtype)
     values = LocalMutualInformation(patch_size=5, estimator=estimator)(source, target)
     assert values.shape == source.shape
@@ -253,7 +251,7 @@ def test_single_precision_suffices(estimator: Estimator) -> None:
 
 
 @both_estimators
-def test_images_of_a_batch_do_not_meet(estimator: Estimator) -> None:
+def test_images_of_a_batch_are_independent(estimator: Estimator) -> None:
     lmi = LocalMutualInformation(estimator=estimator)
     sources, targets = random_image(10, 1, 5, 6, seed=1), random_image(10, 1, 5, 6, seed=2)
     alone = [lmi(source, target) for source, target in zip(sources.split(1), targets.split(1), strict=True)]
@@ -274,12 +272,12 @@ def test_images_of_a_batch_do_not_meet(estimator: Estimator) -> None:
         {"reduction": "mean"},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_raise(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="|".join(map(str, settings.values()))):
         LocalMutualInformation(**settings)
 
 
-def test_layer_has_no_weights_to_save() -> None:
+def test_layer_has_no_state() -> None:
     assert not LocalMutualInformation(estimator="parzen").state_dict()
 
 
@@ -295,7 +293,7 @@ def test_standardize_locally_equals_loops(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(standardize_locally(image[None, None], size, floor)[0, 0], expected)
 
 
-def test_standardize_locally_raises_a_faint_contrast_to_that_of_a_strong_one() -> None:
+def test_standardize_locally_equalises_faint_and_strong_contrast() -> None:
     image = random_image(1, 1, 12, 11)
     strong, faint = standardize_locally(image, floor=1e-6), standardize_locally(0.6 + 0.01 * image, floor=1e-6)
     torch.testing.assert_close(strong, faint, rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The faults of the published code, one by one."""
+"""One test for each fault of the published code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_candidate_is_a_patch_of_the_image(estimator: Estimator) -> None:
 
 
 @both_estimators
-def test_noise_outside_the_bins_does_not_win(estimator: Estimator) -> None:
+def test_noise_outside_the_bins_scores_zero(estimator: Estimator) -> None:
     """In the published code, a patch that lay outside the bins scored the maximum."""
     lmi = LocalMutualInformation(estimator=estimator)
     source = random_image(1, 1, 12, 11, seed=1)
@@ -36,7 +36,7 @@ def test_noise_outside_the_bins_does_not_win(estimator: Estimator) -> None:
     assert lmi(source, far_out).max() < 1e-5
     assert lmi(source, -far_out).max() < 1e-5
     aligned = source.clone()
-    aligned[..., :6] = far_out[..., :6]  # one half cannot be compared, the other is not harmed by it
+    aligned[..., :6] = far_out[..., :6]  # one half is out of range; the other half must not change
     values, expected = lmi(source, aligned), lmi(source, source)
     torch.testing.assert_close(values[..., 8:], expected[..., 8:])
     assert values[..., :4].max() < 1e-5
@@ -44,7 +44,7 @@ def test_noise_outside_the_bins_does_not_win(estimator: Estimator) -> None:
 
 @both_estimators
 def test_gradient_reaches_the_target(estimator: Estimator) -> None:
-    """In the published code, grey values were cast to integers, and with them the gradient was lost."""
+    """In the published code, intensities were cast to integers, which loses the gradient."""
     source = random_image(1, 1, 8, 9, seed=1)
     target = (0.1 + 0.8 * random_image(1, 1, 8, 9, seed=2)).requires_grad_()
     lmi = LocalMutualInformation(estimator=estimator)
@@ -56,10 +56,11 @@ def test_gradient_reaches_the_target(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize("patch_size", [3, 5])
 def test_marginals_are_those_of_the_joint(patch_size: int) -> None:
-    """In the published code, the joint histogram was not normalised as its marginals were, and no inequality held.
+    """In the published code, the joint histogram and the marginals were normalised differently.
 
-    Of a joint distribution and its own marginals, max(H_S, H_X) ≤ H_SX ≤ H_S + H_X; the first holds with equality if
-    one is a function of the other, the second if they are independent, as anything is of a flat patch.
+    A joint distribution and its own marginals fulfil max(H_S, H_X) ≤ H_SX ≤ H_S + H_X. The first inequality is an
+    equality if one image is a function of the other, the second if they are independent. Every image is independent
+    of a flat patch.
     """
     lmi = LocalMutualInformation(patch_size, search_size=1, estimator="parzen")
     flat = torch.full((1, 1, 6, 7), 0.4, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Denoisers with a known output."""
+"""Denoisers of known output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ class Spy(nn.Module):
 
 
 class Oracle(nn.Module):
-    """Predicts the velocity of a clean image that it knows: v = (α x_t − x_0) / σ for x_t = α x_0 + σ ε, from α x_t."""
+    """Predicts the exact velocity v = (√ᾱ x_t − x_0) / √(1 − ᾱ) of a known clean image x_0, from the input √ᾱ x_t.
+
+    Args:
+        scheduler: gives ᾱ.
+        clean: maps the input of the network to the clean image (B, 1, H, W).
+    """
 
     def __init__(self, scheduler: Scheduler, clean: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small guided inferers, networks and images, for tests of diffusion."""
+"""Small guided inferers, networks and images for tests of diffusion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
         **settings,
     )
     for parameter in unet.parameters():
-        if not parameter.any():  # a zero initialisation would hide the layers before it
+        if not parameter.any():  # zero-initialised layers would hide the layers before them
             nn.init.normal_(parameter, std=0.1)
     return unet.eval()
 

@@ -23,3 +23,10 @@ def smooth_pattern(shape: tuple[int, int, int], seed: int = 0, sigma: float = 2.
     """Smoothed noise in [0, 1]."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
     return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+def brain_in_air(seed: int, side: int = 24) -> torch.Tensor:
+    """A ball of intensities between 100 and 200 in air at 0."""
+    values = np.random.default_rng(seed).uniform(100, 200, (side, side, side))
+    inside = distance_to((side - 1) / 2, values.shape) < 0.4 * side
+    return torch.from_numpy(np.where(inside, values, 0)).float()[None]

@@ -1,4 +1,4 @@
-"""The guided inferer against MONAI's own, against a recomputed guide, and with denoisers whose answer is known."""
+"""The guided inferer against MONAI's inferer, a recomputed guide, and denoisers of known output."""
 
 from __future__ import annotations
 
@@ -11,82 +11,25 @@ from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
 from small_inferers import images, make_guide, make_inferer, make_unet
 
-from midiff_monai.guidance.conditional_mean import ConditionalMean
-from midiff_monai.guidance.guide import LMIGuide
-from midiff_monai.guidance.mutual_information import LocalMutualInformation, standardize_locally
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.networks.schedulers import TrailingDDIMScheduler
 
 
-def as_seen(
+def network_input(
     inferer: LMIGuidedInferer,
     noisy: torch.Tensor,
     timesteps: torch.Tensor,
     source: torch.Tensor,
     estimate: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The network's input: the noisy image and its map weighted by the part of the image in it, √ᾱ."""
-    sqrt_alpha_bar = torch.stack([inferer.scheduler.alphas_cumprod[int(t)].sqrt() for t in timesteps]).reshape(
-        -1, 1, 1, 1
-    )
+    """The expected input of the network: the noisy image and its LMI map are scaled by √ᾱ."""
+    alphas = torch.stack([inferer.scheduler.alphas_cumprod[int(timestep)] for timestep in timesteps])
+    sqrt_alpha_bar = alphas.sqrt().reshape(-1, 1, 1, 1)
     guide = inferer.guide(inferer.guide.prepare(source), noisy, estimate=estimate)
     return torch.cat([sqrt_alpha_bar * noisy, guide[:, :-3], sqrt_alpha_bar * guide[:, -3:-2], guide[:, -2:]], dim=1)
 
 
-# The guide.
-
-
-@pytest.mark.parametrize("reduction", ["max", "none"])
-@pytest.mark.parametrize("include_source", [True, False])
-@pytest.mark.parametrize("standardize", [None, 5])
-@pytest.mark.parametrize("context", [0, 1, 2])
-def test_channels_are_as_many_as_announced(
-    reduction: Literal["max", "none"], include_source: bool, standardize: int | None, context: int
-) -> None:
-    guide = make_guide(reduction, include_source=include_source, standardize=standardize)
-    maps = guide(guide.prepare(torch.rand(2, 2 * context + 1, 8, 9)), torch.randn(2, 1, 8, 9))
-    assert maps.shape == (2, guide.channels(context), 8, 9)
-    assert maps.min() >= 0 and maps.max() <= 1
-
-
-@pytest.mark.parametrize("reduction", ["max", "none"])
-@pytest.mark.parametrize("standardize", [None, 7])
-def test_channels_are_source_self_maps_and_map_with_the_noisy_image(
-    reduction: Literal["max", "none"], standardize: int | None
-) -> None:
-    clean, _, source = images()
-    guide = make_guide(reduction, standardize=standardize)
-    maps = guide(guide.prepare(source), clean)
-    centre_slice = source[:, 1:2] if standardize is None else standardize_locally(source[:, 1:2], standardize)
-    assert torch.equal(maps[:, :3], source)
-    assert torch.equal(maps[:, 3:-3], LocalMutualInformation(reduction=reduction)(centre_slice, centre_slice))
-    assert torch.equal(maps[:, -3:-2], LocalMutualInformation()(centre_slice, (clean + 1) / 2))
-    assert not maps[:, -2:].any()
-
-
-def test_last_channels_are_the_conditional_means_of_the_estimate_given_the_middle_slice() -> None:
-    clean, noise, source = images()
-    guide, means = make_guide(), ConditionalMean()
-    maps = guide(guide.prepare(source), noise, estimate=clean)
-    assert torch.equal(maps[:, -2:], means(means.prepare(source[:, 1:2]), clean))
-
-
-def test_published_guide_is_two_maps() -> None:
-    clean, _, source = images()
-    lmi = LocalMutualInformation(estimator="parzen")
-    guide = LMIGuide(lmi, include_source=False, standardize=None)
-    expected = torch.cat([lmi(source[:, 1:2], source[:, 1:2]), lmi(source[:, 1:2], (clean + 1) / 2)], dim=1)
-    assert torch.equal(guide(guide.prepare(source), clean), expected)
-    assert guide.channels(context=1) == 2
-
-
-def test_guide_leaves_the_layer_it_is_given_alone() -> None:
-    lmi = LocalMutualInformation(reduction="none")
-    LMIGuide(lmi, ConditionalMean())
-    assert lmi.reduction == "none"
-
-
-# The contract of MONAI's inferer, which it must keep without a source and with one.
+# --- the contract of MONAI's inferer, with and without a source ---
 
 
 def test_training_call_has_the_shape_of_the_images() -> None:
@@ -118,7 +61,7 @@ def test_sampling_has_the_shape_of_the_noise_and_keeps_intermediates(scheduler: 
 
 @pytest.mark.parametrize("mode", ["crossattn", "concat"])
 @pytest.mark.parametrize("scheduler", [DDPMScheduler(10), DDIMScheduler(10)])
-def test_without_a_source_all_is_as_in_monai(mode: str, scheduler: Scheduler) -> None:
+def test_without_a_source_results_equal_those_of_monai(mode: str, scheduler: Scheduler) -> None:
     clean, noise, condition = images()
     unet = make_unet(4) if mode == "concat" else make_unet(1, with_conditioning=True, cross_attention_dim=3)
     condition = condition if mode == "concat" else condition.flatten(2).mT  # (B, tokens, features)
@@ -134,7 +77,7 @@ def test_without_a_source_all_is_as_in_monai(mode: str, scheduler: Scheduler) ->
     assert torch.equal(samples[0], samples[1])
 
 
-def test_likelihood_is_that_of_monai() -> None:
+def test_likelihood_equals_that_of_monai() -> None:
     scheduler, unet = DDPMScheduler(4), make_unet(1)
     likelihoods: list[Any] = []
     for inferer in (LMIGuidedInferer(scheduler, make_guide()), DiffusionInferer(scheduler)):
@@ -144,7 +87,7 @@ def test_likelihood_is_that_of_monai() -> None:
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_unknown_modes_and_missing_conditions_are_refused(guided: bool) -> None:
+def test_unknown_modes_and_missing_conditions_raise(guided: bool) -> None:
     clean, noise, source = images()
     inferer, timesteps = make_inferer(), torch.tensor([1, 2])
     given: dict[str, Any] = {"source": source} if guided else {}
@@ -158,7 +101,7 @@ def test_unknown_modes_and_missing_conditions_are_refused(guided: bool) -> None:
         inferer.sample(noise, Spy(), mode="concat", **given)
 
 
-def test_cross_attention_still_works_beside_a_source() -> None:
+def test_cross_attention_works_with_a_source() -> None:
     clean, noise, source = images()
     inferer, timesteps = make_inferer(), torch.tensor([1, 2])
     unet = make_unet(1 + inferer.guide.channels(1), with_conditioning=True, cross_attention_dim=3)
@@ -177,28 +120,28 @@ def test_gradient_reaches_the_network() -> None:
     inferer(clean, unet, noise, torch.tensor([1, 2]), source=source).square().mean().backward()
     gradient = dict(unet.named_parameters())["conv_in.conv.weight"].grad
     assert gradient is not None
-    # every channel of the guide counts but those of an estimate that there is not yet
+    # all channels contribute except the conditional means, which are 0 without an estimate
     assert (gradient != 0).any(dim=3).any(dim=2).any(dim=0).tolist() == [True] * (unet.in_channels - 2) + [False] * 2
 
 
-# What the network sees.
+# --- the input of the network ---
 
 
 @pytest.mark.parametrize("reduction", ["max", "none"])
 @pytest.mark.parametrize("standardize", [None, 7])
-def test_network_sees_the_noisy_image_and_its_guide_in_training(
+def test_network_receives_the_noisy_image_and_its_guide_in_training(
     reduction: Literal["max", "none"], standardize: int | None
 ) -> None:
     clean, noise, source = images()
     inferer, spy, timesteps = make_inferer(reduction=reduction, standardize=standardize), Spy(), torch.tensor([3, 9])
     inferer(clean, spy, noise, timesteps, source=source)
     noisy = inferer.scheduler.add_noise(clean, noise, timesteps)
-    torch.testing.assert_close(spy.images[0], as_seen(inferer, noisy, timesteps, source))
+    torch.testing.assert_close(spy.images[0], network_input(inferer, noisy, timesteps, source))
     assert torch.equal(spy.timesteps[0], timesteps)
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler(5), DDIMScheduler(1000), TrailingDDIMScheduler(1000)])
-def test_network_sees_each_image_and_its_guide_in_sampling(scheduler: DDPMScheduler | DDIMScheduler) -> None:
+def test_network_receives_each_noisy_image_and_its_guide_in_sampling(scheduler: DDPMScheduler | DDIMScheduler) -> None:
     _, noise, source = images()
     inferer, spy = make_inferer(scheduler), Spy()
     scheduler.set_timesteps(5)
@@ -208,14 +151,14 @@ def test_network_sees_each_image_and_its_guide_in_sampling(scheduler: DDPMSchedu
     seen, estimate = [noise, *intermediates[:-1]], None
     assert len(spy.images) == 5
     for given, image, timestep in zip(spy.images, seen, scheduler.timesteps, strict=True):
-        torch.testing.assert_close(given, as_seen(inferer, image, timestep.expand(2), source, estimate))
+        torch.testing.assert_close(given, network_input(inferer, image, timestep.expand(2), source, estimate))
         alpha, predicted_noise = scheduler.alphas_cumprod[timestep], Spy()(given, timestep)
         estimate = ((image - (1 - alpha).sqrt() * predicted_noise) / alpha.sqrt()).clamp(-1, 1)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
-def test_a_second_pass_of_training_is_told_of_the_first(kind: str) -> None:
-    """The denoiser knows the answer, whatever it has to predict; its second pass sees conditional means of it."""
+def test_second_training_pass_receives_the_estimate_of_the_first(kind: str) -> None:
+    """The denoiser predicts perfectly; its second pass receives the conditional means of the clean image."""
     clean, noise, source = images()
     scheduler, timesteps, seen = DDIMScheduler(1000, prediction_type=kind), torch.tensor([300, 700]), []
     answer = {"epsilon": noise, "sample": clean, "v_prediction": scheduler.get_velocity(clean, noise, timesteps)}[kind]
@@ -230,11 +173,11 @@ def test_a_second_pass_of_training_is_told_of_the_first(kind: str) -> None:
     assert [gradient for _, gradient in seen] == [False, True]
     noisy = scheduler.add_noise(clean, noise, timesteps)
     for (given, _), estimate in zip(seen, (None, clean), strict=True):
-        expected = as_seen(inferer, noisy, timesteps, source, estimate)
+        expected = network_input(inferer, noisy, timesteps, source, estimate)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-4)
 
 
-def test_guide_sees_the_same_image_in_training_and_sampling() -> None:
+def test_guide_is_the_same_in_training_and_sampling() -> None:
     """In the published code, training used x_(t+1) and sampling x_t, and only one of them was normalised."""
     clean, noise, source = images()
     scheduler, spy = TrailingDDIMScheduler(prediction_type="v_prediction", clip_sample=False), Spy()
@@ -251,12 +194,12 @@ def test_guide_sees_the_same_image_in_training_and_sampling() -> None:
     sampling = list(spy.images)
     for timestep in scheduler.timesteps:
         inferer(clean, spy, noise, timestep.expand(2), source=source)
-    # rounding in x_t is enlarged where the kernel is steep; the estimate is not of the noisy image
+    # steep kernels amplify rounding errors of x_t; the conditional means are excluded, because training has one pass
     for training, step in zip(spy.images[5:], sampling, strict=True):
         torch.testing.assert_close(training[:, :-2], step[:, :-2], rtol=0, atol=1e-4)
 
 
-def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
+def test_only_the_cross_map_changes_between_steps() -> None:
     _, noise, source = images()
     inferer, spy = make_inferer(), Spy()
     inferer.sample(noise, spy, source=source, verbose=False)
@@ -265,7 +208,7 @@ def test_guide_depends_on_the_noisy_image_of_each_step() -> None:
     assert not torch.equal(first[:, -3], last[:, -3])
 
 
-def test_a_scheduler_that_takes_the_place_of_the_inferers_decides_on_everything() -> None:
+def test_a_given_scheduler_replaces_that_of_the_inferer_completely() -> None:
     _, noise, source = images()
     results = []
     other = TrailingDDIMScheduler(prediction_type="v_prediction", schedule="cosine")
@@ -275,3 +218,13 @@ def test_a_scheduler_that_takes_the_place_of_the_inferers_decides_on_everything(
         other.set_timesteps(4)
         results.append(inferer.sample(noise, unet, other, source=source, verbose=False))
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_unscaled_input_is_the_noisy_image_and_its_cross_map_as_they_are() -> None:
+    clean, noise, source = images()
+    spy, timesteps = Spy(), torch.tensor([3, 9])
+    inferer = LMIGuidedInferer(DDPMScheduler(num_train_timesteps=10), make_guide(), scale_input=False)
+    inferer(clean, spy, noise, timesteps, source=source)
+    noisy = inferer.scheduler.add_noise(clean, noise, timesteps)
+    guide = inferer.guide(inferer.guide.prepare(source), noisy)
+    torch.testing.assert_close(spy.images[0], torch.cat([noisy, guide], dim=1))

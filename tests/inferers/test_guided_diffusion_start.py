@@ -1,4 +1,4 @@
-"""Sampling that starts from an image in place of pure noise."""
+"""Sampling from a noised image instead of pure noise (SDEdit)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_image_and_noise_level_go_together() -> None:
         inferer.sample(noise, Spy(), source=source, noise_level=3)
 
 
-def test_a_level_below_all_steps_is_refused() -> None:
+def test_a_level_below_all_timesteps_raises() -> None:
     clean, noise, _ = images()
     scheduler = TrailingDDIMScheduler(1000)
     scheduler.set_timesteps(5)
@@ -50,7 +50,7 @@ def test_a_level_below_all_steps_is_refused() -> None:
         make_inferer(scheduler).sample(noise, Spy(), start_image=clean, noise_level=198)
 
 
-def test_start_below_leaves_the_scheduler_alone() -> None:
+def test_truncate_schedule_does_not_modify_the_scheduler() -> None:
     scheduler = DDPMScheduler(10)
     assert truncate_schedule(scheduler, 3).timesteps.tolist() == [3, 2, 1, 0]
     assert len(scheduler.timesteps) == 10

@@ -1,9 +1,8 @@
-"""Volumes cut into slices and restacked, against loops and networks that change nothing."""
+"""Slicing and restacking of volumes, against loops and identity networks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +16,20 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from midiff_monai.inferers.slicewise import SlicewiseInferer, foreground_box, pad_to_multiple, stack_slices
+from midiff_monai.inferers.slicewise import (
+    SliceRunner,
+    SlicewiseInferer,
+    foreground_box,
+    pad_to_multiple,
+    stack_slices,
+)
 
 sparse_volumes = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.integers(0, 1))
 all_axes = pytest.mark.parametrize("axis", [0, 1, 2])
 
 
 def blob(*shape: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
-    """Volumes (batch, 1, *shape), one voxel wide background all around, grey values in (0, 1] inside."""
+    """Volumes (batch, 1, *shape), with a border of one background voxel and intensities in (0, 1] inside."""
     generator = torch.Generator().manual_seed(seed)
     volume = torch.zeros(batch, 1, *shape)
     inside = volume[..., 1:-1, 1:-1, 1:-1]
@@ -33,7 +38,7 @@ def blob(*shape: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 class Recorder(nn.Module):
-    """Gives back the middle channel, and keeps what it was given."""
+    """Returns the centre channel, and records its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,34 +88,28 @@ def test_network_sees_each_slice_with_its_neighbours(axis: int) -> None:
         assert torch.equal(seen, slices[neighbours])
 
 
-class Waves(SlicewiseInferer):
-    """Answers what neither axes nor sides treat alike."""
-
-    def predict(
-        self, slices: torch.Tensor, network: object, positions: torch.Tensor, **options: Any
-    ) -> Iterator[torch.Tensor]:
-        yield torch.cat([slices.cumsum(2), positions[:, None, None, None] * slices], dim=1)
-
-    def unmirror(self, output: torch.Tensor) -> torch.Tensor:
-        return output.flip(1)
+def asymmetric(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Two output channels that depend on the direction of every axis."""
+    yield torch.cat([slices.cumsum(2), positions[:, None, None, None] * slices], dim=1)
 
 
 @all_axes
-def test_a_mirrored_volume_is_put_right_and_averaged(axis: int) -> None:
-    volume, network = blob(6, 7, 5), Recorder()
-    as_plain_tensor, mirrored = (Waves(axis=axis, multiple=1)(image, network) for image in (volume, volume.flip(2)))
-    expected = (as_plain_tensor + mirrored.flip(2).flip(1)) / 2
-    torch.testing.assert_close(Waves(axis=axis, mirror=True, multiple=1)(volume, network), expected)
+def test_mirrored_views_are_mirrored_back_and_averaged(axis: int) -> None:
+    volume = blob(6, 7, 5)[0]
+    single = SliceRunner(axis=axis, multiple=1)
+    straight, mirrored = (single.run(image, asymmetric) for image in (volume, volume.flip(1)))
+    both = SliceRunner(axis=axis, mirror=True, multiple=1, mirrored_channels=[1, 0])
+    torch.testing.assert_close(both.run(volume, asymmetric), (straight + mirrored.flip(1).flip(0)) / 2)
 
 
 def pooled(slices: torch.Tensor) -> torch.Tensor:
-    """A network of coarse pixels, each the mean of two by two."""
+    """A network that replaces every block of two by two pixels by its mean."""
     return F.interpolate(F.avg_pool2d(slices, 2), scale_factor=2)
 
 
 @all_axes
 @pytest.mark.parametrize("mirror", [False, True])
-def test_moved_slices_are_put_back_and_averaged(axis: int, mirror: bool) -> None:
+def test_shifted_views_are_shifted_back_and_averaged(axis: int, mirror: bool) -> None:
     volume = torch.rand(1, 1, 6, 8, 4) + 0.1
     expected = torch.zeros_like(volume)
     across, along = (other + 2 for other in range(3) if other != axis)
@@ -151,26 +150,23 @@ def test_batch_size_bounds_the_batches() -> None:
     assert [len(batch) for batch in network.batches] == [4, 4, 1]
 
 
-def test_positions_are_those_in_the_volume() -> None:
-    class Positions(SlicewiseInferer):
-        def predict(
-            self, slices: torch.Tensor, network: object, positions: torch.Tensor, **options: Any
-        ) -> Iterator[torch.Tensor]:
-            for few in positions.split(2):
-                yield few[:, None, None, None].expand(-1, 1, *slices.shape[2:]).float()
+def test_outputs_are_placed_at_the_positions_in_the_volume() -> None:
+    def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+        for batch in positions.split(2):
+            yield batch[:, None, None, None].expand(-1, 1, *slices.shape[2:]).float()
 
-    volume = torch.zeros(1, 1, 4, 4, 9)
+    volume = torch.zeros(1, 4, 4, 9)
     volume[..., 3] = volume[..., 4] = volume[..., 7] = 1
-    result = Positions(batch_size=2, multiple=4, background=-1.0)(volume, Recorder())
-    assert result[0, 0, 0, 0].tolist() == [-1, -1, -1, 3, 4, -1, -1, 7, -1]
+    result = SliceRunner(multiple=4, background=-1.0).run(volume, predict)
+    assert result[0, 0, 0].tolist() == [-1, -1, -1, 3, 4, -1, -1, 7, -1]
 
 
 @all_axes
-def test_what_is_not_computed_gets_the_background_of_its_channel(axis: int) -> None:
+def test_skipped_voxels_get_the_background_of_each_channel(axis: int) -> None:
     volume = torch.zeros(1, 1, 8, 8, 8)
     volume[0, 0, 2:6, 2:6, 2:6] = 1
-    volume.movedim(axis + 2, 0)[4] = 0  # an empty slice amid filled ones
-    volume[0, 0, 3, 3, 3] = 0  # an empty voxel amid filled ones
+    volume.movedim(axis + 2, 0)[4] = 0  # an empty slice between filled slices
+    volume[0, 0, 3, 3, 3] = 0  # an empty voxel between filled voxels
     inferer = SlicewiseInferer(axis=axis, multiple=4, background=[20.0, -3.0, 0.0])
     result = inferer(volume, lambda slices: torch.full((len(slices), 3, *slices.shape[2:]), 7.0))
     computed = volume[0, 0] > 0
@@ -204,7 +200,7 @@ def test_empty_volume_beside_a_filled_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_answers_float32_whatever_the_network_answers(dtype: torch.dtype) -> None:
+def test_output_is_float32_for_any_dtype_of_the_network(dtype: torch.dtype) -> None:
     volume = (blob(5, 5, 5) * 8).round() / 8
     result = SlicewiseInferer()(volume, lambda slices: slices.to(dtype))
     assert result.dtype == torch.float32
@@ -222,12 +218,12 @@ def test_grid_of_a_meta_tensor_is_kept() -> None:
         np.testing.assert_array_equal(restacked, volume)
 
 
-def test_a_plain_tensor_stays_one() -> None:
+def test_a_plain_tensor_gives_a_plain_tensor() -> None:
     assert type(SlicewiseInferer()(blob(4, 4, 4), Recorder())) is torch.Tensor
 
 
 @given(voxels=sparse_volumes, multiple=st.integers(1, 6))
-def test_foreground_box_is_tight_and_holds_all(voxels: NDArray, multiple: int) -> None:
+def test_foreground_box_is_tight_and_contains_the_foreground(voxels: NDArray, multiple: int) -> None:
     box = foreground_box(torch.from_numpy(voxels), multiple)
     assert voxels[box].sum() == voxels.sum()
     for axis, side in enumerate(box):
@@ -251,7 +247,7 @@ def test_pad_to_multiple_adds_zeros_at_the_ends(shape: tuple[int, ...], padded: 
     assert result.count_nonzero() == volume.numel()
 
 
-def test_the_deepest_layer_of_the_smallest_volume_can_be_normalised() -> None:
+def test_small_volumes_are_large_enough_for_instance_norm_in_the_deepest_layer() -> None:
     layers = torch.nn.AvgPool2d(16), torch.nn.InstanceNorm2d(1), torch.nn.Upsample(scale_factor=16)
     found = SlicewiseInferer(multiple=16)(torch.rand(1, 1, 5, 7, 2) + 0.1, torch.nn.Sequential(*layers))
     assert found.shape == (1, 1, 5, 7, 2) and found.isfinite().all()

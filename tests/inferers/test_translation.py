@@ -1,4 +1,4 @@
-"""Whole volumes, translated with denoisers whose answer is known."""
+"""Translation of whole volumes, with denoisers of known output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 
 def volume(*shape: int) -> torch.Tensor:
-    """A volume (1, 1, *shape) in [0, 1] with an empty margin, without zeros inside it."""
+    """A volume (1, 1, *shape) in [0, 1], positive except for a margin of one empty voxel."""
     result = torch.zeros(1, 1, *shape)
     inside = result[..., 1:-1, 1:-1, 1:-1]
     inside.copy_(0.05 + 0.95 * torch.rand(inside.shape, generator=torch.Generator().manual_seed(1)))
@@ -35,7 +35,7 @@ def translation(steps: int = 3, clip_sample: bool = True, **settings: Any) -> Sl
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
 def test_known_volume_is_recovered(steps: int) -> None:
-    """The denoiser answers the middle slice of the source, which stands in channel 2, after x_t and a neighbour."""
+    """The denoiser returns the centre slice of the source: channel 2, after x_t and one neighbour."""
     source, inferer = volume(9, 10, 6), translation(steps)
     network = Oracle(inferer.inferer.scheduler, lambda x: 2 * x[:, 2:3] - 1)
     torch.testing.assert_close(inferer(source, network), source, rtol=0, atol=1e-4)
@@ -43,24 +43,23 @@ def test_known_volume_is_recovered(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_known_constant_is_recovered_where_the_source_is(steps: int, axis: int) -> None:
+def test_known_constant_is_recovered_in_the_foreground(steps: int, axis: int) -> None:
     source, inferer = volume(7, 8, 6), translation(steps, axis=axis, context=0)
     result = inferer(source, Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 0.4)))
     torch.testing.assert_close(result, 0.7 * (source > 0), rtol=0, atol=1e-4)
 
 
-def test_answer_stays_between_0_and_1() -> None:
+def test_output_stays_between_0_and_1() -> None:
     inferer = translation(clip_sample=False)
     bright = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], 3.0)))
     dark = inferer(volume(6, 7, 5), Oracle(inferer.inferer.scheduler, lambda x: torch.full_like(x[:, :1], -3.0)))
     assert bright.max() == 1
-    assert (
-        torch.equal(dark > 0, volume(6, 7, 5) > 0) and dark.max() == MIN_FOREGROUND_VALUE
-    )  # 0 means that there is nothing
+    assert torch.equal(dark > 0, volume(6, 7, 5) > 0)  # 0 is reserved for the background
+    assert dark.max() == MIN_FOREGROUND_VALUE
 
 
 @pytest.mark.parametrize("shared_noise", [0.0, 0.5, 1.0])
-def test_same_seed_gives_the_same_voxels_whatever_the_batch_size(shared_noise: float) -> None:
+def test_same_seed_gives_the_same_voxels_for_any_batch_size(shared_noise: float) -> None:
     source = volume(8, 9, 7)
     results = [
         translation(seed=3, samples=2, shared_noise=shared_noise, batch_size=size)(source, Spy())
@@ -94,8 +93,8 @@ def test_several_samples_give_their_mean_and_standard_deviation() -> None:
         draws.append(inferer.inferer.sample(noise, Spy(), source=slices, same_volume=True, verbose=False))
     brightness = ((torch.stack(draws) + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1) * (slices[:, 1:2] > 0)
     mean = brightness.sum(0) / 3
-    spread = ((brightness - mean) ** 2).sum(0).div(2).sqrt()
-    expected = torch.cat([mean, spread], dim=1).permute(1, 2, 3, 0)
+    deviation = ((brightness - mean) ** 2).sum(0).div(2).sqrt()
+    expected = torch.cat([mean, deviation], dim=1).permute(1, 2, 3, 0)
     torch.testing.assert_close(result[0, ..., 1:5], expected, rtol=0, atol=1e-5)
     assert result[:, 1].max() > 0.01
 
@@ -105,26 +104,26 @@ def test_a_mirrored_volume_gives_the_mirrored_result() -> None:
     torch.testing.assert_close(inferer(source.flip(2), Spy()).flip(2), inferer(source, Spy()))
 
 
-def test_a_draft_is_one_sample_with_one_look() -> None:
+def test_the_coarse_pass_is_one_sample_of_the_first_view() -> None:
     source = volume(8, 8, 6)[0]
     coarse = translation(samples=3, mirror=True, seed=5).infer(source, Spy(), coarse=True)
     assert torch.equal(coarse, translation(seed=5).infer(source, Spy()))
 
 
-def test_every_sample_is_pulled_towards_its_conditional_mean() -> None:
+def test_every_sample_is_shrunk_towards_its_conditional_mean() -> None:
     source, means = volume(16, 16, 6), ConditionalMean()
     inferer = translation(conditional_mean=means, context=0)
     slices, noise = source[0, 0, ..., 1:-1].movedim(-1, 0)[:, None], seeded_noise((1, 16, 16), 0, 0, 0)
     stripes = 0.2 * torch.sin(9 * torch.arange(16.0))
     network = Oracle(inferer.inferer.scheduler, lambda x: 0.7 * (1 - 2 * x[:, 1:2]) + stripes)
     image = inferer.inferer.sample(noise.expand(4, 1, 16, 16), network, source=slices, same_volume=True, verbose=False)
-    pulled = means.shrink(means.prepare(slices, same_volume=True), image)
-    assert not torch.allclose(pulled, image, atol=0.01)
-    expected = ((pulled + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1) * (slices > 0)
+    shrunk = means.shrink(means.prepare(slices, same_volume=True), image)
+    assert not torch.allclose(shrunk, image, atol=0.01)
+    expected = ((shrunk + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1) * (slices > 0)
     torch.testing.assert_close(inferer(source, network)[0, 0, ..., 1:-1], expected[:, 0].movedim(0, -1))
 
 
-def test_nothing_is_made_where_the_source_is_zero() -> None:
+def test_output_is_zero_exactly_where_the_source_is_zero() -> None:
     source = volume(8, 9, 7)
     source[..., 3:5, 2:4, 2:6] = 0
     source[..., 3] = 0
@@ -134,7 +133,7 @@ def test_nothing_is_made_where_the_source_is_zero() -> None:
 
 
 def starting_noise(shared_noise: float, seed: int = 0) -> torch.Tensor:
-    """What the slices of a volume start from, (slices, pixels)."""
+    """Initial noise of the slices of a volume, (slices, pixels)."""
     spy, inferer = Spy(), translation(1, shared_noise=shared_noise, seed=seed)
     inferer(torch.ones(1, 1, 24, 24, 4), spy)
     return torch.cat(spy.images)[:, 0].flatten(1) / inferer.inferer.scheduler.alphas_cumprod[999].sqrt()
@@ -146,14 +145,14 @@ def test_shared_noise_is_the_same_in_all_slices() -> None:
 
 
 @pytest.mark.parametrize("shared_noise", [0.0, 0.3, 0.7, 1.0])
-def test_shared_noise_is_the_correlation_of_slices(shared_noise: float) -> None:
+def test_shared_noise_is_the_correlation_between_slices(shared_noise: float) -> None:
     noise = torch.stack([starting_noise(shared_noise, seed) for seed in range(5)], dim=1).flatten(1)
-    torch.testing.assert_close(noise.std(dim=1), torch.ones(4), rtol=0, atol=0.06)  # of 2880 pixels: 4.5 errors
+    torch.testing.assert_close(noise.std(dim=1), torch.ones(4), rtol=0, atol=0.06)  # 4.5 standard errors of 2880 pixels
     correlation = torch.corrcoef(noise)[~torch.eye(4, dtype=torch.bool)]
     torch.testing.assert_close(correlation, torch.full_like(correlation, shared_noise), rtol=0, atol=0.09)
 
 
-def test_noise_of_a_slice_does_not_depend_on_the_slices_around_it() -> None:
+def test_noise_of_a_slice_does_not_depend_on_other_slices() -> None:
     source = volume(8, 8, 8)
     alone = torch.zeros_like(source)
     alone[..., 4] = source[..., 4]
@@ -171,14 +170,14 @@ def test_seeded_noise_is_standard_normal_and_follows_its_seeds() -> None:
 
 
 class Terminal(io.StringIO):
-    """Where standard error goes if somebody is watching."""
+    """A standard error stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class Bar(tqdm):
-    """Keeps how far it and its like have come."""
+    """Records the final state of every bar."""
 
     ended: list[tuple[int, int]] = []
 
@@ -190,10 +189,10 @@ class Bar(tqdm):
 @pytest.mark.parametrize(
     ("stream", "progress", "shown"), [(Terminal, True, 4 * 2), (Terminal, False, 0), (io.StringIO, True, 0)]
 )
-def test_each_look_has_a_bar_that_reaches_its_end(
+def test_each_view_has_a_progress_bar_that_completes(
     stream: type[io.StringIO], progress: bool, shown: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a volume of four slices that are not empty, in two steps; none where nobody watches."""
+    """Four slices are not empty, and two steps are taken. A bar is shown only on a terminal."""
     monkeypatch.setattr("midiff_monai.inferers.translation.tqdm", Bar)
     monkeypatch.setattr(Bar, "ended", [])
     monkeypatch.setattr("sys.stderr", screen := stream())

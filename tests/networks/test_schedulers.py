@@ -1,4 +1,4 @@
-"""The few-step solvers against a distribution whose best denoiser is known in closed form."""
+"""The few-step solvers on a Gaussian distribution, for which the optimal denoiser has a closed form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DEVIATION = 0.5
 every_prediction = pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
 
 
-def best_prediction(scheduler: DDIMScheduler, noisy: torch.Tensor, timestep: int, deviation: float) -> torch.Tensor:
-    """What the best network predicts of data that follow N(MEAN, deviation²): the posterior mean."""
+def optimal_prediction(scheduler: DDIMScheduler, noisy: torch.Tensor, timestep: int, deviation: float) -> torch.Tensor:
+    """Prediction of the optimal network for data from N(MEAN, deviation²): that of the posterior mean."""
     alpha = scheduler.alphas_cumprod[timestep].double()
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     gain = signal * deviation**2 / (alpha * deviation**2 + 1 - alpha)
@@ -33,17 +33,17 @@ def best_prediction(scheduler: DDIMScheduler, noisy: torch.Tensor, timestep: int
 
 
 def sampled(scheduler: DDIMScheduler, steps: int, deviation: float) -> tuple[float, float]:
-    """Mean and standard deviation of the samples: sampling is affine in the noise, hence known from two points."""
+    """Mean and standard deviation of the samples. Sampling is affine in the noise, so two points determine both."""
     scheduler.set_timesteps(steps)
     image = torch.tensor([0.0, 1.0], dtype=torch.float64)
     for timestep in scheduler.timesteps.tolist():
-        image, _ = scheduler.step(best_prediction(scheduler, image, timestep, deviation), timestep, image)
+        image, _ = scheduler.step(optimal_prediction(scheduler, image, timestep, deviation), timestep, image)
     return float(image[0]), float(image[1] - image[0])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 7, 10, 15, 20, 50, 300, 600, 1000])
-def test_every_step_ends_where_the_next_begins(steps: int) -> None:
-    """Seen from outside: a denoiser that is right about image and noise walks along the noised images."""
+def test_every_step_ends_at_the_next_timestep(steps: int) -> None:
+    """With a perfect denoiser, every sample equals the clean image noised to its timestep."""
     scheduler = TrailingDDIMScheduler(prediction_type="epsilon", clip_sample=False)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.tolist()
@@ -64,7 +64,7 @@ def test_a_divisor_of_the_training_steps_is_the_number_of_steps(steps: int) -> N
     assert scheduler.timesteps.dtype == torch.long
 
 
-def test_all_steps_are_those_of_ddim() -> None:
+def test_timesteps_equal_those_of_ddim_for_all_steps() -> None:
     scheduler, ddim = TrailingDDIMScheduler(), DDIMScheduler()
     scheduler.set_timesteps(1000)
     ddim.set_timesteps(1000)
@@ -74,7 +74,7 @@ def test_all_steps_are_those_of_ddim() -> None:
 @every_prediction
 @pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta"])
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
-def test_few_steps_find_the_mean_better_than_ddim(prediction_type: str, schedule: str, steps: int) -> None:
+def test_few_steps_estimate_the_mean_better_than_ddim(prediction_type: str, schedule: str, steps: int) -> None:
     settings: dict[str, Any] = {"schedule": schedule, "clip_sample": False, "prediction_type": prediction_type}
     mean, _ = sampled(TrailingDDIMScheduler(**settings), steps, deviation=0.2)
     stock_mean, _ = sampled(DDIMScheduler(**settings), steps, deviation=0.2)
@@ -85,15 +85,15 @@ def test_few_steps_find_the_mean_better_than_ddim(prediction_type: str, schedule
 @every_prediction
 @pytest.mark.parametrize("steps", [5, 10, 20])
 @pytest.mark.parametrize("deviation", [0.01, 0.02])
-def test_few_steps_leave_no_noise_and_ddim_does(prediction_type: str, steps: int, deviation: float) -> None:
+def test_few_steps_leave_no_noise_unlike_ddim(prediction_type: str, steps: int, deviation: float) -> None:
     settings: dict[str, Any] = {"clip_sample": False, "prediction_type": prediction_type}
     assert 0 < sampled(TrailingDDIMScheduler(**settings), steps, deviation)[1] < deviation
     assert sampled(DDIMScheduler(**settings), steps, deviation)[1] > deviation
 
 
 @every_prediction
-def test_spread_approaches_the_truth_from_below(prediction_type: str) -> None:
-    """A solver of first order: few steps narrow the distribution, ten times the steps leave a tenth of the error."""
+def test_standard_deviation_approaches_the_truth_from_below(prediction_type: str) -> None:
+    """The solver is of first order: ten times the steps leave a tenth of the error."""
     scheduler = TrailingDDIMScheduler(clip_sample=False, prediction_type=prediction_type)
     errors = [0.2 - sampled(scheduler, steps, deviation=0.2)[1] for steps in (10, 20, 50, 100, 1000)]
     assert errors == sorted(errors, reverse=True)
@@ -101,7 +101,7 @@ def test_spread_approaches_the_truth_from_below(prediction_type: str) -> None:
     assert 0 < errors[-1] < 0.01 * 0.2
 
 
-def test_more_steps_than_in_training_are_refused() -> None:
+def test_more_steps_than_in_training_raise() -> None:
     with pytest.raises(ValueError, match="1001"):
         TrailingDDIMScheduler().set_timesteps(1001)
 
@@ -111,9 +111,9 @@ def unclipped(**settings: Any) -> DPMSolverScheduler:
 
 
 def walk(scheduler: DDIMScheduler, image: torch.Tensor) -> torch.Tensor:
-    """Take the steps that are set, with the best denoiser."""
+    """Sample with the optimal denoiser."""
     for timestep in scheduler.timesteps.tolist():
-        prediction = best_prediction(scheduler, image, timestep, DEVIATION)
+        prediction = optimal_prediction(scheduler, image, timestep, DEVIATION)
         image, _ = scheduler.step(prediction, timestep, image)
     return image
 
@@ -121,19 +121,17 @@ def walk(scheduler: DDIMScheduler, image: torch.Tensor) -> torch.Tensor:
 @every_prediction
 @pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta", "cosine"])
 @pytest.mark.parametrize("steps", [5, 10, 20])
-def test_second_order_comes_nearer_to_the_distribution_than_ddim(
-    prediction_type: str, schedule: str, steps: int
-) -> None:
+def test_second_order_is_closer_to_the_distribution_than_ddim(prediction_type: str, schedule: str, steps: int) -> None:
     settings: dict[str, Any] = {"schedule": schedule, "prediction_type": prediction_type}
-    mean, spread = sampled(unclipped(**settings), steps, DEVIATION)
+    mean, second_order = sampled(unclipped(**settings), steps, DEVIATION)
     _, first_order = sampled(TrailingDDIMScheduler(clip_sample=False, **settings), steps, DEVIATION)
     assert mean == pytest.approx(MEAN, abs=0.005)
-    assert 0 < DEVIATION - spread < {5: 0.97, 10: 0.75, 20: 0.35}[steps] * (DEVIATION - first_order)
+    assert 0 < DEVIATION - second_order < {5: 0.97, 10: 0.75, 20: 0.35}[steps] * (DEVIATION - first_order)
 
 
 @every_prediction
 def test_twice_the_steps_leave_a_quarter_of_the_error(prediction_type: str) -> None:
-    """Against the exact solution, before the last step: the spread at ᾱ is √(ᾱ DEVIATION² + 1 − ᾱ)."""
+    """The exact standard deviation before the last step is √(ᾱ DEVIATION² + 1 − ᾱ)."""
     errors = []
     for steps in (50, 100, 200):
         scheduler = unclipped(prediction_type=prediction_type, schedule="cosine")
@@ -149,14 +147,14 @@ def test_twice_the_steps_leave_a_quarter_of_the_error(prediction_type: str) -> N
 
 @every_prediction
 @pytest.mark.parametrize("steps", [1, 2])
-def test_one_or_two_steps_are_those_of_ddim(prediction_type: str, steps: int) -> None:
+def test_one_or_two_steps_equal_ddim(prediction_type: str, steps: int) -> None:
     settings: dict[str, Any] = {"prediction_type": prediction_type}
     assert sampled(DPMSolverScheduler(**settings), steps, 0.2) == sampled(TrailingDDIMScheduler(**settings), steps, 0.2)
 
 
 @every_prediction
 @pytest.mark.parametrize("steps", [4, 5, 10, 20])
-def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> None:
+def test_samples_equal_those_of_diffusers(prediction_type: str, steps: int) -> None:
     reference: Any = diffusers.DPMSolverMultistepScheduler(
         beta_start=1e-4,
         beta_end=0.02,
@@ -171,7 +169,7 @@ def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> Non
     assert scheduler.timesteps.tolist() == reference.timesteps.tolist()
     ours = theirs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for timestep in scheduler.timesteps:
-        # nothing Gaussian: the network is any function of image and time
+        # the network is an arbitrary function of image and time
         ours, theirs = (
             step(torch.sin(3 * image) + timestep / 1000, timestep, image)[0]
             for step, image in ((scheduler.step, ours), (lambda *a: reference.step(*a, return_dict=False), theirs))
@@ -180,22 +178,22 @@ def test_samples_are_those_of_diffusers(prediction_type: str, steps: int) -> Non
 
 
 @pytest.mark.parametrize("steps", [3, 7, 10])
-def test_monai_s_inferer_takes_the_same_steps(steps: int) -> None:
+def test_the_inferer_of_monai_takes_the_same_steps(steps: int) -> None:
     scheduler = unclipped(prediction_type="v_prediction")
     scheduler.set_timesteps(steps)
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = walk(scheduler, noise)
 
     def network(image: torch.Tensor, timesteps: torch.Tensor, context: None = None) -> torch.Tensor:
-        return best_prediction(scheduler, image, int(timesteps[0]), DEVIATION).to(image)
+        return optimal_prediction(scheduler, image, int(timesteps[0]), DEVIATION).to(image)
 
     scheduler.set_timesteps(steps)
     sample = DiffusionInferer(scheduler).sample(noise, network, scheduler, verbose=False)  # type: ignore[arg-type]
     torch.testing.assert_close(sample, expected, rtol=1e-4, atol=1e-4, check_dtype=False)
 
 
-def test_a_sample_owes_nothing_to_the_one_before() -> None:
-    """Neither when started from pure noise again nor when started part way from a noised image."""
+def test_a_sample_does_not_depend_on_the_previous_one() -> None:
+    """Both when sampling starts from pure noise and when it starts from a noised image."""
     guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     scheduler = unclipped(prediction_type="v_prediction")
     inferer, generator = LMIGuidedInferer(scheduler, guide), torch.Generator().manual_seed(0)
@@ -215,7 +213,7 @@ def test_a_sample_owes_nothing_to_the_one_before() -> None:
     assert torch.equal(sample(), whole)
 
 
-def test_volumes_come_out_alike_whatever_the_batch_size() -> None:
+def test_translated_volumes_do_not_depend_on_the_batch_size() -> None:
     guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     inferer = LMIGuidedInferer(DPMSolverScheduler(prediction_type="v_prediction"), guide)
     volume = torch.rand(1, 1, 16, 16, 5, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Wrappers around networks, against the same done by hand."""
+"""Network wrappers against explicit computations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from monai.networks.layers import Norm
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
-from midiff_monai.guidance.affine_head import PixelwiseAffineHead
-from midiff_monai.guidance.mutual_information import standardize_locally
 from midiff_monai.networks.wrappers import AutocastWrapper, PixelUnshuffleWrapper, SliceInstanceNorm, has_fast_bfloat16
 
 
 class Recorder(nn.Module):
-    """Gives back its input, and keeps it."""
+    """Returns its input, and records it."""
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         self.seen = x, timesteps, context
@@ -33,7 +31,7 @@ def small_unet(channels_in: int, channels_out: int) -> DiffusionModelUNet:
         norm_num_groups=4,
     )
     for parameter in unet.parameters():
-        if not parameter.any():  # zero at first, which would hide what comes before it
+        if not parameter.any():  # zero-initialised layers would hide the layers before them
             nn.init.normal_(parameter, std=0.1)
     return unet
 
@@ -44,7 +42,7 @@ def convolutions() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_unshuffled_network_sees_every_pixel_of_a_block_as_a_channel(factor: int) -> None:
+def test_unshuffled_network_receives_every_pixel_of_a_block_as_a_channel(factor: int) -> None:
     inner, image = Recorder(), torch.rand(2, 3, 4 * factor, 5 * factor)
     PixelUnshuffleWrapper(inner, factor)(image, torch.tensor([7]))
     expected = torch.empty(2, 3 * factor**2, 4, 5)
@@ -74,8 +72,8 @@ def test_unshuffled_volumes_are_unshuffled_slice_by_slice(layout: torch.memory_f
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> None:
-    """To weight and bias that are learnt, as the segmenter has it, or to none, which is torch's default."""
+def test_slices_are_normalised_separately(layout: torch.memory_format) -> None:
+    """With learnt weight and bias, as in the segmenter, and without, the default of torch."""
     volume = (torch.rand(2, 3, 8, 9, 4) * torch.arange(1.0, 5.0)).to(memory_format=layout).requires_grad_()
     torch.manual_seed(0)
     ours = Norm["slice_instance", 3](3, affine=True)
@@ -93,7 +91,7 @@ def test_slices_are_normalised_by_themselves(layout: torch.memory_format) -> Non
     torch.testing.assert_close(ours_gradient, expected_gradient, rtol=1e-3, atol=1e-3)
 
 
-def test_unshuffled_network_is_told_timesteps_and_context() -> None:
+def test_unshuffled_network_receives_timesteps_and_context() -> None:
     inner, timesteps, context = Recorder(), torch.tensor([7, 3]), torch.rand(2, 1, 4)
     PixelUnshuffleWrapper(inner)(torch.rand(2, 1, 4, 4), timesteps=timesteps, context=context)
     assert inner.seen[1] is timesteps
@@ -110,20 +108,20 @@ def test_unshuffled_unet_maps_channels_and_passes_gradients() -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_unshuffled_network_needs_sides_that_divide() -> None:
+def test_sides_that_the_factor_does_not_divide_raise() -> None:
     with pytest.raises(RuntimeError, match="divisible"):
         PixelUnshuffleWrapper(Recorder())(torch.rand(1, 1, 5, 4), torch.tensor([0]))
 
 
-def test_mixed_precision_is_close_to_single_precision_and_answers_in_it() -> None:
+def test_autocast_is_close_to_float32_and_returns_float32() -> None:
     inner, image = convolutions(), torch.rand(2, 2, 8, 9)
     exact, result = inner(image), AutocastWrapper(inner)(image)
     assert result.dtype == torch.float32
-    assert not torch.equal(result, exact)  # or nothing ran in bfloat16
+    assert not torch.equal(result, exact)  # otherwise nothing ran in bfloat16
     torch.testing.assert_close(result, exact, rtol=0.02, atol=0.02)
 
 
-def test_mixed_precision_switched_off_is_exact_even_within_autocast() -> None:
+def test_disabled_autocast_is_exact_even_within_autocast() -> None:
     inner, image = convolutions(), torch.rand(2, 2, 8, 9)
     network = AutocastWrapper(inner, enabled=False)
     assert torch.equal(network(image), inner(image))
@@ -133,7 +131,7 @@ def test_mixed_precision_switched_off_is_exact_even_within_autocast() -> None:
     assert torch.equal(within, inner(image))
 
 
-def test_mixed_precision_leaves_parameters_and_gradients_in_single_precision() -> None:
+def test_autocast_keeps_parameters_and_gradients_in_float32() -> None:
     inner, image = convolutions(), torch.rand(2, 2, 8, 9)
     inner(image).square().mean().backward()
     exact = [parameter.grad.clone() for parameter in inner.parameters() if parameter.grad is not None]
@@ -145,7 +143,7 @@ def test_mixed_precision_leaves_parameters_and_gradients_in_single_precision() -
         torch.testing.assert_close(parameter.grad, expected, rtol=0.1, atol=0.02)
 
 
-def test_mixed_precision_passes_on_what_a_diffusion_network_takes() -> None:
+def test_autocast_passes_timesteps_and_context_on() -> None:
     inner, timesteps, context = Recorder(), torch.tensor([3]), torch.rand(1, 1, 4)
     AutocastWrapper(inner)(torch.rand(1, 1, 4, 4), timesteps, context=context)
     assert inner.seen[1] is timesteps
@@ -161,39 +159,6 @@ def test_both_wrappers_around_a_diffusion_unet() -> None:
     torch.testing.assert_close(result, exact, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("term", range(6))
-def test_each_coefficient_has_its_own_image(term: int) -> None:
-    """A constant, the source, its local contrast, the noisy image, and two conditional means."""
-    image = torch.rand(2, 5, 12, 10)
-    coefficients = torch.zeros(2, 6, 12, 10)
-    coefficients[:, term] = torch.rand(2, 12, 10)
-
-    class Fixed(nn.Module):
-        def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            assert torch.equal(x, image) and timesteps.tolist() == [7]
-            return coefficients
-
-    source = image[:, 2:3]
-    contrast = 2 * standardize_locally(source, 5) - 1
-    terms = [torch.ones_like(source), source - 0.5, contrast, image[:, :1], image[:, 3:4], image[:, 4:]]
-    found = PixelwiseAffineHead(Fixed(), source_channel=2, means=2, size=5)(image, torch.tensor([7]))
-    torch.testing.assert_close(found, coefficients[:, term][:, None] * terms[term])
-
-
-def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
-    """What the network has to tell of the contrast is a sign; no edge has to pass through it."""
-    t1 = torch.rand(1, 1, 12, 10)
-    t2 = 1 - t1
-
-    class Sign(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            sign = torch.tensor([0.5, -1.0, 0.0, 0.0])
-            return sign.reshape(1, 4, 1, 1).expand(1, 4, *x.shape[2:])
-
-    noisy = torch.randn(1, 1, 12, 10)
-    torch.testing.assert_close(PixelwiseAffineHead(Sign(), 1, means=0)(torch.cat([noisy, t2], dim=1)), t1)
-
-
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
@@ -204,18 +169,18 @@ def test_an_inverted_source_needs_only_inverted_coefficients() -> None:
         ({"architecture": "aarch64", "neon": True}, False),
     ],
 )
-def test_processors_without_units_for_it_are_spared_bfloat16(
+def test_bfloat16_is_fast_only_on_processors_with_units_for_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert has_fast_bfloat16(torch.device("cpu")) is expected
 
 
-def test_a_release_of_torch_that_cannot_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_releases_of_torch_without_capabilities_use_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not has_fast_bfloat16(torch.device("cpu"))
 
 
-def test_the_answer_agrees_with_onednn() -> None:
+def test_fast_bfloat16_agrees_with_onednn() -> None:
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert supported or not has_fast_bfloat16(torch.device("cpu"))

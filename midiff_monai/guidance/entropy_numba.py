@@ -1,9 +1,9 @@
-"""What "parzen" of `lmi.py` computes, compiled by numba for a CPU: for images in two dimensions, without a gradient.
+"""Parzen-window entropies of `entropy.py`, compiled by numba for CPUs: two-dimensional images, without gradients.
 
-Nearly the whole cost is one logarithm for every pair of bins, patch and shift. Here it comes from the bits of the
-number and a polynomial, which a processor does for a vector of patches at once; bins that no pixel nearby touches are
-left out; and every core takes its share of the image. Beside the weights of the target nothing is held but what fits
-into the caches. Entropies agree with those of torch to about 1e-5.
+The cost is almost entirely one logarithm for every pair of bins, patch and shift. Here it is computed from the bits of
+the number and a polynomial, for a vector of patches at once. Bins that no pixel of a tile touches are skipped. The
+tiles of an image are distributed over all cores. Intermediate results fit into the caches. The entropies agree with
+those of torch to about 1e-5.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Layout = tuple[int, int, int]
 
-# Patches are worked on in tiles, as one long vector. Its length leaves no remainder in any vector unit, and the weights
-# of a tile stay in a core's second-level cache. The narrower a tile, the fewer bins it touches.
-LENGTH = 512
-WIDTH = 32
-# For fewer pixels another thread is not worth waking.
-GRAIN = 4 * LENGTH
-# A bin of a smaller share in every patch of a tile is worth less than 2e-6 nats.
-NEGLIGIBLE = np.float32(1e-7)
+# The patches of a tile form one vector of TILE_LENGTH values. This length is a multiple of every vector unit, and the
+# weights of a tile fit into a core's second-level cache. A narrower tile touches fewer bins.
+TILE_LENGTH = 512
+TILE_WIDTH = 32
+# Fewer pixels per thread do not pay for its start.
+PIXELS_PER_THREAD = 4 * TILE_LENGTH
+# A bin with a smaller weight in every pixel of a tile contributes less than 2e-6 nats.
+NEGLIGIBLE_WEIGHT = np.float32(1e-7)
 
 # bits of a float32
 EXPONENT, MANTISSA, ONE = np.int32(-0x00800000), np.int32(0x007FFFFF), np.int32(0x3F800000)
 EXPONENT_UNIT = np.float32(2**-23)
-# the polynomial nearest to log2 on [1, 2] in the maximum norm, 1.9e-6 off, from the highest power to the lowest
+# minimax polynomial of log2 on [1, 2], highest power first; its largest error is 1.9e-6
 LOG2 = (-0.0256911194, 0.2751488883, -1.2669181136, 3.2865273475, -5.3419864240, 6.1129608358, -3.0400395684)
 C6, C5, C4, C3, C2, C1, C0 = (np.float32(coefficient) for coefficient in LOG2)
 NATS = np.float32(np.log(2))
 
 
 def bin_weights(image: torch.Tensor, centres: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    """Weights (B, bins, H, W) of the bins in every pixel of an image (B, 1, H, W), by the formula of `lmi.py` in place.
+    """Parzen weights (B, bins, H, W) of an image (B, 1, H, W), as in `entropy.ParzenEntropy`.
 
-    In one thread: those of torch would go on to wait for work in a busy loop, and hold up the threads that follow.
+    One thread computes them. The threads of torch would afterwards wait in a busy loop and slow down `joint_entropy`.
     """
     result = image.new_empty((len(image), centres.shape[1], *image.shape[2:]))
     weights = result.numpy()
@@ -55,7 +55,7 @@ def bin_weights(image: torch.Tensor, centres: torch.Tensor, bandwidth: float) ->
 
 
 def entropy(weights: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Entropy (B, 1, H, W), in nats, of the histogram of each patch; see `joint_entropy`."""
+    """Entropy (B, 1, H, W), in nats, of the histogram of each patch, from bin weights as in `joint_entropy`."""
     one_bin = weights.new_ones((1, 1, *weights.shape[2:]))
     return joint_entropy(one_bin, weights, patch_size)
 
@@ -63,10 +63,12 @@ def entropy(weights: torch.Tensor, patch_size: int) -> torch.Tensor:
 def joint_entropy(fixed: torch.Tensor, moving: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Entropy, in nats, of the joint histogram p(a, b) = mean over the pixels k of a patch of w_a(S_k) w_b(X_k).
 
+    It uses as many threads as torch may use.
+
     Args:
         fixed: weights (B or 1, bins, H + patch_size − 1, W + patch_size − 1), float32 on a CPU.
-        moving: those of the other image; bins may differ in number.
-        patch_size: side of the patches. As many threads work as torch may use.
+        moving: weights of the other image; the number of bins may differ.
+        patch_size: side of the patches, in pixels.
 
     Returns:
         (B, 1, H, W).
@@ -74,25 +76,28 @@ def joint_entropy(fixed: torch.Tensor, moving: torch.Tensor, patch_size: int) ->
     batch = torch.broadcast_shapes(fixed.shape[:1], moving.shape[:1])
     entropies = moving.new_empty((*batch, 1, *(size - patch_size + 1 for size in moving.shape[2:])))
     pairs = zip(*(weights.expand(*batch, -1, -1, -1) for weights in (fixed, moving)), entropies, strict=True)
-    taps = (0,) * patch_size  # the length of a tuple is part of its type: the loops over a patch get unrolled
-    shares = max(1, min(torch.get_num_threads(), entropies[0].numel() // GRAIN))
-    run = map if shares == 1 else _threads(os.getpid()).map
+    taps = (
+        0,
+    ) * patch_size  # the length of a tuple is part of its type, so the compiler unrolls the loops over a patch
+    workers = max(1, min(torch.get_num_threads(), entropies[0].numel() // PIXELS_PER_THREAD))
+    run = map if workers == 1 else _threads(os.getpid()).map
     for first, second, result in pairs:
-        fill = functools.partial(_fill, *_memory(first), *_memory(second), taps, result[0].numpy(), shares)
-        list(run(fill, range(shares)))
+        fill = functools.partial(_fill, *_memory(first), *_memory(second), taps, result[0].numpy(), workers)
+        list(run(fill, range(workers)))
     return entropies
 
 
 @functools.cache
 def _threads(process: int) -> ThreadPoolExecutor:
-    """The threads of a process; a fork has to have its own. Those of numba wait in a busy loop, as torch's do."""
+    """Thread pool of a process. A forked process needs its own. The threads of numba would wait in a busy loop."""
     return ThreadPoolExecutor(thread_name_prefix="lmi")
 
 
 def _memory(weights: torch.Tensor) -> tuple[Array, Layout]:
-    """The memory of (bins, H, W) as a vector; and the number of bins, the steps from bin to bin and from row to row.
+    """View (bins, H, W) as a flat vector, with the number of bins and the strides of bins and rows.
 
-    For all that a compiler knows of a window, its pixels lie apart; of a slice of a vector it knows that they do not.
+    The compiler vectorises slices of a contiguous vector. It cannot assume that the pixels of a strided array are
+    adjacent.
     """
     if weights.stride(-1) != 1:
         weights = weights.contiguous()
@@ -108,15 +113,15 @@ def _fill(
     moving_layout: Layout,
     taps: tuple[int, ...],
     entropies: Array,
-    shares: int,
-    share: int,
+    workers: int,
+    worker: int,
 ) -> None:
-    """Write one share of the joint entropies (H, W) of a pair of images, tile by tile; the tiles are dealt in turn."""
+    """Write the joint entropies (H, W) of every `workers`-th tile of a pair of images, from the tile `worker` on."""
     height, width = entropies.shape
-    across = -(-width // WIDTH)
+    across = -(-width // TILE_WIDTH)
     columns = -(-width // across)
-    rows = LENGTH // (columns + len(taps) - 1)
-    for tile in range(share, -(-height // rows) * across, shares):
+    rows = TILE_LENGTH // (columns + len(taps) - 1)
+    for tile in range(worker, -(-height // rows) * across, workers):
         top, left = tile // across * rows, tile % across * columns
         part = entropies[top : top + rows, left : left + columns]
         pitch = part.shape[1] + len(taps) - 1
@@ -131,29 +136,29 @@ def _fill(
 
 @njit(cache=True)
 def _load(flat: Array, layout: Layout, top: int, left: int, rows: int, pitch: int, patch_size: int) -> Array:
-    """Weights (bins, pixels) of a tile with its margin, row after row, of those bins that the tile touches."""
+    """Weights (bins, pixels) of a tile and its margin, row by row, for the bins that the tile touches."""
     bins, plane, row = layout
-    tile = np.zeros((bins, LENGTH + (patch_size - 1) * pitch), np.float32)
+    tile = np.zeros((bins, TILE_LENGTH + (patch_size - 1) * pitch), np.float32)
     used = 0
     for index in range(bins):
         touched = False
         for y in range(rows + patch_size - 1):
             start = index * plane + (top + y) * row + left
-            source, goal = flat[start : start + pitch], tile[used, y * pitch : (y + 1) * pitch]
+            source, target = flat[start : start + pitch], tile[used, y * pitch : (y + 1) * pitch]
             for x in range(pitch):
-                goal[x] = source[x]
-                touched |= not (source[x] <= NEGLIGIBLE)  # so asked, NaN counts as well
+                target[x] = source[x]
+                touched |= not (source[x] <= NEGLIGIBLE_WEIGHT)  # unlike `>`, this is true for NaN
         used += touched
     return tile[:used]
 
 
 @njit(cache=True)
 def _sum_over_bins(first: Array, second: Array, pitch: int, taps: tuple[int, ...]) -> Array:
-    """Sum of p log2 p over all pairs of bins for the patches of a tile, each at its upper left corner (LENGTH,).
+    """Sum (TILE_LENGTH,) of p log2 p over all pairs of bins, for each patch at its upper left corner.
 
-    At the end of each row, where a patch would reach over the margin, stands what means nothing.
+    The values at the end of each row, where a patch would cross the margin, are meaningless.
     """
-    total, sums = np.zeros(LENGTH, np.float32), np.zeros(LENGTH + len(taps) - 1, np.float32)
+    total, sums = np.zeros(TILE_LENGTH, np.float32), np.zeros(TILE_LENGTH + len(taps) - 1, np.float32)
     for a in range(len(first)):
         for b in range(len(second)):
             _add(first[a], second[b], pitch, taps, sums, total)
@@ -162,24 +167,24 @@ def _sum_over_bins(first: Array, second: Array, pitch: int, taps: tuple[int, ...
 
 @njit(cache=True, fastmath={"contract"})
 def _add(first: Array, second: Array, pitch: int, taps: tuple[int, ...], sums: Array, total: Array) -> None:
-    """Add the p log2 p of one pair of bins; `sums` is room for the sums over the rows of a patch."""
-    for i in range(LENGTH):
-        share = first[i] * second[i]
+    """Add p log2 p of one pair of bins to `total`; `sums` is a buffer for the sums over the rows of a patch."""
+    for i in range(TILE_LENGTH):
+        p = first[i] * second[i]
         for k in range(1, len(taps)):
-            below = np.uint64(i + k * pitch)  # a signed index might count from the end, and no vector be loaded
-            share += first[below] * second[below]
-        sums[i] = share
-    for i in range(LENGTH):
-        share = sums[i]
+            below = np.uint64(i + k * pitch)  # a signed index may count from the end, which prevents vector loads
+            p += first[below] * second[below]
+        sums[i] = p
+    for i in range(TILE_LENGTH):
+        p = sums[i]
         for k in range(1, len(taps)):
-            share += sums[i + k]
-        total[i] += _times_log2(share)
+            p += sums[i + k]
+        total[i] += _times_log2(p)
 
 
 @njit(cache=True, fastmath={"contract"})
-def _times_log2(share: np.float32) -> np.float32:
-    """p log2 p: the exponent of p is the integer part of the logarithm, the mantissa m has the rest."""
-    bits = np.float32(share).view(np.int32)
+def _times_log2(p: np.float32) -> np.float32:
+    """p log2 p. The exponent of p is the integer part of log2 p; a polynomial of the mantissa m gives the rest."""
+    bits = np.float32(p).view(np.int32)
     exponent = np.float32((bits - ONE) & EXPONENT) * EXPONENT_UNIT
     m = np.int32((bits & MANTISSA) | ONE).view(np.float32)
-    return share * (exponent + (C0 + m * (C1 + m * (C2 + m * (C3 + m * (C4 + m * (C5 + m * C6)))))))
+    return p * (exponent + (C0 + m * (C1 + m * (C2 + m * (C3 + m * (C4 + m * (C5 + m * C6)))))))
