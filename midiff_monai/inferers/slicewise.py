@@ -37,8 +37,8 @@ class SliceRunner:
         mirror: add the view that is mirrored along the volume's first axis, left and right in RAS.
         multiple: height and width are padded with zeros to multiples of this, at least to twice this.
         background: value of every output channel where the input is 0: one number, or one per channel.
-        shifts: one view per shift, in pixels. The slices are shifted cyclically along both of their axes, the outputs are
-            shifted back. After a shift, a network with pooling pools other groups of pixels.
+        shifts: one view per shift, in pixels. The slices are shifted cyclically along both of their axes. The outputs
+            are shifted back. After a shift, a network with pooling pools other groups of pixels.
         mirrored_channels: the order of the output channels that undoes a mirrored view, for example for left and right
             structures. None keeps the order.
 

@@ -18,5 +18,5 @@ def test_every_step_is_recorded() -> None:
     taken = record(translation, slices)
     assert taken.levels == [999, 749, 499, 249]
     assert len(taken.noisy) == len(taken.guide) == len(taken.clean) == 4
-    (made,) = translation.setting("inferer").predict(slices, translation.setting("network"), torch.arange(2))
+    made = translation.setting("inferer").sample_slices(slices, torch.arange(2), translation.setting("network"))
     torch.testing.assert_close(taken.clean[-1], made, rtol=1e-4, atol=1e-4)
