@@ -13,6 +13,7 @@ Every contradiction gives a warning for the report.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
@@ -62,7 +64,10 @@ def load_nifti(path: Path, image_class: type[nib.Nifti1Pair]) -> tuple[nib.Nifti
     """
     files = image_class.filespec_to_file_map(str(path))
     with files.get("header", files["image"]).get_prepare_fileobj("rb") as file:
-        header = image_class.header_class.from_fileobj(file, check=False)
+        size = image_class.header_class.template_dtype.itemsize
+        header = image_class.header_class(
+            file.read(size), check=False
+        )  # header extensions may be damaged: none is read
     warnings = repair_header(header)
     header.check_fix(logger=_silent)
     voxels = image_class.ImageArrayProxy(files["image"].filename, header.copy())
@@ -125,9 +130,27 @@ def _repair_quaternion(header: nib.Nifti1Header) -> Iterable[str]:
 
 def _repair_offset(header: nib.Nifti1Header) -> Iterable[str]:
     offset, smallest = float(header["vox_offset"]), header.single_vox_offset
-    if header["magic"].item() == header.single_magic and offset < smallest:
+    if header["magic"].item() == header.single_magic and not offset >= smallest:  # it may be NaN
         header["vox_offset"] = smallest
         yield f"The header says that the voxels start at byte {offset:g}: they are read from byte {smallest}."
+
+
+def undeclared_voxels_warning(image: SpatialImage, stored_bytes: int) -> list[str]:
+    """Return a warning if a file in one piece holds at least one slice more than its header declares.
+
+    Args:
+        image: As loaded from the file.
+        stored_bytes: Size of the file, decompressed.
+    """
+    voxels = image.dataobj
+    if not isinstance(image, nib.Nifti1Image) or not isinstance(voxels, ArrayProxy) or len(image.shape) < 3:
+        return []
+    bytes_per_voxel = image.get_data_dtype().itemsize
+    surplus = stored_bytes - voxels.offset - math.prod(image.shape) * bytes_per_voxel
+    slices = surplus // (math.prod(image.shape[:2]) * bytes_per_voxel or 1)
+    return (
+        [f"The file holds {slices} slices more than its header declares: check its dimensions."] if slices > 0 else []
+    )
 
 
 def _repair_intercept(header: nib.Nifti1Header) -> Iterable[str]:

@@ -33,6 +33,11 @@ READING_WARNINGS = "reading warnings"
 
 NIFTI_CLASSES = (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2Pair, nib.Nifti2Image)
 
+ITK_VOXEL_SIZE = re.compile(rb"^(ElementSpacing\s*=|ElementSize\s*=|spacings:|space directions:)", re.MULTILINE)
+"""The line of a MetaImage or NRRD header with the voxel size."""
+
+NO_VOXEL_SIZE = "The header states no voxel size, 1 x 1 x 1 mm is used: check the voxel size."
+
 METAIMAGE_ORIENTATION = re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE)
 
 
@@ -88,6 +93,9 @@ def load_with_itk(path: Path) -> nib.Nifti1Image:
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(path, "has several values per voxel", "Export one channel as a scalar volume")
     volume = _nifti_from_itk(image)
+    with path.open("rb") as file:
+        states_voxel_size = ITK_VOXEL_SIZE.search(file.read(4096)) is not None
+    volume.extra[READING_WARNINGS] = [] if states_voxel_size else [NO_VOXEL_SIZE]
     if path.suffix.lower() in (".nrrd", ".nhdr"):
         volume.extra[STATES_ORIENTATION] = _nrrd_states_orientation(reader)
     else:

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.affines import GridError, check_affine
-from midiff_monai.io.headers import VOXEL_SIZE_RANGE_MM, choose_affine, times
+from midiff_monai.io.headers import VOXEL_SIZE_RANGE_MM, choose_affine, times, undeclared_voxels_warning
 from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
 from midiff_monai.io.readers import (
     ITK_SUFFIXES,
@@ -71,9 +71,11 @@ def read_volume(path: str | Path) -> nib.Nifti1Image:
     """
     path = Path(path)
     check_file(path)
-    _check_compression(path)
+    size = _check_compression(path)
     image = load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else load_with_nibabel(path)
-    return validate_volume(path, image)
+    volume = validate_volume(path, image)
+    volume.extra[READING_WARNINGS] += undeclared_voxels_warning(image, size)
+    return volume
 
 
 def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
@@ -161,18 +163,18 @@ def check_file(path: Path) -> None:
         raise InputError(path, *found)
 
 
-def _check_compression(path: Path) -> None:
+def _check_compression(path: Path) -> int:
+    """Check that a file is compressed as its name says, and intact. Returns its decompressed size in bytes."""
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP_MAGIC
     if path.suffix.lower() == ".gz" and not compressed:
         raise InputError(path, "is named .gz but is not compressed", "Rename it without .gz, or compress it with gzip")
     if path.suffix.lower() == ".nii" and compressed:
         raise InputError(path, "is compressed but not named .gz", "Rename it to end in .nii.gz")
-    if compressed:
-        _check_gzip(path)
+    return _check_gzip(path) if compressed else path.stat().st_size
 
 
-def _check_gzip(path: Path) -> None:
+def _check_gzip(path: Path) -> int:
     # nibabel stops at the last voxel and never reads the checksum behind it, which alone reveals a flipped byte.
     size = 0
     try:
@@ -187,6 +189,7 @@ def _check_gzip(path: Path) -> None:
         raise InputError(path, "is truncated", "Copy or export it again") from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise InputError(path, f"is corrupt ({error})", "Copy or export it again") from error
+    return size
 
 
 def _check_scalar_volume(path: Path, image: SpatialImage) -> None:

@@ -259,6 +259,34 @@ class TestOtherFields:
         path = write(tmp_path / "a.nii", fields(dim=[5, 12, 10, 8, 0, -1, 1, 1]))
         np.testing.assert_array_equal(read_volume(path).get_fdata(), VOXELS)
 
+    @pytest.mark.parametrize("offset", [np.nan, -1])
+    def test_an_invalid_offset_is_that_of_the_first_voxel(self, offset: float, tmp_path: Path) -> None:
+        np.testing.assert_array_equal(
+            read_volume(write(tmp_path / "a.nii", fields(vox_offset=offset))).get_fdata(), VOXELS
+        )
+
+    @pytest.mark.parametrize("size", [0, 17, 10**6, -16])
+    def test_a_damaged_header_extension_is_ignored(self, size: int, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.nii", fields(vox_offset=368))
+        content = path.read_bytes()
+        extension = bytes([1, 0, 0, 0]) + np.array([size, 4], "<i4").tobytes() + b"12345678"
+        path.write_bytes(content[:348] + extension + content[352:])
+        np.testing.assert_array_equal(read_volume(path).get_fdata(), VOXELS)
+
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "two.nii"])
+    @pytest.mark.parametrize(("surplus", "slices"), [(0, 0), (100, 0), (240, 1), (VOXELS.nbytes, 8)])
+    def test_voxels_that_the_header_does_not_declare_give_a_warning(
+        self, surplus: int, slices: int, name: str, tmp_path: Path
+    ) -> None:
+        """As of a time series whose header says that it has three axes."""
+        path = write(tmp_path / name)
+        with nib.openers.Opener(str(path)) as file:
+            content = file.read()
+        with nib.openers.Opener(str(path), "wb") as file:
+            file.write(content + bytes(surplus))
+        expected = [f"The file holds {slices} slices more than its header declares: check its dimensions."]
+        assert reading_warnings(read_volume(path)) == (expected if slices else [])
+
 
 class TestIntensities:
     @pytest.mark.parametrize("name", NIFTI)

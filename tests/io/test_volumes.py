@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.volumes import check_intensity_range, read_volume, states_orientation, write_like
+from midiff_monai.io.volumes import check_intensity_range, read_volume, reading_warnings, states_orientation, write_like
 
 OBLIQUE = nib.affines.from_matvec(
     Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
@@ -83,6 +83,18 @@ def test_an_itk_header_without_axes_states_no_orientation(tmp_path: Path, voxels
     image = read_volume(path)
     np.testing.assert_array_equal(image.get_fdata(), voxels.T)
     assert not states_orientation(image)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_an_itk_header_without_voxel_size_gives_a_warning(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
+    path = tmp_path / name
+    image = sitk.GetImageFromArray(voxels)
+    image.SetOrigin((1, 2, 3))
+    sitk.WriteImage(image, str(path))
+    assert reading_warnings(read_volume(path)) == []
+    path.write_bytes(re.sub(rb"(ElementSpacing = |space).*\n", b"", path.read_bytes()))
+    (warning,) = reading_warnings(read_volume(path))
+    assert warning.startswith("The header states no voxel size, 1 x 1 x 1 mm is used")
 
 
 def test_itk_single_frame_is_squeezed(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
