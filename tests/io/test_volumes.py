@@ -93,7 +93,7 @@ def test_an_itk_header_without_voxel_size_gives_a_warning(tmp_path: Path, voxels
     sitk.WriteImage(image, str(path))
     assert reading_warnings(read_volume(path)) == []
     path.write_bytes(re.sub(rb"(ElementSpacing = |space).*\n", b"", path.read_bytes()))
-    (warning,) = reading_warnings(read_volume(path))
+    warning = reading_warnings(read_volume(path))[0]
     assert warning.startswith("The header states no voxel size, 1 x 1 x 1 mm is used")
 
 
