@@ -76,13 +76,12 @@ def joint_entropy(fixed: torch.Tensor, moving: torch.Tensor, patch_size: int) ->
     batch = torch.broadcast_shapes(fixed.shape[:1], moving.shape[:1])
     entropies = moving.new_empty((*batch, 1, *(size - patch_size + 1 for size in moving.shape[2:])))
     pairs = zip(*(weights.expand(*batch, -1, -1, -1) for weights in (fixed, moving)), entropies, strict=True)
-    taps = (
-        0,
-    ) * patch_size  # the length of a tuple is part of its type, so the compiler unrolls the loops over a patch
+    # the length of a tuple is part of its type, so the compiler unrolls the loops over a patch
+    taps = (0,) * patch_size
     workers = max(1, min(torch.get_num_threads(), entropies[0].numel() // PIXELS_PER_THREAD))
     run = map if workers == 1 else _threads(os.getpid()).map
     for first, second, result in pairs:
-        fill = functools.partial(_fill, *_memory(first), *_memory(second), taps, result[0].numpy(), workers)
+        fill = functools.partial(_fill, *_flat_view(first), *_flat_view(second), taps, result[0].numpy(), workers)
         list(run(fill, range(workers)))
     return entropies
 
@@ -93,7 +92,7 @@ def _threads(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="lmi")
 
 
-def _memory(weights: torch.Tensor) -> tuple[Array, Layout]:
+def _flat_view(weights: torch.Tensor) -> tuple[Array, Layout]:
     """View (bins, H, W) as a flat vector, with the number of bins and the strides of bins and rows.
 
     The compiler vectorises slices of a contiguous vector. It cannot assume that the pixels of a strided array are

@@ -79,7 +79,7 @@ def test_restacking_reproduces_any_volume(voxels: NDArray, axis: int, context: i
 
 
 @all_axes
-def test_network_sees_each_slice_with_its_neighbours(axis: int) -> None:
+def test_network_receives_each_slice_with_its_neighbours(axis: int) -> None:
     volume, network = blob(8, 8, 8), Recorder()
     SlicewiseInferer(context=1, axis=axis, batch_size=4, multiple=2)(volume, network)
     slices = volume[0, 0].movedim(axis, 0)[:, 1:-1, 1:-1]  # a stack of slices, the first and the last empty
@@ -122,7 +122,7 @@ def test_shifted_views_are_shifted_back_and_averaged(axis: int, mirror: bool) ->
 
 
 @all_axes
-def test_a_draft_is_the_straight_look_alone(axis: int) -> None:
+def test_the_coarse_pass_is_the_first_view(axis: int) -> None:
     volume = torch.rand(1, 6, 8, 4) + 0.1
     coarse = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2).infer(volume, pooled, coarse=True)
     assert torch.equal(coarse, SlicewiseInferer(axis=axis, multiple=2).infer(volume, pooled))
@@ -130,21 +130,21 @@ def test_a_draft_is_the_straight_look_alone(axis: int) -> None:
 
 @all_axes
 @pytest.mark.parametrize("shape", [(5, 7, 3), (9, 6, 11), (1, 2, 1)])
-def test_every_look_restacks_the_volume(axis: int, shape: tuple[int, int, int]) -> None:
-    """With padding, a box inside the volume, and slices that are empty."""
+def test_every_view_restacks_the_volume(axis: int, shape: tuple[int, int, int]) -> None:
+    """With padding, a box inside the volume, and empty slices."""
     volume = F.pad(torch.rand(1, 1, *shape) + 0.1, (2, 1, 0, 3, 1, 0))
     inferer = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1, -2), batch_size=3, multiple=4)
     torch.testing.assert_close(inferer(volume, Recorder()), volume)
 
 
 @all_axes
-def test_looks_treat_left_and_right_alike(axis: int) -> None:
+def test_views_treat_left_and_right_alike(axis: int) -> None:
     inferer = SlicewiseInferer(axis=axis, mirror=True, shifts=(0, 1), multiple=2)
     volume = torch.rand(1, 1, 6, 8, 4) + 0.1
     torch.testing.assert_close(inferer(volume.flip(2), pooled).flip(2), inferer(volume, pooled))
 
 
-def test_batch_size_bounds_the_batches() -> None:
+def test_batch_size_limits_the_batches() -> None:
     network = Recorder()
     SlicewiseInferer(batch_size=4)(blob(5, 5, 11), network)
     assert [len(batch) for batch in network.batches] == [4, 4, 1]
