@@ -42,6 +42,7 @@ class Frame:
         spacing: (2,), distance between rows and between columns in millimetres (PixelSpacing).
         rescaling: Dataset with RescaleSlope and RescaleIntercept, if the frame has them.
         echo_time: In milliseconds. 0 if the header lacks it.
+        image_type: From the third value of ImageType or FrameType on, such as "W" of a water image. May be empty.
         is_magnitude: Whether the frame is not known to be a phase, real or imaginary image.
     """
 
@@ -53,6 +54,7 @@ class Frame:
     spacing: NDArray[np.float64]
     rescaling: Dataset
     echo_time: float
+    image_type: str
     is_magnitude: bool
 
     @property
@@ -152,6 +154,7 @@ def _frame(dataset: Dataset, index: int, group: Callable[[str], Dataset]) -> Fra
         spacing=spacing,
         rescaling=group("PixelValueTransformationSequence"),
         echo_time=echo_time(group("MREchoSequence")),
+        image_type=image_type(group("MRImageFrameTypeSequence")),
         is_magnitude=is_magnitude(group("MRImageFrameTypeSequence")),
     )
 
@@ -159,6 +162,12 @@ def _frame(dataset: Dataset, index: int, group: Callable[[str], Dataset]) -> Fra
 def echo_time(dataset: Dataset) -> float:
     """Return the echo time in milliseconds, rounded to microseconds. 0 if the dataset lacks it."""
     return round(optional_number(dataset, "EffectiveEchoTime") or optional_number(dataset, "EchoTime"), 3)
+
+
+def image_type(dataset: Dataset) -> str:
+    """Return the values of FrameType or ImageType from the third on, such as "M_SE". Empty if there are none."""
+    values = dataset.get("FrameType") or dataset.get("ImageType") or ()
+    return "_".join(str(value) for value in list(values)[2:] if value != "NONE") if len(values) > 2 else ""
 
 
 def is_magnitude(dataset: Dataset) -> bool:

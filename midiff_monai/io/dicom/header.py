@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.dicom.frames import echo_time, functional_group, is_magnitude, optional_number
+from midiff_monai.io.dicom.frames import echo_time, functional_group, image_type, is_magnitude, optional_number
 from midiff_monai.io.dicom.reader import EXPORT_AGAIN, read_file
 
 ANATOMICAL = ("MR", "CT")
@@ -56,6 +56,8 @@ class ImageHeader(NamedTuple):
         positions: (frames, 4), normal of each slice and its distance along the normal in millimetres. Zeros if the
             header lacks them.
         echo_times: (frames,), in milliseconds. 0 if the header lacks them.
+        image_types: (frames,), as `frames.image_type` returns them.
+        image_type: The image type of the volume, if the series has several at the same positions, otherwise empty.
         number: SeriesNumber.
         description: SeriesDescription without the name and the id of the patient.
         instance: InstanceNumber, or None.
@@ -76,6 +78,7 @@ class ImageHeader(NamedTuple):
     mosaic: bool
     positions: NDArray[np.float64]
     echo_times: NDArray[np.float64]
+    image_types: NDArray[np.str_]
     number: int
     modality: str
     description: str
@@ -85,6 +88,15 @@ class ImageHeader(NamedTuple):
     declared_spacing: float
     thickness: float
     declared_parts: int
+    image_type: str = ""
+
+    def select(self, chosen: NDArray[np.bool_]) -> ImageHeader:
+        """Return the header with the chosen frames (frames,) only."""
+        return self._replace(
+            positions=self.positions[chosen],
+            echo_times=self.echo_times[chosen],
+            image_types=self.image_types[chosen],
+        )
 
 
 def read_header(path: Path) -> ImageHeader | None:
@@ -98,11 +110,10 @@ def read_header(path: Path) -> ImageHeader | None:
         return None
     if "Rows" not in header:
         raise TruncatedHeaderError(path, "is truncated", EXPORT_AGAIN)
-    positions, echo_times, magnitudes = _frames(header)
-    kept = magnitudes if magnitudes.any() else ~magnitudes
+    positions, echo_times, image_types, magnitudes = _frames(header)
     series, uid = str(header.get("SeriesInstanceUID")), str(header.get("SOPInstanceUID"))
     is_multiframe = int(header.get("NumberOfFrames") or 1) > 1
-    return ImageHeader(
+    image = ImageHeader(
         series=series,
         echo=str(header.get("EchoNumbers") or ""),
         multiframe=str(header.get("ConcatenationUID") or uid) if is_multiframe else "",
@@ -111,8 +122,9 @@ def read_header(path: Path) -> ImageHeader | None:
         study=str(header.get("StudyInstanceUID") or header.get("SeriesInstanceUID")),
         uid=uid,
         mosaic="MOSAIC" in (header.get("ImageType") or ()),
-        positions=positions[kept],
-        echo_times=echo_times[kept],
+        positions=positions,
+        echo_times=echo_times,
+        image_types=image_types,
         number=int(header.get("SeriesNumber") or 0),
         modality=str(header.get("Modality") or ""),
         description=_anonymous_description(header),
@@ -123,6 +135,7 @@ def read_header(path: Path) -> ImageHeader | None:
         thickness=optional_number(header, "SliceThickness"),
         declared_parts=int(optional_number(header, "InConcatenationTotalNumber")),
     )
+    return image.select(magnitudes) if magnitudes.any() else image
 
 
 def _is_image_class(header: Dataset) -> bool:
@@ -153,8 +166,10 @@ def _anonymous_description(header: Dataset) -> str:
     return re.sub(rf"(?i)(?<![^\W_])({names})(?![^\W_])", "", description) if names else description
 
 
-def _frames(header: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return positions (frames, 4), echo times (frames,), and whether each frame is a magnitude image (frames,)."""
+def _frames(
+    header: Dataset,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_], NDArray[np.bool_]]:
+    """Return positions (frames, 4), echo times, image types and whether frames are magnitude images, (frames,) each."""
     frames = header.get("PerFrameFunctionalGroupsSequence")
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     groups: list[Callable[[str], Dataset]]
@@ -162,6 +177,7 @@ def _frames(header: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64], 
     return (
         np.array([_position(group("PlanePositionSequence"), group("PlaneOrientationSequence")) for group in groups]),
         np.array([echo_time(group("MREchoSequence")) for group in groups]),
+        np.array([image_type(group("MRImageFrameTypeSequence")) for group in groups]),
         np.array([is_magnitude(group("MRImageFrameTypeSequence")) for group in groups]),
     )
 

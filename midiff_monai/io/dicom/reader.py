@@ -58,6 +58,7 @@ class DicomSeries:
         repetition_reason: Why it is a time or diffusion series, as a verb phrase. Empty for a single volume.
         exclusion_reason: Why it is excluded, as a verb phrase. Empty if it is processed.
         echo_time: Echo time of the frames to read, in milliseconds. 0 reads all frames of the files.
+        image_type: Image type of the frames to read, as `frames.image_type` returns it. Empty reads all frames.
         missing: Which images are missing, as a verb phrase. Empty if none is known to be missing.
         warnings: Sentences for the report.
     """
@@ -75,6 +76,7 @@ class DicomSeries:
     repetition_reason: str = ""
     exclusion_reason: str = ""
     echo_time: float = 0.0
+    image_type: str = ""
     missing: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -114,7 +116,7 @@ def ordered_frames(series: DicomSeries, with_pixels: bool = False) -> list[Frame
     if series.fault:
         raise InputError(series.files[0], series.fault, series.hint)
     frames = [frame for path in series.files for frame in _open_frames(path, with_pixels)]
-    frames = _select_frames(frames, series.echo_time)
+    frames = _select_frames(frames, series.echo_time, series.image_type)
     if series.repetition_reason:
         raise series.error(series.repetition_reason, "Give one volume of it as NIfTI, for example the mean")
     frames = sort_slices(frames, series.error)
@@ -161,9 +163,10 @@ def quiet() -> Iterator[None]:
         logger.disabled = disabled
 
 
-def _select_frames(frames: list[Frame], echo_time: float) -> list[Frame]:
-    """Select the frames of an echo, and magnitude frames where there are any."""
+def _select_frames(frames: list[Frame], echo_time: float, image_type: str) -> list[Frame]:
+    """Select the frames of an echo and of an image type, and magnitude frames where there are any."""
     frames = [frame for frame in frames if not echo_time or frame.echo_time == echo_time]
+    frames = [frame for frame in frames if not image_type or frame.image_type == image_type]
     return [frame for frame in frames if frame.is_magnitude] or frames
 
 

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,9 +32,10 @@ def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingPro
     """Find all image series among DICOM files, sorted by name.
 
     SeriesInstanceUID identifies a series. Echoes that share a series (PD and T2 of a dual echo) become one
-    `DicomSeries` each, told apart by EchoNumbers or by the echo time. Multi-frame images become one each, too, unless
-    several of a series show the same slices: these are a time or diffusion series, and excluded. Segmentations are
-    ignored. A file that cannot be read becomes a `DicomSeries` with a fault.
+    `DicomSeries` each. EchoNumbers or the echo time tell them apart. So do image types that show the same slices, such
+    as water and fat, and multi-frame images. Several multi-frame images of one series that show the same slices are a
+    time or diffusion series, and excluded. Segmentations are ignored. A file that cannot be read becomes a
+    `DicomSeries` with a fault.
 
     Series with a modality other than MR and CT are excluded, and localizers and phase images, by their ImageType.
     Beside a volume of the same study and modality, these are excluded too: series with few slices, scouts with slices
@@ -50,7 +52,9 @@ def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingPro
     for image in images:
         volumes[image[:4]].append(image)
         series[image.series].append(image)
-    parts = _merge_time_series([part for volume in volumes.values() for part in _split_echoes(volume)])
+    parts = _merge_time_series(
+        [part for volume in volumes.values() for echo in _split_echoes(volume) for part in _split_image_types(echo)]
+    )
     echoes = {uid: {part[0].echo for part in parts if part[0].series == uid} for uid in series}
     missing = {uid: missing_images(members) for uid, members in series.items()}
     warnings = {uid: tuple(completeness_warnings(members, left_out)) for uid, members in series.items()}
@@ -148,22 +152,33 @@ def _repetition_reason(images: Sequence[ImageHeader], frames_per_position: list[
 
 
 def _split_echoes(images: list[ImageHeader]) -> list[list[ImageHeader]]:
-    """Split images by echo time if several echo times share slice positions. Every part gets an echo number.
-
-    Images without such echoes are returned as one part.
-    """
-    times = sorted({time for image in images for time in image.echo_times.tolist()})
-    parts = [[_select_echo(image, time) for image in images if (image.echo_times == time).any()] for time in times]
-    positions = [{tuple(row) for image in part for row in np.round(image.positions, 3).tolist()} for part in parts]
-    if len(times) < 2 or not any(positions[0] & other for other in positions[1:]):
-        return [images]
+    """Split images by echo time. Every part gets an echo number."""
+    parts = _split(images, "echo_times")
+    if len(parts) == 1:
+        return parts
     prefix = f"{images[0].echo}-" if images[0].echo else ""
     return [[image._replace(echo=f"{prefix}{k}") for image in part] for k, part in enumerate(parts, start=1)]
 
 
-def _select_echo(image: ImageHeader, time: float) -> ImageHeader:
-    chosen = image.echo_times == time
-    return image._replace(positions=image.positions[chosen], echo_times=image.echo_times[chosen])
+def _split_image_types(images: list[ImageHeader]) -> list[list[ImageHeader]]:
+    """Split images by image type, such as the water and the fat images of a Dixon series."""
+    parts = _split(images, "image_types")
+    if len(parts) == 1:
+        return parts
+    return [[image._replace(image_type=str(part[0].image_types[0])) for image in part] for part in parts]
+
+
+def _split(images: list[ImageHeader], field: str) -> list[list[ImageHeader]]:
+    """Split images by a property of their frames, in the order of its values.
+
+    Images are split only if some frames with different values show the same slice. Otherwise, they are one volume.
+    """
+    values = sorted({value for image in images for value in getattr(image, field).tolist()})
+    masks = [[(image, getattr(image, field) == value) for image in images] for value in values]
+    parts = [[image.select(chosen) for image, chosen in part if chosen.any()] for part in masks]
+    positions = [{tuple(row) for image in part for row in np.round(image.positions, 3).tolist()} for part in parts]
+    overlaps = any(first & second for first, second in combinations(positions, 2))
+    return parts if overlaps else [images]
 
 
 def _merge_time_series(parts: list[list[ImageHeader]]) -> list[list[ImageHeader]]:
@@ -171,7 +186,7 @@ def _merge_time_series(parts: list[list[ImageHeader]]) -> list[list[ImageHeader]
     merged: dict[tuple[object, ...], list[list[ImageHeader]]] = defaultdict(list)
     for part in parts:
         positions = sorted(row for image in part for row in np.round(image.positions, 3).tolist())
-        key = part[0].multiframe and (part[0].series, part[0].echo, part[0].echo_times[0], repr(positions))
+        key = part[0].multiframe and (*part[0][:2], part[0].image_type, part[0].echo_times[0], repr(positions))
         merged[key or (id(part),)].append(part)
     return [
         part for similar in merged.values() for part in ([_as_time_series(similar)] if _differ(similar) else similar)
@@ -192,9 +207,12 @@ def _make_series(images: Sequence[ImageHeader], has_other_echoes: bool) -> Dicom
     first = images[0]
     files = tuple(image.path for image in sorted(images, key=lambda image: float(image.positions[0, 3])))
     frames_per_position = _count_frames_per_position(images)
-    parts = [f"{first.number:03d}", first.description, f"echo{first.echo}" if has_other_echoes else ""]
+    echo = f"echo{first.echo}" if has_other_echoes else ""
+    parts = [f"{first.number:03d}", first.description, echo, first.image_type]
     name = re.sub(r"[^A-Za-z0-9+-]+", "_", " ".join(filter(None, parts))).strip("_")
-    digest = hashlib.sha256(repr((first.series, first.echo, first.multiframe)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(
+        repr((first.series, first.echo, first.multiframe, *filter(None, [first.image_type]))).encode()
+    ).hexdigest()[:8]
     return DicomSeries(
         *(files, first.series, first.modality, first.description, name),
         digest=digest,
@@ -203,4 +221,5 @@ def _make_series(images: Sequence[ImageHeader], has_other_echoes: bool) -> Dicom
         repetition_reason=_repetition_reason(images, frames_per_position),
         exclusion_reason=first.exclusion_reason,
         echo_time=float(first.echo_times[0]) if has_other_echoes else 0.0,
+        image_type=first.image_type,
     )

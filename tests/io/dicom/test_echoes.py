@@ -145,6 +145,20 @@ class TestClassic:
         with pytest.raises(InputError, match="has up to 3 images at a position, as time and diffusion series have"):
             read_series(series_of(tmp_path / "in")["004_PD_TSE"])
 
+    def test_image_types_at_the_same_positions_are_separate_volumes(
+        self, tmp_path: Path, write_classic: Callable[..., None]
+    ) -> None:
+        for voxels, kind in ((PD, "W"), (T2, "F")):
+            write_classic(voxels, ImageType=["DERIVED", "PRIMARY", kind, "NONE"], EchoTime=2.4)
+        assert_volumes(tmp_path / "in", {"004_PD_TSE_F": T2, "004_PD_TSE_W": PD})
+
+    def test_image_types_that_differ_by_slice_are_one_volume(self, tmp_path: Path, write_dicom: WriteDicom) -> None:
+        for k, file in enumerate(write_dicom(tmp_path / "in", PD, AFFINE)):
+            image = dcmread(file)
+            image.ImageType = ["ORIGINAL", "PRIMARY", "M", f"NORM{k % 2}"]
+            image.save_as(file)
+        assert_volumes(tmp_path / "in", {"004_PD_TSE": PD})
+
     @pytest.mark.parametrize("kind", ["P", "PHASE"])
     def test_phase_images_of_a_series_are_excluded(
         self, kind: str, tmp_path: Path, write_classic: Callable[..., None]
@@ -203,6 +217,13 @@ class TestEnhanced:
         write_enhanced([(PD, {"EffectiveEchoTime": 30.0})] * 4)
         with pytest.raises(InputError, match="has up to 4 images at a position, as time and diffusion series have"):
             read_series(series_of(tmp_path / "in")["004_PD_TSE"])
+
+    def test_image_types_of_one_image_make_two_volumes(
+        self, tmp_path: Path, write_enhanced: Callable[..., Path]
+    ) -> None:
+        kinds = [["DERIVED", "PRIMARY", "DIXON", kind] for kind in ("WATER", "FAT")]
+        write_enhanced([(PD, {"FrameType": kinds[0]}), (T2, {"FrameType": kinds[1]})])
+        assert_volumes(tmp_path / "in", {"004_PD_TSE_DIXON_FAT": T2, "004_PD_TSE_DIXON_WATER": PD})
 
     def test_the_phase_frames_of_an_image_are_left_out(
         self, tmp_path: Path, write_enhanced: Callable[..., Path]
