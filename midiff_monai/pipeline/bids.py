@@ -17,6 +17,7 @@ from midiff_monai.io.inputs import Job, without_duplicates
 from midiff_monai.io.manifest import read_earlier_manifest
 from midiff_monai.io.outputs import OutputPaths, bids_outputs, output_paths
 from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, make_folder
+from midiff_monai.io.placeholders import missing_file_error
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
@@ -159,6 +160,8 @@ def check_dataset(dataset: Path) -> None:
     try:
         facts = _read_json(description)
     except FileNotFoundError:
+        if description.is_symlink():
+            raise missing_file_error(description) from None
         raise InputError(description, "does not exist", "Name the root of a BIDS data set") from None
     except (OSError, ValueError) as error:
         raise InputError(description, f"cannot be read ({error})", "Check it with the BIDS validator") from error

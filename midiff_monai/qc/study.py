@@ -16,7 +16,7 @@ from midiff_monai.qc.records import MANIFEST_SUFFIX, BatchRow, ManifestRecord, R
 from midiff_monai.qc.subject import Subject
 
 SCAN = (
-    r"^(?P<participant_id>sub-[0-9a-zA-Z]+)(?:_(?P<session_id>ses-[0-9a-zA-Z]+))?"
+    r"^(?P<participant_id>sub-[0-9a-zA-Z+]+)(?:_(?P<session_id>ses-[0-9a-zA-Z+]+))?"
     r"(?:.*_(?P<suffix>[0-9a-zA-Z]+)\.)?"
 )
 """The parts of a scan's file name in BIDS."""

@@ -303,6 +303,19 @@ def test_a_description_of_any_encoding_is_read(encoding: str, dataset: Path) -> 
     check_dataset(dataset)
 
 
+def test_a_data_set_of_datalad_without_content_says_so(dataset: Path, tmp_path: Path) -> None:
+    """Its scans are links. Every scan is found, and fails with the right hint."""
+    description, scan = dataset / "dataset_description.json", dataset / "sub-01" / "anat" / "sub-01_PDw.nii.gz"
+    for path in (description, scan):
+        path.unlink()
+        path.symlink_to("../.git/annex/objects/zz/00/key/key")
+    with pytest.raises(InputError, match="its content is not here. .*`datalad get`"):
+        check_dataset(dataset)
+    (job,) = find_jobs(dataset, tmp_path / "out", participants=["01"])
+    with pytest.raises(InputError, match="its content is not here. .*`datalad get`"):
+        read_volume(job.source)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
 def test_an_own_derivative_is_recognised_in_any_encoding(encoding: str, dataset: Path, tmp_path: Path) -> None:
     write_description(dataset, tmp_path / "out")

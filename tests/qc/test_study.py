@@ -164,6 +164,15 @@ def test_an_input_that_a_batch_did_not_reach_is_done_after_a_later_run(folder: P
     assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
+def test_labels_with_a_plus_sign_stay_whole(folder: Path) -> None:
+    path = folder / "sub-01_PDw_report.json"
+    facts = json.loads(path.read_text())
+    facts["input"]["path"] = "/raw/sub-A+B_ses-1+2_acq-tse+fs_PDw.nii.gz"
+    path.write_text(json.dumps(facts))
+    (row,) = pd.read_csv(write_volumes_table(folder)).to_dict("records")
+    assert (row["participant_id"], row["session_id"], row["suffix"]) == ("sub-A+B", "ses-1+2", "PDw")
+
+
 @pytest.mark.parametrize(
     ("scan", "expected"),
     [
