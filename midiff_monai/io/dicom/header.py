@@ -43,10 +43,11 @@ class TruncatedHeaderError(InputError):
 
 
 class ImageHeader(NamedTuple):
-    """Header fields of an image. Images of one volume share the first four fields.
+    """Header fields of an image. Images of one volume share the first five fields.
 
     Attributes:
-        series: SeriesInstanceUID.
+        series: SeriesInstanceUID, or the folder of the file if the header lacks it.
+        number: SeriesNumber. Tools that anonymise may give several series one SeriesInstanceUID.
         echo: EchoNumbers, or empty.
         multiframe: ConcatenationUID or SOPInstanceUID if the image has several frames, otherwise empty.
         exclusion_reason: Why it is not an anatomical image, otherwise empty.
@@ -58,7 +59,6 @@ class ImageHeader(NamedTuple):
         echo_times: (frames,), in milliseconds. 0 if the header lacks them.
         image_types: (frames,), as `frames.image_type` returns them.
         image_type: The image type of the volume, if the series has several at the same positions, otherwise empty.
-        number: SeriesNumber.
         description: SeriesDescription without the name and the id of the patient.
         instance: InstanceNumber, or None.
         acquisition: What differs between acquisitions in one series: number and time.
@@ -69,6 +69,7 @@ class ImageHeader(NamedTuple):
     """
 
     series: str
+    number: int
     echo: str
     multiframe: str
     exclusion_reason: str
@@ -79,7 +80,6 @@ class ImageHeader(NamedTuple):
     positions: NDArray[np.float64]
     echo_times: NDArray[np.float64]
     image_types: NDArray[np.str_]
-    number: int
     modality: str
     description: str
     instance: int | None
@@ -111,10 +111,11 @@ def read_header(path: Path) -> ImageHeader | None:
     if "Rows" not in header:
         raise TruncatedHeaderError(path, "is truncated", EXPORT_AGAIN)
     positions, echo_times, image_types, magnitudes = _frames(header)
-    series, uid = str(header.get("SeriesInstanceUID")), str(header.get("SOPInstanceUID"))
+    uid = str(header.get("SOPInstanceUID"))
     is_multiframe = int(header.get("NumberOfFrames") or 1) > 1
     image = ImageHeader(
-        series=series,
+        series=str(header.get("SeriesInstanceUID") or path.parent),
+        number=int(header.get("SeriesNumber") or 0),
         echo=str(header.get("EchoNumbers") or ""),
         multiframe=str(header.get("ConcatenationUID") or uid) if is_multiframe else "",
         exclusion_reason=_exclusion_reason(header, bool(magnitudes.any())),
@@ -125,7 +126,6 @@ def read_header(path: Path) -> ImageHeader | None:
         positions=positions,
         echo_times=echo_times,
         image_types=image_types,
-        number=int(header.get("SeriesNumber") or 0),
         modality=str(header.get("Modality") or ""),
         description=_anonymous_description(header),
         instance=_instance_number(header),

@@ -31,7 +31,7 @@ STACK_COSINE = 0.9
 def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingProxyType({})) -> list[DicomSeries]:
     """Find all image series among DICOM files, sorted by name.
 
-    SeriesInstanceUID identifies a series. Echoes that share a series (PD and T2 of a dual echo) become one
+    SeriesInstanceUID and SeriesNumber identify a series. Echoes that share a series (PD and T2 of a dual echo) become one
     `DicomSeries` each. EchoNumbers or the echo time tell them apart. So do image types that show the same slices, such
     as water and fat, and multi-frame images. Several multi-frame images of one series that show the same slices are a
     time or diffusion series, and excluded. Segmentations are ignored. A file that cannot be read becomes a
@@ -47,21 +47,20 @@ def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingPro
         left_out: Other files in their folders that should have been DICOM, and why they are not, as a verb phrase.
     """
     images, left_out, found = _read_headers(files, left_out)
-    volumes: dict[tuple[str, ...], list[ImageHeader]] = defaultdict(list)
-    series: dict[str, list[ImageHeader]] = defaultdict(list)
+    volumes: dict[tuple[object, ...], list[ImageHeader]] = defaultdict(list)
+    series: dict[tuple[object, ...], list[ImageHeader]] = defaultdict(list)
     for image in images:
-        volumes[image[:4]].append(image)
-        series[image.series].append(image)
-    parts = _merge_time_series(
-        [part for volume in volumes.values() for echo in _split_echoes(volume) for part in _split_image_types(echo)]
-    )
-    echoes = {uid: {part[0].echo for part in parts if part[0].series == uid} for uid in series}
-    missing = {uid: missing_images(members) for uid, members in series.items()}
-    warnings = {uid: tuple(completeness_warnings(members, left_out)) for uid, members in series.items()}
+        volumes[image[:5]].append(image)
+        series[image[:2]].append(image)
+    parts = [part for volume in volumes.values() for echo in _split_echoes(volume) for part in _split_image_types(echo)]
+    parts = _merge_time_series(parts)
+    echoes = {key: {part[0].echo for part in parts if part[0][:2] == key} for key in series}
+    missing = {key: missing_images(members) for key, members in series.items()}
+    warnings = {key: tuple(completeness_warnings(members, left_out)) for key, members in series.items()}
     for part in parts:
-        uid = part[0].series
-        made = _make_series(part, has_other_echoes=len(echoes[uid]) > 1)
-        found.append(replace(made, missing=missing[uid], warnings=warnings[uid]))
+        key = part[0][:2]
+        made = _make_series(part, has_other_echoes=len(echoes[key]) > 1)
+        found.append(replace(made, missing=missing[key], warnings=warnings[key]))
     return sorted(_with_unique_names(_exclude_minor_series(found)), key=lambda series: (series.name, series.uid))
 
 
@@ -186,7 +185,7 @@ def _merge_time_series(parts: list[list[ImageHeader]]) -> list[list[ImageHeader]
     merged: dict[tuple[object, ...], list[list[ImageHeader]]] = defaultdict(list)
     for part in parts:
         positions = sorted(row for image in part for row in np.round(image.positions, 3).tolist())
-        key = part[0].multiframe and (*part[0][:2], part[0].image_type, part[0].echo_times[0], repr(positions))
+        key = part[0].multiframe and (*part[0][:3], part[0].image_type, part[0].echo_times[0], repr(positions))
         merged[key or (id(part),)].append(part)
     return [
         part for similar in merged.values() for part in ([_as_time_series(similar)] if _differ(similar) else similar)

@@ -243,6 +243,16 @@ def test_a_folder_with_only_excluded_series_lists_the_reasons(tmp_path: Path, ad
         taken(tmp_path)
 
 
+@pytest.mark.parametrize("uid", ["1.2.3", ""], ids=["one for all", "none"])
+def test_series_without_a_uid_of_their_own_are_told_apart_by_number(uid: str, tmp_path: Path, add: AddSeries) -> None:
+    """As tools that anonymise leave them."""
+    for number, description in ((4, "PD"), (5, "T2")):
+        add(number, description, 20, SeriesInstanceUID=uid)
+    found = taken(tmp_path)
+    assert list(found) == ["004_PD", "005_T2"]
+    assert all(read_series(series).shape == (8, 8, 20) for series in found.values())
+
+
 def test_a_renamed_series_is_listed_once(add: AddSeries, tmp_path: Path) -> None:
     """The name depends on the other series of the folder."""
     (tmp_path / "out").mkdir()
