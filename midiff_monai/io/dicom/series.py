@@ -31,10 +31,10 @@ STACK_COSINE = 0.9
 def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingProxyType({})) -> list[DicomSeries]:
     """Find all image series among DICOM files, sorted by name.
 
-    SeriesInstanceUID and SeriesNumber identify a series. Echoes that share a series (PD and T2 of a dual echo) become one
-    `DicomSeries` each. EchoNumbers or the echo time tell them apart. So do image types that show the same slices, such
-    as water and fat, and multi-frame images. Several multi-frame images of one series that show the same slices are a
-    time or diffusion series, and excluded. Segmentations are ignored. A file that cannot be read becomes a
+    SeriesInstanceUID and SeriesNumber identify a series. Echoes that share a series (PD and T2 of a dual echo) become
+    one `DicomSeries` each. EchoNumbers or the echo time tell them apart. So do image types that show the same slices,
+    such as water and fat, and multi-frame images. Several multi-frame images of one series that show the same slices
+    are a time or diffusion series, and excluded. Segmentations are ignored. A file that cannot be read becomes a
     `DicomSeries` with a fault.
 
     Series with a modality other than MR and CT are excluded, and localizers and phase images, by their ImageType.
