@@ -1,11 +1,11 @@
-"""What other acquisitions than those of the main table cost: one change at a time, a row each.
+"""Measure how changes of the acquisition affect the results. Each row has one change.
 
     python evaluation/acquisitions.py --subject ../shared/data/multicontrast/301D00293 \
         --label-map ../shared/data/label-maps/training_seg_01.nii.gz --out evaluation/results/acquisitions
 
-A head is simulated (`simulate.py`) at other timings, noise and fields, and compared with the truth. A real subject's
-volumes are put on other grids, together with the T1w that is segmented for the reference, or have their grey values
-changed. The "subject" of a row is the change; "as-it-is" is none. Another subject or label map needs another folder.
+A simulated head (`midiff_monai.evaluation.simulation`) gets other timings, noise and bias fields, and is compared with
+the truth. The volumes of a real subject are resampled to other grids together with their T1w, or get other intensities.
+The column `subject` names the change. "as-it-is" means no change. Use a new folder for another subject or label map.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from midiff_monai.evaluation.simulation import (
     NOISE,
     read_anatomy,
     save_pair,
+    simulate_ct,
     tissue_fractions,
-    tomography,
     true_labels,
 )
 from midiff_monai.io.volumes import read_volume, write_like
@@ -44,14 +44,14 @@ from midiff_monai.io.volumes import read_volume, write_like
 AS_IT_IS = "as-it-is"
 
 BRIGHT_FAT = HEAD_TISSUES | {FAT: Tissue(350, 200, 1.0)}
-"""A fast spin echo keeps the signal of fat, as if it decayed slowly."""
+"""Tissues of a fast spin echo, in which fat stays bright, as with a long T2."""
 
-SLOW_FLUID = HEAD_TISSUES | {CSF: Tissue(4000, 329, 1.0)}
-"""At 3 T, and at body temperature, fluid recovers more slowly than in the table of BrainWeb."""
+LONG_T1_CSF = HEAD_TISSUES | {CSF: Tissue(4000, 329, 1.0)}
+"""Tissues with the T1 of CSF at 3 T and body temperature, which is longer than in the table of BrainWeb."""
 
 
 class Scan(NamedTuple):
-    """One simulated scan: what is changed, and all that its image depends on."""
+    """A simulated scan: the change, the contrast, and all parameters of the image."""
 
     change: str
     contrast: str
@@ -68,7 +68,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "field-50": {"bias": 0.5},
     "bright-fat": {"tissues": BRIGHT_FAT},
 }
-"""Change → what is changed in `Scan`s of all contrasts."""
+"""Change → parameters of `Scan` that it replaces, for all contrasts."""
 
 SCANS = (
     *(
@@ -77,19 +77,19 @@ SCANS = (
         for contrast in ("PD", "T2", "FLAIR")
     ),
     Scan("TR-8000-TE-8", "PD", PulseSequence(8000, 8)),
-    Scan("TR-5700-TE-8-slow-fluid", "PD", PulseSequence(5700, 8), tissues=SLOW_FLUID),
+    Scan("TR-5700-TE-8-slow-fluid", "PD", PulseSequence(5700, 8), tissues=LONG_T1_CSF),
     Scan("TR-2000-TE-30", "PD", PulseSequence(2000, 30)),
     Scan("TR-5000-TE-120", "T2", PulseSequence(5000, 120)),
 )
 
 
 def simulate_scans(label_map: Path, out: Path) -> None:
-    """Write the pairs of `SCANS`, and a CT, all of one head; the seed is that of its contrast in `simulate.py`."""
+    """Write the pairs of `SCANS` and a CT of one head, with the seeds of `simulation.simulate`."""
     anatomy = read_anatomy(label_map, heads=True)
     fractions = tissue_fractions(anatomy)
     labels, seeds = true_labels(anatomy, fractions), list(CONTRASTS)
     t1 = acquire(fractions, CONTRASTS["T1"], noise=NOISE, bias=BIAS, seed=seeds.index("T1"), tissues=HEAD_TISSUES)
-    save_pair(out, AS_IT_IS, {"T1": t1, "CT": tomography(anatomy, seed=0)}, labels, anatomy.affine)
+    save_pair(out, AS_IT_IS, {"T1": t1, "CT": simulate_ct(anatomy, seed=0)}, labels, anatomy.affine)
     for change, contrast, sequence, noise, bias, tissues in SCANS:
         seed = seeds.index(contrast)
         scan = acquire(fractions, sequence, noise=noise, bias=bias, seed=seed, tissues=tissues)
@@ -97,7 +97,7 @@ def simulate_scans(label_map: Path, out: Path) -> None:
 
 
 class Grid(NamedTuple):
-    """Another grid: voxel sides in mm along right, anterior and superior, and angles by which the head is turned."""
+    """A grid: voxel sides in mm (right, anterior, superior), and the rotation of the head in degrees."""
 
     change: str
     spacing: tuple[float, float, float]
@@ -115,10 +115,10 @@ GRIDS = (
 
 
 def regrid(image: sitk.Image, grid: Grid) -> sitk.Image:
-    """Bring a skull-stripped volume to a grid straight to the world's axes, the head turned about its centre.
+    """Resample a skull-stripped volume to a grid along the world axes, with the head rotated about its centre.
 
-    Thick voxels are means of as many thin ones. What is 0 has no part in a voxel, and what is half of 0 becomes 0, so
-    that the surface of the brain stays as bright as it is.
+    Thick voxels are means of thin ones. The background does not contribute to a voxel, so the surface of the brain
+    keeps its intensity. A voxel with more than half background becomes 0.
     """
     side = max(size * spacing for size, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
     per_voxel = [max(1, round(spacing)) for spacing in grid.spacing]
@@ -133,7 +133,7 @@ def regrid(image: sitk.Image, grid: Grid) -> sitk.Image:
 
 
 def regrid_subject(subject: str, out: Path) -> None:
-    """Write the pairs of a subject, the path of whose volumes less _PD.nii.gz is given, on `GRIDS` and as they are."""
+    """Write the pairs of a subject on `GRIDS` and unchanged. `subject` is the path of a volume without _PD.nii.gz."""
     for volume in sorted(Path(subject).parent.glob(f"{Path(subject).name}_*.nii.gz")):
         contrast = contrast_of(volume)
         if contrast in CONTRASTS:
@@ -154,7 +154,7 @@ def _noise(voxels: NDArray) -> NDArray:
     return np.hypot(voxels + real, imaginary)
 
 
-GREY_VALUES: dict[str, Callable[[NDArray], NDArray]] = {
+INTENSITIES: dict[str, Callable[[NDArray], NDArray]] = {
     "squared": np.square,
     "square-root": np.sqrt,
     "cut-off-at-97-percent": lambda voxels: voxels.clip(max=np.percentile(voxels[voxels > 0], 97)),
@@ -162,21 +162,21 @@ GREY_VALUES: dict[str, Callable[[NDArray], NDArray]] = {
     "noise-10-of-median": _noise,
     "field-0.45-to-2.2": lambda voxels: voxels * np.geomspace(0.45, 2.2, voxels.shape[1])[:, None],
 }
-"""Change → grey values (X, Y, Z) of a skull-stripped volume to changed ones."""
+"""Change → function of the intensities (X, Y, Z) of a skull-stripped volume."""
 
 
-def change_grey_values(subject: str, out: Path, contrast: str = "PD") -> None:
-    """Write the pairs of one contrast of a subject with its grey values changed, where they are not 0."""
+def change_intensities(subject: str, out: Path, contrast: str = "PD") -> None:
+    """Write the pairs of one contrast of a subject with changed intensities. The background stays 0."""
     source, t1 = (read_volume(Path(f"{subject}_{name}.nii.gz")) for name in (contrast, "T1"))
     voxels = np.asarray(source.dataobj, dtype=np.float64)
-    for change, function in GREY_VALUES.items():
+    for change, function in INTENSITIES.items():
         changed = function(voxels) * (voxels != 0)
         write_like(changed, source, out / f"{change}_{contrast}.nii.gz", np.float32)
         write_like(np.asarray(t1.dataobj), t1, out / f"{change}_T1.nii.gz", np.float32)
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """White matter / grey matter / ventricles, a line a data set and change, a column a contrast."""
+    """Format Dice of white matter / grey matter / ventricles: a line per data set and change, a column per contrast."""
     dice = rows[[f"{structure} dice" for structure in STRUCTURES]]
     cells = dice.map(lambda value: f"{value:.3f}".removeprefix("0")).agg("/".join, axis=1)
     table = rows.assign(cell=cells).pivot(index=["dataset", "subject"], columns="contrast", values="cell")
@@ -189,10 +189,10 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Fill the table and sum it up."""
+    """Fill the table and write the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", required=True, help="path of a stripped subject's volumes, less _PD.nii.gz")
-    parser.add_argument("--label-map", type=Path, required=True, help="a whole head")
+    parser.add_argument("--subject", required=True, help="path of skull-stripped volumes, without _PD.nii.gz")
+    parser.add_argument("--label-map", type=Path, required=True, help="label map of a whole head")
     parser.add_argument("--out", type=Path, required=True, help="folder for scores.csv and summary.md")
     arguments = parser.parse_args()
     table = Table(arguments.out / "scores.csv", key=("dataset", "subject", "contrast", "method"))
@@ -201,7 +201,7 @@ def main() -> None:
         real.mkdir()
         simulate_scans(arguments.label_map, simulated)
         regrid_subject(arguments.subject, real)
-        change_grey_values(arguments.subject, real)
+        change_intensities(arguments.subject, real)
         fill(table, [job for pairs in (simulated, real) for job in jobs(pairs, ["midiff"])])
     (arguments.out / "summary.md").write_text(markdown(table.rows()), encoding="utf-8")
 

@@ -1,9 +1,10 @@
-"""Does the spread of several samples tell where the synthetic T1w is wrong?
+"""Compare the standard deviation of several samples with the error of the synthetic T1w.
 
     python evaluation/calibration.py --pairs ../shared/data/multicontrast --out evaluation/results
 
-Within the brain, after the linear alignment of the mean to the real T1w, voxels are sorted by the standard deviation of
-the samples into bins of one size. One row a subject, contrast and bin; see PROTOCOL.md.
+The mean of the samples is aligned to the real T1w by a linear map. The voxels of the brain are sorted by the standard
+deviation of the samples, and divided into bins of equal size. There is one row per subject, contrast and bin.
+PROTOCOL.md has the details.
 """
 
 from __future__ import annotations
@@ -27,39 +28,32 @@ BINS = 10
 def calibrate(
     image: NDArray, synthetic_std: NDArray, reference: NDArray, brain: NDArray[np.bool_], bins: int = BINS
 ) -> list[dict[str, float]]:
-    """Compare the spread with the error, both in the grey values of the reference.
+    """Compare the standard deviation with the error, both in the intensities of the reference.
 
     Args:
-        image: (X, Y, Z), mean of the samples.
-        spread: their standard deviation, same shape.
-        reference: the real T1w, same shape.
-        brain: the voxels that count.
-        bins: number of them, of equal size.
+        image: mean of the samples (X, Y, Z).
+        synthetic_std: standard deviation of the samples, same shape.
+        reference: real T1w, same shape.
+        brain: mask of the evaluated voxels.
+        bins: number of bins of equal size.
 
     Returns:
-        A row a bin: "bin", mean "synthetic_std", mean absolute "error", and the "correlation" of both over all voxels.
+        One row per bin: "bin", mean "synthetic_std", mean absolute "error", and their "correlation" over all voxels.
     """
     aligned = match_intensity(image, reference, brain)
     scale = aligned[brain].std() / image[brain].std()
     deviation, error = scale * synthetic_std[brain], np.abs(aligned - reference)[brain]
     correlation = float(np.corrcoef(deviation, error)[0, 1])
     parts = np.array_split(deviation.argsort(), bins)
-    return [
-        {
-            "bin": number,
-            "synthetic_std": deviation[part].mean(),
-            "error": error[part].mean(),
-            "correlation": correlation,
-        }
-        for number, part in enumerate(parts)
-    ]
+    means = ({"synthetic_std": deviation[part].mean(), "error": error[part].mean()} for part in parts)
+    return [{"bin": number} | row | {"correlation": correlation} for number, row in enumerate(means)]
 
 
 def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …")
-    parser.add_argument("--samples", type=int, default=8, help="samples a volume (default: 8)")
+    parser.add_argument("--samples", type=int, default=8, help="number of samples per volume (default: 8)")
     parser.add_argument("--out", type=Path, required=True, help="folder for calibration.csv")
     arguments = parser.parse_args()
     table = Table(arguments.out / "calibration.csv", key=("subject", "contrast", "samples"))

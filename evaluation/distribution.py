@@ -1,19 +1,22 @@
-"""Do the synthetic T1w look like real ones, all slices taken together?
+"""Compare the distribution of synthetic T1w slices with that of real ones, by FID and KID.
 
     python evaluation/distribution.py --pairs ../shared/data/multicontrast --out evaluation/results
     python evaluation/distribution.py --pairs … --inception inception-2015-12-05.pt --out evaluation/results
 
-FID and KID between the axial slices of all subjects' real T1w and those of the T1w that a method made, both brought to
-the grid and the grey values of the segmentation bundle first. One row a contrast and method; see PROTOCOL.md.
+The distances are between the axial slices of all subjects' real T1w and of the T1w of a method. Both are first brought
+to the grid and the intensities of the segmentation bundle. There is one row per contrast and method. PROTOCOL.md has
+the details.
 
-Features need no download: they are what the deepest layer of the T1w segmenter says of a slice, 256 means over what is
-not 0. It knows brains, not photographs, and its distances are not on the scale of published ones. `--inception` takes
-the usual 2048 from a local TorchScript file instead, called as `inception-2015-12-05.pt` of StyleGAN is: with uint8
-images (B, 3, H, W) and `return_features=True`. Such a file is code that runs as you: give none that you do not trust.
+The features need no download. They are the activations of the deepest layer of the T1w segmenter, 256 means over the
+foreground of a slice. The segmenter knows brains and not photographs, and its distances are not on the scale of
+published ones. `--inception` uses the usual 2048 features of a local TorchScript file instead. It is called like
+`inception-2015-12-05.pt` of StyleGAN, with uint8 images (B, 3, H, W) and `return_features=True`. A TorchScript file can
+execute code. Use only files that you trust.
 
-Small samples: FID is too large, and with no more slices than features its covariances are singular. It then ranks
-methods at equal numbers of slices at best. KID has no such bias if slices are independent. These are neighbours of one
-another and made of the reference's own subjects, so no error bar is given, and a KID somewhat below 0 means equality.
+FID is biased upwards for small samples. With no more slices than features its covariances are singular. It can then at
+best rank methods with equal numbers of slices. KID is unbiased for independent slices. The slices here are neighbours,
+and show the subjects of the reference. The table thus has no error bars, and a slightly negative KID means no
+difference.
 """
 
 from __future__ import annotations
@@ -49,26 +52,26 @@ from midiff_monai.transforms.meta import as_plain_tensor
 KEY = ("dataset", "contrast", "method")
 
 LEAST_SHARE = 0.2
-"""Of the largest slice's brain: what a slice has to show to count."""
+"""Smallest brain area of an evaluated slice, as a fraction of the largest area."""
 
 INCEPTION_BATCH = 16
-"""Slices at a time; it does not change the features."""
+"""Slices per batch. It does not change the features."""
 
 
 class Features(NamedTuple):
-    """What tells images apart: its name in the table, and slices (N, neighbours, H, W) → features (N, D)."""
+    """A feature extractor: its name in the table, and a function that maps slices (N, neighbours, H, W) to (N, D)."""
 
     name: str
     extract: Callable[[torch.Tensor], torch.Tensor]
 
 
 def of_segmenter(segmenter: Bundle) -> Features:
-    """Features that need no download."""
+    """Return the features of the segmenter, which need no download."""
     return Features(SEGMENTATION, partial(bottleneck_means, segmenter=segmenter))
 
 
 def of_inception(path: Path, device: torch.device) -> Features:
-    """Features of a TorchScript file; its hash is part of their name."""
+    """Return the features of a TorchScript file. Its hash is part of their name."""
     network = torch.jit.load(path, map_location=device).eval()
     name = f"{path.stem} {sha256(path)[:HASH_LENGTH]}"
     return Features(name, lambda slices: inception_features(slices.to(device), network))
@@ -76,16 +79,17 @@ def of_inception(path: Path, device: torch.device) -> Features:
 
 @torch.inference_mode()
 def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
-    """Means of the segmenter's deepest layer over what is not 0 of each slice of a volume.
+    """Average the segmenter's deepest layer over the foreground of each slice of a volume.
 
     Args:
-        slices: (N, 2·context + 1, H, W) in [0, 1], neighbours in a row, height and width multiples of the segmenter's.
+        slices: consecutive slices (N, 2·context + 1, H, W) in [0, 1]. Height and width are multiples that the segmenter
+            supports.
         segmenter: the segmentation bundle.
 
     Returns:
         (N, D), float64, on the CPU.
     """
-    network = segmenter.setting("network").network  # beneath the mixed precision: distances ask for float32
+    network = segmenter.setting("network").network  # without autocast, because the distances need float32
     unet = network.network
     encoder = nn.Sequential(unet.input_block, *unet.downsamples, unet.bottleneck)
     unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), network.factor)
@@ -96,18 +100,18 @@ def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
 
 @torch.inference_mode()
 def inception_features(slices: torch.Tensor, network: Network) -> torch.Tensor:
-    """Features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
+    """Compute features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
     images = (255 * centre_slice(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
     return in_batches(network, INCEPTION_BATCH)(images, return_features=True).double().cpu()
 
 
 def brain_slices(made: MetaTensor, real: MetaTensor, segmenter: Bundle) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut two images (1, X, Y, Z) of one grid into the same axial slices, as the segmenter would get them.
+    """Cut two images (1, X, Y, Z) on the same grid into the same axial slices, preprocessed for the segmenter.
 
-    Slices count where both images show enough, and are cut to the box around that.
+    Slices are included if the common foreground is large enough, see `LEAST_SHARE`. They are cropped to its box.
 
     Returns:
-        (N, 2·context + 1, H, W) of either, in [0, 1].
+        Slices (N, 2·context + 1, H, W) of each image, in [0, 1].
     """
     volumes = [as_plain_tensor(segmenter.conform(image)) for image in (made, real)]
     multiple, context = segmenter.setting("inferer").runner.multiple, segmenter.setting("context")
@@ -120,12 +124,12 @@ def brain_slices(made: MetaTensor, real: MetaTensor, segmenter: Bundle) -> tuple
 
 
 def compare(group: list[Job], features: Features, segmenter: Bundle) -> dict[str, Any]:
-    """The distances of what a method makes of the volumes of all subjects, and what weights had a part in it.
+    """Compute the distances for the volumes of all subjects, and the hashes of the weights.
 
-    Where the weights differ by subject, as those of `real_pairs` do, the last subject's are named.
+    If the weights differ by subject, as for `real_pairs`, the hash is that of the last subject.
     """
     weights: dict[str, str] = {}
-    features_of: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # what was made, and the real T1w
+    features_of: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # of the method, and of the real T1w
     for job in group:
         with tempfile.TemporaryDirectory() as folder:
             result = parse_method(job.method)(job.volume, Path(folder))
@@ -140,7 +144,7 @@ def compare(group: list[Job], features: Features, segmenter: Bundle) -> dict[str
 
 
 def as_tensor(voxels: NDArray, affine: NDArray) -> MetaTensor:
-    """Voxels (X, Y, Z) as the image (1, X, Y, Z) that bundles take."""
+    """Turn voxels (X, Y, Z) into an image (1, X, Y, Z), the input of bundles."""
     return MetaTensor(torch.from_numpy(voxels[None].astype(np.float32)), affine=torch.from_numpy(affine))
 
 
@@ -162,20 +166,20 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; what cannot be used ends the program before anything is computed."""
+    """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …")
     with_image = [name for name in METHODS if name not in WITHOUT_IMAGE and name not in ON_T1]
     parser.add_argument(
         "--methods", nargs="+", type=image_method, default=with_image, help=f"default: {' '.join(with_image)}"
     )
-    parser.add_argument("--inception", type=Path, metavar="FILE", help="TorchScript network to take the features from")
+    parser.add_argument("--inception", type=Path, metavar="FILE", help="TorchScript network that computes the features")
     parser.add_argument("--out", type=Path, required=True, help="folder for distribution.csv")
     return parser.parse_args()
 
 
 def image_method(name: str) -> str:
-    """The name itself, if `parse_method` knows it and the method makes an image; else argparse tells of the error."""
+    """Return the name if `parse_method` accepts it and the method makes an image, or raise an error of argparse."""
     try:
         parse_method(name)
     except ValueError as error:

@@ -1,9 +1,9 @@
-"""Draw what the tables hold, and the template phantom on its way through the method.
+"""Draw the figures of the tables, and figures of the template phantom.
 
     python evaluation/figures.py --results evaluation/results --out evaluation/figures
 
-Draws the figures whose tables are there (scores.csv, steps/scores.csv, calibration.csv); with --phantom CONTRAST also
-the pictures that the models have to be run for. No picture is of a patient.
+It draws the figures whose tables exist (scores.csv, steps/scores.csv, calibration.csv). With --phantom CONTRAST it also
+runs the models on the phantom. No figure shows a patient.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ DOTS_PER_INCH = 100
 
 
 def draw_methods(rows: pd.DataFrame) -> Figure:
-    """Mean and 95 % interval by method: a row a dataset and contrast, a column a measure of `MEASURES`.
+    """Draw mean and 95 % interval of each method: one row per dataset and contrast, one column per measure.
 
-    The methods on the T1w itself have nothing beside them to be compared with, and are left to the table.
+    Methods on the real T1w are excluded, because there is no other method to compare them with.
     """
     rows = rows[rows["contrast"] != "T1"]
     summary = summarise(rows).set_index(["dataset", "contrast", "measure"]).sort_index()
@@ -43,9 +43,9 @@ def draw_methods(rows: pd.DataFrame) -> Figure:
 
 
 def draw_bland_altman(rows: pd.DataFrame) -> Figure:
-    """Difference of a structure's volume from the real T1w's over the mean of both, of midiff and of direct use.
+    """Draw the volume difference to the real T1w over the mean of both volumes, for midiff and direct segmentation.
 
-    Where labels are the reference, and not the T1w as segmented, is left out: it has biases of the segmenter's own.
+    Simulated datasets are excluded. Their reference is a label map, so the bias of the segmenter counts as well.
     """
     rows = rows[rows["method"].isin(["midiff", "direct"]) & ~rows["dataset"].str.startswith("simulated")]
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -62,19 +62,22 @@ def draw_bland_altman(rows: pd.DataFrame) -> Figure:
 
 
 def bland_altman(rows: pd.DataFrame, structure: str) -> tuple[pd.Series, pd.Series]:
-    """Mean and difference (found − reference) of the volumes of a structure, in ml (Bland and Altman, Lancet 1986)."""
+    """Compute mean and difference (result − reference) of a structure's volumes in ml.
+
+    Bland and Altman, Lancet 1986.
+    """
     reference = rows[f"{structure} reference ml"]
     difference = reference * rows[f"{structure} volume error"]
     return reference + difference / 2, difference
 
 
 def limits_of_agreement(difference: pd.Series) -> tuple[float, float]:
-    """Mean ± 1.96 standard deviations."""
+    """Compute mean ± 1.96 standard deviations."""
     return difference.mean() - 1.96 * difference.std(), difference.mean() + 1.96 * difference.std()
 
 
 def draw_steps(rows: pd.DataFrame) -> Figure:
-    """Measures over the number of steps, from the rows of methods called midiff:steps=N."""
+    """Draw the measures over the number of steps, from the rows of the methods midiff:steps=N."""
     steps = rows["method"].str.extract(r"^midiff:steps=(\d+)$")[0].astype(float)
     rows = rows.assign(steps=steps).dropna(subset="steps")
     figure = Figure(figsize=(14, 3.2), layout="constrained")
@@ -87,14 +90,14 @@ def draw_steps(rows: pd.DataFrame) -> Figure:
 
 
 def draw_calibration(rows: pd.DataFrame) -> Figure:
-    """Mean absolute error over the mean standard deviation of the samples, a point a bin, a line a contrast."""
+    """Draw the mean absolute error over the mean standard deviation: one point per bin, one line per contrast."""
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     panel = figure.subplots()
     for contrast, part in rows.groupby("contrast", sort=False):
         means = part.groupby("bin")[["synthetic_std", "error", "correlation"]].mean()
         label = f"{contrast}, r = {means['correlation'].iloc[0]:.2f}"
         panel.plot(means["synthetic_std"], means["error"], marker="o", label=label)
-    # of a normal error with the standard deviation that the spread claims
+    # mean absolute value of a normal error with this standard deviation
     panel.axline((0, 0), slope=float(np.sqrt(2 / np.pi)), color="grey", linestyle="--", label="calibrated")
     panel.set(xlabel="standard deviation of the samples", ylabel="mean absolute error")
     panel.legend(fontsize=8)
@@ -102,7 +105,7 @@ def draw_calibration(rows: pd.DataFrame) -> Figure:
 
 
 def _draw_intervals(panel, summary: pd.DataFrame) -> None:  # type: ignore[no-untyped-def]
-    # an interval that does not exist, of a single subject or an infinite mean, has no length
+    # a single subject or an infinite mean has no interval
     ends = summary[["low", "high"]].sub(summary["mean"], axis=0).abs().fillna(0)
     panel.barh(summary["method"], summary["mean"], xerr=ends.to_numpy().T, color="#7a9cc6", capsize=2)
     panel.tick_params(labelsize=8)
@@ -117,10 +120,10 @@ FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
 
 
 def main() -> None:
-    """Draw every figure whose table is there."""
+    """Draw every figure whose table exists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="folder of the tables")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--phantom", choices=("PD", "T2", "FLAIR"), help="run the models on this phantom too")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The ways to segment a volume that are compared; each takes (volume, folder for its files) and answers a `Result`.
+"""The compared methods. Each takes a volume and a folder for its files, and returns a `Result`.
 
-Volumes are called SUBJECT_CONTRAST.nii.gz: where a user would know the contrast, so does a method.
+Volumes are named SUBJECT_CONTRAST.nii.gz. A method may read the contrast from the name, because a user would know it.
 """
 
 from __future__ import annotations
@@ -30,60 +30,60 @@ from midiff_monai.pipeline.run import process, segment
 
 Method = Callable[..., Result]
 
-FLUID, GREY, WHITE = 24, 3, 2
-"""FreeSurfer ids that stand for a whole tissue where a method knows no structures."""
+CSF, GREY, WHITE = 24, 3, 2
+"""FreeSurfer ids that stand for whole tissues, for methods without structures."""
 
 BRIGHTNESS = {
-    "T1": (FLUID, GREY, WHITE),
-    "PD": (WHITE, GREY, FLUID),
-    "T2": (WHITE, GREY, FLUID),
-    "FLAIR": (FLUID, WHITE, GREY),
+    "T1": (CSF, GREY, WHITE),
+    "PD": (WHITE, GREY, CSF),
+    "T2": (WHITE, GREY, CSF),
+    "FLAIR": (CSF, WHITE, GREY),
 }
-"""Contrast → tissues from dark to bright, as any textbook has them."""
+"""Contrast → tissues from dark to bright."""
 
 CT = "CT"
-"""A contrast, and the modality that a user would name for it."""
+"""Name of the contrast, and of the modality."""
 
 
 def midiff(volume: Path, folder: Path, **settings: Any) -> Result:
-    """Through the synthetic T1w; `settings` are those of `midiff_monai.segment`, such as steps=10."""
+    """Segment the synthetic T1w. `settings` are those of `midiff_monai.segment`, such as steps=10."""
     return segment([volume], folder, modality=CT if contrast_of(volume) == CT else None, **settings)[0]
 
 
 def direct(volume: Path, folder: Path) -> Result:
-    """The volume as it is, taken for a T1w."""
+    """Segment the volume as if it were a T1w."""
     return segment([volume], folder, translated=False)[0]
 
 
 def histogram(volume: Path, folder: Path, invert: bool = False) -> Result:
-    """After its histogram was matched to that of a T1w: the template phantom's."""
+    """Segment the volume after histogram matching to a T1w, that of the template phantom."""
     return segment([_matched(volume, folder, invert)], folder / "matched", translated=False)[0]
 
 
 def inverted_histogram(volume: Path, folder: Path) -> Result:
-    """The same, dark and bright turned around."""
+    """Segment the intensity-inverted volume after histogram matching."""
     return histogram(volume, folder, invert=True)
 
 
 def sdedit(volume: Path, folder: Path, noise_level: int = 500, steps: int = 20) -> Result:
-    """Our network as in SDEdit (Meng et al., ICLR 2022): from the histogram-matched volume, noised, on.
+    """Translate with our network as in SDEdit (Meng et al., ICLR 2022): start from the noised, matched volume.
 
-    The grey values are turned around first where the contrast shows fluid brightest. The network has no unguided mode,
-    so the guide stays: what differs from `midiff` is the start.
+    The intensities are inverted before the histogram matching if CSF is the brightest tissue. The network was not
+    trained without the guide, so the guide stays. Only the start differs from `midiff`.
     """
     return _from_matched(volume, folder, StartFromSource, steps, noise_level=noise_level)
 
 
 def ilvr(volume: Path, folder: Path, factor: int = 8, steps: int = 20) -> Result:
-    """Our network as in ILVR (Choi et al., ICCV 2021): low frequencies are those of the histogram-matched volume.
+    """Translate with our network as in ILVR (Choi et al., ICCV 2021): impose the low frequencies of the matched volume.
 
-    Matched and guided as in `sdedit`. `factor` voxels of 2 mm are the side of a low frequency.
+    Histogram matching and guide are those of `sdedit`. The low-pass filter averages over `factor` voxels of 2 mm.
     """
     return _from_matched(volume, folder, LowFrequenciesOfSource, steps, factor=factor)
 
 
 def _from_matched(volume: Path, folder: Path, inferer: type, steps: int, **arguments: int) -> Result:
-    matched = _matched(volume, folder, invert=BRIGHTNESS[contrast_of(volume)][-1] == FLUID)
+    matched = _matched(volume, folder, invert=BRIGHTNESS[contrast_of(volume)][-1] == CSF)
     settings: dict[str, Any] = {f"inferer::inferer::{name}": value for name, value in arguments.items()}
     settings["inferer::inferer::_target_"] = inferer.__module__ + "." + inferer.__name__
     (folder / "translated").mkdir()
@@ -91,13 +91,13 @@ def _from_matched(volume: Path, folder: Path, inferer: type, steps: int, **argum
 
 
 def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
-    """The method as Wang et al. published it, with our U-Net; see baselines/published.yaml.
+    """Translate with the published method (Wang et al.) and our U-Net, see baselines/published.yaml.
 
     Args:
         volume: SUBJECT_CONTRAST.nii.gz.
-        folder: for its files.
-        steps: of DDIM.
-        ancestral: 1 samples with DDPM instead, as published, which takes `steps=1000`.
+        folder: folder for the files.
+        steps: number of DDIM steps.
+        ancestral: 1 samples with DDPM as published, which needs `steps=1000`.
     """
     settings: dict[str, Any] = {
         "inferer::mirror": False,
@@ -107,30 +107,30 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
     }
     if ancestral:
         settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"
-        torch.manual_seed(0)  # it draws noise at every step
+        torch.manual_seed(0)  # DDPM draws noise in every step
     return _translated(volume, folder, open_baseline(TRANSLATION, "published", steps=steps, **settings))
 
 
 def one_step(volume: Path, folder: Path) -> Result:
-    """A regression with the very same guide and no diffusion; see baselines/one_step_training.yaml."""
+    """Translate by regression with the same guide, without diffusion, see baselines/one_step_training.yaml."""
     return _translated(volume, folder, open_baseline(TRANSLATION, "one_step", steps=1))
 
 
 def real_pairs(volume: Path, folder: Path) -> Result:
-    """An upper bound: trained on real pairs of the other subjects, see baselines/real_pairs_training.yaml."""
+    """Translate after supervised training on other subjects' pairs, see baselines/real_pairs_training.yaml."""
     return _translated(volume, folder, open_baseline(TRANSLATION, "real_pairs", real_pairs_weights(volume)))
 
 
 def real_pairs_weights(volume: Path) -> str:
-    """Name of the weights of `real_pairs` that have not seen the subject of a volume."""
+    """Return the name of the weights of `real_pairs` that were trained without the subject of a volume."""
     return f"real_pairs_{volume.name.rpartition('_')[0]}"
 
 
 def applies(name: str, volume: Path) -> bool:
-    """Whether a method can be used on a volume.
+    """Return whether a method applies to a volume.
 
-    `real_pairs` can where weights were trained for its subject, `real_t1` where it is not its own reference. On a CT,
-    whose air is below 0, `midiff` alone can.
+    `real_pairs` needs weights that were trained without the subject. `real_t1` needs true labels, because it would
+    otherwise be its own reference. Only `midiff` applies to CT, whose air is below 0.
     """
     match name.partition(":")[0]:
         case method if contrast_of(volume) == CT and method not in ON_T1:
@@ -144,14 +144,14 @@ def applies(name: str, volume: Path) -> bool:
 
 
 def true_labels(volume: Path) -> Path:
-    """Where a subject's true labels would lie, beside its volumes."""
+    """Return the path of a subject's true labels, which may not exist."""
     return volume.with_name(f"{volume.name.rpartition('_')[0]}_dseg.nii.gz")
 
 
 def randomised_contrast(volume: Path, folder: Path) -> Result:
-    """Without any translation: a segmenter trained on images of random contrast, made of the same label maps.
+    """Segment without translation, by a segmenter trained on random contrasts of the same label maps.
 
-    The network and all else are those of `midiff`'s segmenter; see baselines/randomised_contrast_training.yaml.
+    The network is that of `midiff`'s segmenter, see baselines/randomised_contrast_training.yaml.
     """
     models = Models(open_baseline(SEGMENTATION, "randomised_contrast"))
     return process(Job(volume, output_paths(volume, folder)), Task(Mode.SEGMENT_DIRECTLY), models)
@@ -177,9 +177,9 @@ def _translated(volume: Path, folder: Path, translation: Bundle) -> Result:
 
 
 def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
-    """Tissues by a hidden Markov random field (Zhang et al., IEEE TMI 20:45, 2001), without any training.
+    """Classify tissues by a hidden Markov random field (Zhang et al., IEEE TMI 20:45, 2001), without training.
 
-    What is not 0 is taken for the brain; the classes are named by their order of brightness.
+    Non-zero voxels are the brain. The order of the mean intensities names the classes.
     """
     source = read_volume(volume)
     tissues = classify_tissues(np.asarray(source.dataobj), BRIGHTNESS[contrast_of(volume)], beta)
@@ -188,23 +188,23 @@ def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
 
 
 def classify_tissues(volume: NDArray, dark_to_bright: tuple[int, int, int], beta: float) -> NDArray[np.int16]:
-    """Label the voxels of a skull-stripped volume (X, Y, Z) that are not 0 with the three ids given, by DIPY's HMRF."""
-    from dipy.segment.tissue import TissueClassifierHMRF  # an extra: only this method needs it
+    """Label the foreground of a skull-stripped volume (X, Y, Z) with the three given ids, by DIPY's HMRF."""
+    from dipy.segment.tissue import TissueClassifierHMRF  # optional dependency of this method
 
     brain = volume != 0
     box = tuple(slice(indices.min(), indices.max() + 1) for indices in brain.nonzero())
     levels = _levels_for_dipy(volume[box], brain[box])
     _, found, _ = TissueClassifierHMRF(verbose=False).classify(levels, 3, beta, max_iter=30)
-    # DIPY counts from the background on; in the mask, what it took for background is the darkest tissue
+    # DIPY's class 0 is the background; inside the mask it counts as the darkest tissue
     labels = np.zeros(volume.shape, dtype=np.int16)
     labels[box] = np.asarray(dark_to_bright, dtype=np.int16)[np.maximum(found.astype(int), 1) - 1] * brain[box]
     return labels
 
 
 def _levels_for_dipy(volume: NDArray, brain: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Put the tissues where DIPY starts its classes, at 1/4, 1/2 and 3/4 with the background at 0.
+    """Scale the tissues to the initial class means of DIPY, 1/4, 1/2 and 3/4, with the background at 0.
 
-    The background gets noise of its own: a class without variance makes the likelihoods infinite.
+    The background gets noise, because a class without variance has infinite likelihoods.
     """
     low, high = np.percentile(volume[brain], (1, 99))
     levels = np.clip(0.25 + 0.5 * (volume - low) / (high - low), 0.13, 1)
@@ -213,12 +213,12 @@ def _levels_for_dipy(volume: NDArray, brain: NDArray[np.bool_]) -> NDArray[np.fl
 
 
 def real_t1(volume: Path, folder: Path) -> Result:
-    """The real T1w, segmented: what is lost already where true labels are the reference."""
+    """Segment the real T1w. With true labels as the reference, this shows the error of the segmenter."""
     return direct(volume, folder)
 
 
 def perturbed_t1(volume: Path, folder: Path, noise: float = 0.03, seed: int = 0) -> Result:
-    """The ceiling: the real T1w with a weak bias field, and Rician noise that is `noise` of its brightest."""
+    """Segment the real T1w with a weak bias field and Rician noise, relative to its 99th percentile: an upper bound."""
     source = read_volume(volume)
     voxels = np.asarray(source.dataobj)
     deviation = noise * float(np.percentile(voxels[voxels > 0], 99))
@@ -230,7 +230,7 @@ def perturbed_t1(volume: Path, folder: Path, noise: float = 0.03, seed: int = 0)
 
 
 def contrast_of(volume: Path) -> str:
-    """The contrast in a name such as SUBJECT_PD.nii.gz."""
+    """Return the contrast in a file name such as SUBJECT_PD.nii.gz."""
     return volume.name.removesuffix(".nii.gz").rpartition("_")[2]
 
 
@@ -260,12 +260,12 @@ ON_CONTRASTS: dict[str, Method] = {
 }
 
 ON_T1: dict[str, Method] = {method.__name__: method for method in (perturbed_t1, real_t1)}
-"""Methods that are given the real T1w itself."""
+"""Methods whose input is the real T1w."""
 
 METHODS = ON_CONTRASTS | ON_T1
 
 WITHOUT_STRUCTURES = {hmrf.__name__}
-"""Methods that tell tissues apart but no structures."""
+"""Methods that segment tissues and no structures."""
 
 WITHOUT_IMAGE = {hmrf.__name__, randomised_contrast.__name__}
-"""Methods that make no T1w, not even a poor one."""
+"""Methods that make no T1w image."""

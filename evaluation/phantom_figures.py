@@ -1,4 +1,4 @@
-"""Pictures that the models are run for, of the template phantom: nothing of a patient is in them."""
+"""Figures of the template phantom, for which the models run. They show no patient."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 
 CONTRASTS = ("PD", "T2", "FLAIR")
 HEIGHT = 0.46
-"""Where the pictures cut, as a share of the volume's height: through the lateral ventricles."""
+"""Height of the shown slice, as a fraction of the volume: through the lateral ventricles."""
 
 COLOURS = ListedColormap([structure.hex_colour for structure in STRUCTURES])
 
 
 @dataclass
 class Recording:
-    """What the network saw and said at every step, for all slices: a list a quantity of (slices, 1, H, W) a step.
+    """Inputs and outputs of the network in every step, each of shape (slices, 1, H, W).
 
     Attributes:
         levels: timestep of each step.
-        noisy: x_t, in [-1, 1] where clean.
+        noisy: noisy image x_t. The clean image is in [-1, 1].
         guide: LMI of the source with x_t, in [0, 1].
-        clean: the predicted clean image, in [-1, 1].
-        source: the source's own slices in [0, 1].
+        clean: predicted clean image, in [-1, 1].
+        source: centre slices of the source, in [0, 1].
     """
 
     levels: list[int] = field(default_factory=list)
@@ -50,13 +50,13 @@ class Recording:
 
 
 def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
-    """Translate slices (B, 2·context + 1, H, W) in [0, 1] and keep every step."""
+    """Translate slices (B, 2·context + 1, H, W) in [0, 1] and record every step."""
     translation, network = bundle.setting("inferer"), bundle.setting("network")
     scheduler, taken = translation.inferer.scheduler, Recording(source=centre_slice(slices))
 
     def listen(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         taken.noisy.append(inputs[0][:, :1])
-        taken.guide.append(inputs[0][:, -3:-2])  # before the two conditional means
+        taken.guide.append(inputs[0][:, -3:-2])  # the two conditional means follow
 
     def step(output: torch.Tensor, timestep: int, sample: torch.Tensor) -> Any:
         stepped = type(scheduler).step(scheduler, output, timestep, sample)
@@ -74,7 +74,7 @@ def record(bundle: Bundle, slices: torch.Tensor) -> Recording:
 
 
 def draw_denoising(contrast: str, steps: int = 5) -> Figure:
-    """The source, then at each level x_t, the guide, the predicted clean image and its segmentation; on the phantom."""
+    """Draw the source, and for each step x_t, the guide, the predicted clean image and its segmentation."""
     single: dict[str, Any] = {"inferer::mirror": False}
     translation, segmentation = open_bundle(TRANSLATION, steps=steps, **single), open_bundle(SEGMENTATION)
     conformed = translation.conform(_volume(make_phantom(contrast).image))
@@ -98,7 +98,7 @@ def draw_denoising(contrast: str, steps: int = 5) -> Figure:
 
 
 def draw_panel() -> Figure:
-    """A row a contrast of the phantom: the volume, its synthetic T1w, the phantom's T1w, both segmentations."""
+    """Draw one row per contrast: the volume, its synthetic T1w, the phantom's T1w, and both segmentations."""
     figure = Figure(figsize=(10, 2.4 * len(CONTRASTS)), layout="constrained")
     panels = figure.subplots(len(CONTRASTS), 5)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,9 +123,9 @@ def _volume(image: nib.Nifti1Image) -> MetaTensor:
 
 
 def _slab(conformed: MetaTensor, context: int, around: int) -> tuple[torch.Tensor, int]:
-    """The slice at `HEIGHT` with `around` on either side, each with its neighbours, and where in the slab it is."""
+    """Cut the slice at `HEIGHT` and `around` slices on either side, each with its neighbours; returns its index too."""
     volume = conformed.as_subclass(torch.Tensor)[0]
-    # sides that the networks can halve four times
+    # the networks halve the sides four times
     volume = torch.nn.functional.pad(volume, (0, 0, 0, -volume.shape[1] % 16, 0, -volume.shape[0] % 16))
     centre = int(HEIGHT * volume.shape[2])
     slices = [
@@ -136,7 +136,7 @@ def _slab(conformed: MetaTensor, context: int, around: int) -> tuple[torch.Tenso
 
 
 def _segment(bundle: Bundle, clean: torch.Tensor, affine: torch.Tensor) -> NDArray[np.intp]:
-    """Classes (H, W, slices) of a predicted clean image (slices, 1, H, W) in [0, 1]."""
+    """Segment a predicted clean image (slices, 1, H, W) in [0, 1]: class indices (H, W, slices)."""
     volume = MetaTensor(clean[:, 0].permute(1, 2, 0)[None], affine=affine)
     return bundle.infer(bundle.conform(volume)).argmax(dim=0).numpy()
 
@@ -152,7 +152,7 @@ def _cut(volume: NDArray) -> NDArray:
 
 
 def _show(panel: Axes, picture: NDArray | torch.Tensor, title: str) -> None:
-    """Draw (X, Y), front up; the grey values reach from 0 to the 99.5th percentile."""
+    """Draw an image (X, Y) with anterior up and intensities from 0 to the 99.5th percentile."""
     voxels = np.asarray(picture)
     panel.imshow(voxels.T, cmap="gray", vmin=0, vmax=np.percentile(voxels, 99.5), origin="lower")
     panel.set_title(title, size=9)

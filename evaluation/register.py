@@ -1,10 +1,10 @@
-"""Pairs of one head's scans, each of which has a grid of its own: the T1w is brought to every other one.
+"""Make pairs from scans of the same head on different grids: register the T1w to each other scan.
 
     python evaluation/register.py --scans ../shared/data/open-ms --subject raw-patient01 --out heads
     python evaluation/run.py --pairs heads --methods midiff direct --out evaluation/results
 
-A person moves between scans, and headers do not tell. Writes SUBJECT-CONTRAST_CONTRAST.nii.gz, the scan as it is, and
-SUBJECT-CONTRAST_T1.nii.gz, the T1w on its grid; see PROTOCOL.md.
+A person moves between scans, which the headers do not record. The files are SUBJECT-CONTRAST_CONTRAST.nii.gz, a copy of
+the scan, and SUBJECT-CONTRAST_T1.nii.gz, the T1w on its grid. PROTOCOL.md has the details.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from run import CONTRASTS
 
 BINS = 50
 SHARE = 0.2
-"""Of the voxels, at which the mutual information is measured."""
+"""Fraction of the voxels that the mutual information is computed from."""
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Transform:
-    """Find the rigid motion of a head between two scans, from the points of the first to those of the second.
+    """Register two scans of a head rigidly. The transform maps points of the first scan to the second.
 
-    Global mutual information (Mattes et al., IEEE TMI 22:120, 2003), from coarse to fine; headers are the start.
-    Both scans are of single precision.
+    It maximises mutual information (Mattes et al., IEEE TMI 22:120, 2003) from coarse to fine resolution, and starts
+    from the headers. Both scans are in single precision.
     """
     centre = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
     method = sitk.ImageRegistrationMethod()
@@ -42,7 +42,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Trans
 
 
 def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:
-    """Write a scan and the T1w on its grid as a pair of `run.py`, called `name`."""
+    """Write a scan and the T1w on its grid as a pair with the subject name `name`."""
     fixed, moving = (sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (scan, t1))
     moved = sitk.Resample(moving, fixed, register(fixed, moving), sitk.sitkLinear, 0.0)
     out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Pair every contrast of a subject with its T1w."""
+    """Write a pair for each contrast of a subject."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=Path, required=True, help="folder of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …")
     parser.add_argument("--subject", required=True)

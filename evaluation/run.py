@@ -1,11 +1,11 @@
-"""Compare ways to segment volumes of other contrasts with the segmentation of the same subjects' real T1w.
+"""Score methods on volumes of other contrasts against the segmentation of the same subjects' real T1w.
 
     python evaluation/run.py --pairs ../shared/data/multicontrast --out evaluation/results
     python evaluation/run.py --simulated 4 --label-maps ../shared/data/label-maps --out evaluation/results
     python evaluation/run.py --pairs … --methods midiff:steps=1 midiff:steps=10 --out evaluation/results/steps
 
-See PROTOCOL.md for what is compared with what, and why. Rows that the table has already are not computed again, unless
-the weights have changed since; the means and their intervals follow when all are there.
+PROTOCOL.md describes the data, the methods and the measures. Existing rows are kept, unless the weights have changed.
+The means and their intervals are computed at the end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTRASTS = ("PD", "T2", "FLAIR", "CT")
 
 
 class Job(NamedTuple):
-    """One row to be: the key of the table, and what it takes to fill it."""
+    """A row to compute: its key in the table, the volume, and the real T1w."""
 
     dataset: str
     subject: str
@@ -45,12 +45,12 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> dict[str, str]:
-        """The columns that tell this row from all others."""
+        """The columns that identify the row."""
         return {name: getattr(self, name) for name in ("dataset", "subject", "contrast", "method")}
 
 
 def subjects(pairs: Path) -> list[tuple[str, str, Path, Path]]:
-    """Every (subject, contrast, volume, real T1w) of a folder of SUBJECT_CONTRAST.nii.gz on the T1w's grid."""
+    """List (subject, contrast, volume, real T1w) for each SUBJECT_CONTRAST.nii.gz that is on the grid of the T1w."""
     found = []
     for t1 in sorted(pairs.glob("*_T1.nii.gz")):
         subject = t1.name.removesuffix("_T1.nii.gz")
@@ -62,7 +62,7 @@ def subjects(pairs: Path) -> list[tuple[str, str, Path, Path]]:
 
 
 def jobs(pairs: Path, methods: list[str]) -> list[Job]:
-    """The rows of one folder of pairs: a method on the T1w itself has one a subject."""
+    """List the rows of a folder of pairs. A method on the T1w has one row per subject."""
     found = []
     for subject, contrast, volume, t1 in subjects(pairs):
         for name in (name for name in methods if applies(name, volume)):
@@ -75,7 +75,7 @@ def jobs(pairs: Path, methods: list[str]) -> list[Job]:
 
 @lru_cache(maxsize=1)
 def reference(t1: Path) -> Result:
-    """What a subject's results are compared with: the T1w segmented, or the labels of SUBJECT_dseg.nii.gz."""
+    """Return a subject's reference: its segmented T1w, with the labels of SUBJECT_dseg.nii.gz if they exist."""
     with tempfile.TemporaryDirectory() as folder:
         result = direct(t1, Path(folder))
     if (truth := true_labels(t1)).exists():
@@ -84,10 +84,10 @@ def reference(t1: Path) -> Result:
 
 
 def parse_method(name: str) -> Method:
-    """A method by its name, perhaps with settings: "midiff" or "midiff:steps=5,samples=4".
+    """Return a method by its name with optional settings: "midiff" or "midiff:steps=5,samples=4".
 
     Raises:
-        ValueError: there is no such method, or a setting is not a whole number.
+        ValueError: the method does not exist, or a setting is not an integer.
     """
     base, _, settings = name.partition(":")
     if base not in METHODS:
@@ -97,7 +97,7 @@ def parse_method(name: str) -> Method:
 
 
 def fill(table: Table, todo: list[Job]) -> None:
-    """Compute the rows that are missing, one by one."""
+    """Compute the missing rows one by one."""
     for job in tqdm([job for job in todo if not table.has(job.key)]):
         truth = reference(job.t1)
         with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def fill(table: Table, todo: list[Job]) -> None:
 
 
 def main() -> None:
-    """Fill the table and sum it up."""
+    """Fill the table and write the summary."""
     arguments = parse_arguments()
     table = Table(arguments.out / "scores.csv", key=("dataset", "subject", "contrast", "method"))
     with tempfile.TemporaryDirectory() as folder:
@@ -123,19 +123,19 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; what cannot be used ends the program before anything is computed."""
+    """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--pairs", type=Path, nargs="+", default=[], help="folders of SUBJECT_T1.nii.gz and SUBJECT_PD.nii.gz …"
     )
     parser.add_argument("--simulated", type=int, default=0, metavar="N", help="pairs from the first N label maps")
-    parser.add_argument("--simulated-heads", type=int, default=0, metavar="N", help="the same, whole heads")
+    parser.add_argument("--simulated-heads", type=int, default=0, metavar="N", help="the same with whole heads")
     parser.add_argument("--label-maps", type=Path, help="folder of the label maps")
     parser.add_argument(
         "--methods",
         nargs="+",
         default=list(METHODS),
-        help=f"of {', '.join(METHODS)}, perhaps with settings such as midiff:steps=5 (default: all)",
+        help=f"of {', '.join(METHODS)}, with optional settings such as midiff:steps=5 (default: all)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for scores.csv, summary.csv and summary.md")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Means over subjects with bootstrap intervals, as CSV for programs and as Markdown for readers."""
+"""Means over subjects with bootstrap intervals, as CSV and as Markdown."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ SHOWN = {
     "lateral ventricles dice": "ventricles",
     "white matter tissue dice": "white tissue",
     "grey matter tissue dice": "grey tissue",
-    "cerebrospinal fluid tissue dice": "fluid",
+    "cerebrospinal fluid tissue dice": "CSF",
     "correlation": "correlation",
     "ssim": "SSIM",
     "through-plane": "through-plane",
 }
-"""Measure → heading in Markdown; the CSV has every measure."""
+"""Measure → heading of the first Markdown table. The CSV has all measures."""
 
 SHOWN_OF_SHAPE = {
     f"{structure} {measure}": f"{structure.removeprefix('lateral ')}, {heading}"
     for measure, heading in (("volume error", "volume error"), ("hd95", "HD95 in mm"))
     for structure in ("white matter", "grey matter", "lateral ventricles")
 }
-"""The same for a second table: how wrong volumes are, and how far surfaces are apart."""
+"""Measure → heading of the second Markdown table: volume errors and surface distances."""
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a dataset, contrast, method and measure: number of subjects, mean, ends of the 95 % interval.
+    """Compute number of subjects, mean and 95 % interval for each dataset, contrast, method and measure.
 
-    NaN is left out. Where a structure is missing altogether HD95 is infinite, and so is its mean; the interval of such
-    a mean is NaN.
+    NaN is ignored. HD95 is infinite if a result lacks the structure. Its mean is then infinite, its interval NaN.
     """
     measures = rows.select_dtypes("number").columns
     return pd.DataFrame(
@@ -49,7 +48,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_summary(rows: pd.DataFrame, folder: Path) -> str:
-    """Write summary.csv and summary.md, and return the Markdown."""
+    """Write summary.csv and summary.md, and return the Markdown text."""
     summary = summarise(rows)
     summary.to_csv(folder / "summary.csv", index=False, float_format="%.5g")
     text = markdown(summary)
@@ -58,10 +57,10 @@ def write_summary(rows: pd.DataFrame, folder: Path) -> str:
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """Two tables a dataset: a line a contrast and method, a column a measure of `SHOWN` or `SHOWN_OF_SHAPE`."""
+    """Format two tables per dataset: one line per contrast and method, one column per measure."""
     parts = [
-        "Means over subjects, with bootstrap 95 % intervals. Structures and tissues are Dice, volume errors signed and"
-        " relative to the reference; see PROTOCOL.md."
+        "Means over subjects with bootstrap 95 % intervals. Structures and tissues are Dice. Volume errors are signed"
+        " and relative to the reference. PROTOCOL.md describes the measures."
     ]
     for dataset, rows in summary.groupby("dataset", sort=False):
         subjects = rows["subjects"].max()

@@ -1,4 +1,4 @@
-"""A CSV that grows row by row, and forgets what other weights have made."""
+"""A CSV table that is extended row by row, and drops the rows of outdated weights."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ HASH_LENGTH = 12
 
 
 class Table:
-    """Rows that are on disk as soon as they are added.
+    """A table that writes each row to disk when it is added.
 
-    Rows of an earlier run are kept if the weights they name are the installed ones; an empty hash means that a bundle
-    had no part in the row.
+    Rows of earlier runs are kept if their hashes are those of the installed weights. An empty hash means that the row
+    does not depend on the bundle.
 
     Args:
-        path: CSV to go on with, or to begin.
-        key: columns that tell what was computed.
+        path: CSV file. Its rows are read if it exists.
+        key: columns that identify a row.
     """
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self.path, self.key = path, tuple(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = [*key, *map(_column, installed_weights())]  # a hash may look like a number
+        text = [*key, *map(_column, installed_weights())]  # pandas would read some hashes as numbers
         earlier = pd.read_csv(path, dtype=dict.fromkeys(text, str)) if path.exists() else pd.DataFrame()
         self._rows = [row for row in earlier.to_dict("records") if is_current(row)]
         self._done = {self._identity(row) for row in self._rows}
 
     def has(self, key: Mapping[str, object]) -> bool:
-        """Whether the row, or rows, of a key are there."""
+        """Return whether the table has rows with this key."""
         return self._identity(key) in self._done
 
     def add(self, *rows: Mapping[str, object]) -> None:
-        """Write rows, and all others with them."""
+        """Add rows and write the table."""
         self._rows += [dict(row) for row in rows]
         self._done |= {self._identity(row) for row in rows}
         with atomic_write(self.path) as temporary:
             self.rows().to_csv(temporary, index=False, float_format="%.5g")
 
     def rows(self) -> pd.DataFrame:
-        """All rows, a column a name."""
+        """Return all rows."""
         return pd.DataFrame(self._rows)
 
     def _identity(self, row: Mapping[str, object]) -> tuple[str, ...]:
@@ -59,13 +59,13 @@ class Table:
 
 
 def weights_columns(weights: Mapping[str, str]) -> dict[str, str | None]:
-    """The columns that say what made a row: the commit, and the head of the SHA-256 of each bundle's weights."""
+    """Return the provenance columns of a row: the commit, and the truncated SHA-256 of the weights."""
     hashes = {_column(bundle): weights[bundle][:HASH_LENGTH] for bundle in weights}
     return {"commit": environment()["git_commit"], **hashes}
 
 
 def is_current(row: Mapping[str, object]) -> bool:
-    """Whether the weights that a row names are the installed ones, those of the rivals included."""
+    """Return whether the hashes of a row are those of the installed weights of bundles and baselines."""
     return all(
         pd.isna(row.get(_column(name))) or row[_column(name)] == installed[:HASH_LENGTH]  # type: ignore[call-overload]
         for name, installed in installed_weights().items()
@@ -74,7 +74,7 @@ def is_current(row: Mapping[str, object]) -> bool:
 
 @cache
 def installed_weights() -> dict[str, str]:
-    """SHA-256 of all weights by the name of their bundle, as its metadata have it, or rival."""
+    """Return the SHA-256 of all weights by the name of their bundle, from its metadata, or of their baseline."""
     bundles = {name: read_metadata(bundle_root(name))["weights_sha256"] for name in (TRANSLATION, SEGMENTATION)}
     return bundles | {path.stem: sha256(path) for path in BASELINES.glob("*.pt")}
 

@@ -4,8 +4,8 @@
     python examples/compare_groups.py results/volumes.csv subjects.csv --structure Left-Hippocampus -o groups
 
 `subjects.csv` has the columns `input` (the file name of a scan, or its path as in volumes.csv) and `group` (two
-values). Writes `groups.csv`, the effect and its p-value for every structure, and `groups.png`, the volumes of one
-structure.
+values). The script writes `groups.csv`, with effect size and p-value of each structure, and `groups.png`, a plot of the
+volumes of one structure.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from scipy import stats
 from midiff_monai.qc.study import contrast
 
 NAMES = ["input", "participant_id", "session_id", "suffix"]
-"""Columns of volumes.csv that are no structures; but for the first only where the names are those of BIDS."""
+"""Columns of volumes.csv that are not structures. All but the first exist only for BIDS file names."""
 
 
 def join(volumes: Path, subjects: Path) -> pd.DataFrame:
-    """One row a scan: its volumes in millilitres, and its group."""
+    """Join volumes and groups: one row per scan, volumes in millilitres."""
     table, groups = pd.read_csv(volumes), pd.read_csv(subjects)[["input", "group"]]
     if not groups["input"].isin(table["input"]).any():
         table["input"] = table["input"].map(lambda path: Path(path).name)
@@ -32,20 +32,20 @@ def join(volumes: Path, subjects: Path) -> pd.DataFrame:
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:
-    """Means of both groups, the difference in standard deviations (Cohen's d) and Welch's p, for each structure."""
+    """Compute group means, Cohen's d and the p-value of Welch's test for each structure."""
     (first_name, first), (second_name, second) = table.drop(columns=NAMES, errors="ignore").groupby("group")
     first, second = first.drop(columns="group"), second.drop(columns="group")
     pooled = ((first.var() + second.var()) / 2) ** 0.5
     result = pd.DataFrame({first_name: first.mean(), second_name: second.mean()})
     result["difference_in_sd"] = (second.mean() - first.mean()) / pooled
     result["p"] = stats.ttest_ind(first, second, equal_var=False).pvalue
-    # as many tests as structures: the false discovery rate (Benjamini and Hochberg, JRSS B 1995)
+    # one test per structure: control the false discovery rate (Benjamini and Hochberg, JRSS B 1995)
     result["p_fdr"] = stats.false_discovery_control(result["p"].fillna(1))
     return result.rename_axis("structure")
 
 
 def draw(table: pd.DataFrame, structure: str, path: Path) -> None:
-    """Every scan as a point, by group."""
+    """Plot each scan as a point, by group."""
     figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
     for position, (name, group) in enumerate(table.groupby("group")):
         axes.plot([position] * len(group), group[structure], "o", alpha=0.5, label=f"{name} (n = {len(group)})")
@@ -61,14 +61,14 @@ def main() -> None:
     parser.add_argument("volumes", type=Path)
     parser.add_argument("subjects", type=Path)
     parser.add_argument("--structure", default="Left-Hippocampus")
-    parser.add_argument("-o", "--output", default="groups", help="the files' names without their endings")
+    parser.add_argument("-o", "--output", default="groups", help="path of the output files without extension")
     arguments = parser.parse_args()
     table = join(arguments.volumes, arguments.subjects)
     if len(names := sorted(table["group"].dropna().unique())) != 2:
-        parser.error(f"two groups can be compared, and the scans are of {len(names)}: {', '.join(map(str, names))}")
+        parser.error(f"the scans must be of two groups, not of {len(names)}: {', '.join(map(str, names))}")
     if len(contrasts := sorted(set(table["input"].map(contrast)))) > 1:
         parser.error(
-            f"volumes err in another way for each contrast: keep one of {', '.join(contrasts)} in the subjects"
+            f"volumes of different contrasts are not comparable: keep one of {', '.join(contrasts)} in the subjects"
         )
     result = compare(table)
     result.to_csv(f"{arguments.output}.csv", float_format="%.4g")

@@ -1,10 +1,10 @@
-"""Segment PD and T2 of one dual-echo scan together.
+"""Segment PD and T2 of one dual-echo scan combined.
 
     python examples/dual_echo.py scan_PDw.nii.gz scan_T2w.nii.gz -o results
 
-Both echoes lie on one grid, so their synthetic T1w can be averaged: what one contrast shows badly (fluid in PD, for
-one), the other may show well. Writes the mean synthetic T1w and its segmentation, and prints how far the echoes' own
-segmentations agree with it.
+Both echoes are on the same grid, so their synthetic T1w can be averaged. A tissue with poor contrast in one echo (such
+as CSF in PD) may have good contrast in the other. The script writes the mean synthetic T1w and its segmentation. It
+prints the Dice of each echo's segmentation with that of the mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from midiff_monai.labels import GROUPS
 
 
 def main() -> None:
-    """Translate both echoes, segment their mean."""
+    """Translate both echoes and segment their mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pd", type=Path)
     parser.add_argument("t2", type=Path)
@@ -34,10 +34,10 @@ def main() -> None:
     first, second = segment([arguments.pd, arguments.t2], arguments.output, overwrite=True)
     mean = arguments.output / "mean_T1w.nii.gz"
     write_like((first.synthetic + second.synthetic) / 2, first.source, mean, np.float32)
-    together = segment([mean], arguments.output, translated=False, overwrite=True)[0]
+    combined = segment([mean], arguments.output, translated=False, overwrite=True)[0]
     for name, echo in zip(("PD", "T2"), (first, second), strict=True):
-        print(name, dice_table(echo.segmentation, together.segmentation, GROUPS).round(2).to_dict())
-    print(together.paths.segmentation)
+        print(name, dice_table(echo.segmentation, combined.segmentation, GROUPS).round(2).to_dict())
+    print(combined.paths.segmentation)
 
 
 if __name__ == "__main__":

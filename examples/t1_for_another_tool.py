@@ -1,8 +1,8 @@
-"""Translate a volume and hand the synthetic T1w to a tool that wants a T1w.
+"""Translate a volume and run another T1w tool on the synthetic T1w.
 
     python examples/t1_for_another_tool.py scan_PDw.nii.gz -o work -- mri_synthstrip -i {t1} -o work/stripped.nii.gz
 
-What follows `--` is run with `{t1}` replaced by the synthetic T1w's file.
+The command after `--` is executed. `{t1}` is replaced by the path of the synthetic T1w.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from midiff_monai import translate
 
 
 def main() -> int:
-    """Translate, then run the tool; answers the tool's exit code."""
+    """Translate, run the tool, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volume", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -30,7 +30,7 @@ def echoes(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_groups_are_compared_as_by_welch(tmp_path: Path) -> None:
+def test_groups_are_compared_by_welchs_test(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     names = [f"sub-{index:02}.nii.gz" for index in range(20)]
     volumes = pd.DataFrame(
@@ -50,7 +50,7 @@ def test_groups_are_compared_as_by_welch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("groups", [["a", "a", "a"], ["a", "b", "c"]])
-def test_one_group_or_three_are_refused_in_one_line(groups: list[str], tmp_path: Path) -> None:
+def test_one_group_or_three_groups_are_refused_with_one_line(groups: list[str], tmp_path: Path) -> None:
     paths = [f"sub-{index}.nii.gz" for index in range(3)]
     pd.DataFrame({"input": paths, "Left-Hippocampus": 3.0}).to_csv(tmp_path / "volumes.csv", index=False)
     pd.DataFrame({"input": paths, "group": groups}).to_csv(tmp_path / "subjects.csv", index=False)
@@ -59,7 +59,7 @@ def test_one_group_or_three_are_refused_in_one_line(groups: list[str], tmp_path:
     assert caught.value.returncode == 2 and f"of {len(set(groups))}: a" in caught.value.stderr
 
 
-def test_scans_of_two_contrasts_are_not_compared(tmp_path: Path) -> None:
+def test_scans_of_two_contrasts_are_refused(tmp_path: Path) -> None:
     paths = ["sub-1_PDw.nii.gz", "sub-2_PDw.nii.gz", "sub-3_T2w.nii.gz", "sub-4_T2w.nii.gz"]
     pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.1, 3.2, 3.3]}).to_csv(
         tmp_path / "volumes.csv", index=False
@@ -78,11 +78,11 @@ def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path)
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_help_tells_what_a_script_is_for(script: str) -> None:
+def test_every_script_has_a_help_text(script: str) -> None:
     assert "usage" in run(script, "--help")
 
 
-def test_groups_of_scans_with_the_same_name_are_told_apart_by_folder(tmp_path: Path) -> None:
+def test_scans_with_the_same_name_are_distinguished_by_folder(tmp_path: Path) -> None:
     paths = [f"/data/sub-{index}/PD.nii.gz" for index in range(4)]
     pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.2, 4.0, 4.1]}).to_csv(
         tmp_path / "volumes.csv", index=False
@@ -94,7 +94,7 @@ def test_groups_of_scans_with_the_same_name_are_told_apart_by_folder(tmp_path: P
     assert table["a"][0] == pytest.approx(3.1) and table["b"][0] == pytest.approx(4.05)
 
 
-def test_echoes_on_two_grids_are_refused(echoes: list[Path], tmp_path: Path) -> None:
+def test_echoes_on_different_grids_are_refused(echoes: list[Path], tmp_path: Path) -> None:
     nib.save(nib.load(echoes[1]).slicer[:, :, :3], echoes[1])  # type: ignore[attr-defined]
     with pytest.raises(subprocess.CalledProcessError) as error:
         run("dual_echo.py", *echoes, "-o", tmp_path / "out")

@@ -1,8 +1,9 @@
-"""How fast is local mutual information, and how much memory does it take, beside the algorithm as published?
+"""Measure time and memory of local mutual information, compared with the published algorithm.
 
     python -m benchmarks.lmi_speed
 
-One image a time; what depends on the source alone is made before, in `prepare`, as it is in sampling.
+Each call computes the map of one image. As in sampling, `prepare` computes everything that depends only on the source
+beforehand.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from benchmarks.measure import milliseconds, peak_megabytes, publish
 from torch.nn import functional as F
 
-from midiff_monai.guidance import entropy_numba as lmi_numba  # noqa: F401  without numba, torch must not be timed under its name
+from midiff_monai.guidance import entropy_numba as lmi_numba  # noqa: F401  fails without numba, so that torch is not timed as numba
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 
 CASES = [(128, 3, 3), (64, 3, 3), (192, 3, 3), (128, 5, 3), (128, 3, 5)]
@@ -23,9 +24,9 @@ BINS, BANDWIDTH = 27, 8 / 255
 
 
 def published(source: torch.Tensor, target: torch.Tensor, patch: int, search: int) -> torch.Tensor:
-    """The algorithm of Wang et al. as its formula reads, without the faults of their code: full-size temporaries.
+    """Compute the map by the formula of Wang et al., without the faults of their code, with full-size temporaries.
 
-    For every shift the patches are cut out and each one's joint histogram is made, with its marginals and entropies.
+    For each shift, it computes the joint histogram of each pair of patches, its marginals and entropies.
     """
     size, reach = target.shape[2:], search // 2
     margin = patch // 2 + reach
@@ -43,14 +44,14 @@ def published(source: torch.Tensor, target: torch.Tensor, patch: int, search: in
 
 
 def _bin_weights(image: torch.Tensor, patch: int) -> torch.Tensor:
-    """Parzen weights (patches, pixels of a patch, bins)."""
+    """Compute Parzen weights (patches, pixels of a patch, bins)."""
     pixels = F.unfold(image, patch)[0].T
     kernel = torch.exp(-((pixels[..., None] - torch.linspace(0, 1, BINS)) ** 2) / (2 * BANDWIDTH**2))
     return kernel / kernel.sum(-1, keepdim=True)
 
 
 def images(side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A smooth source and a noisy target, (1, 1, side, side) in [0, 1]."""
+    """Draw a smooth source and a noisy target, (1, 1, side, side) in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 1, side // 8, side // 8, generator=generator)
     smooth = F.interpolate(coarse, size=(side, side), mode="bilinear")
@@ -58,7 +59,7 @@ def images(side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """One a case and method."""
+    """Yield one row per case and method."""
     for side, patch, search in CASES:
         source, target = images(side)
         with torch.inference_mode():
@@ -71,7 +72,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def layers(patch: int, search: int) -> dict[str, LocalMutualInformation]:
-    """The layer with each estimator by its name; what has a gradient is torch's in both rows of "parzen"."""
+    """Return the layer with each estimator. Both rows of "parzen" use torch if a gradient is needed."""
     plain, compiled = (LocalMutualInformation(patch, search, "parzen") for _ in range(2))
     plain.estimator.use_numba = False
     return {
@@ -82,7 +83,7 @@ def layers(patch: int, search: int) -> dict[str, LocalMutualInformation]:
 
 
 def measured(lmi: LocalMutualInformation, source: torch.Tensor, target: torch.Tensor, plain: float) -> dict[str, float]:
-    """Time and memory of the map, time of the map with its gradient."""
+    """Measure time and memory of the map, and the time of the map with its gradient."""
     with torch.inference_mode():
         prepared = lmi.prepare(source)
         forward = milliseconds(lambda: lmi(prepared, target))

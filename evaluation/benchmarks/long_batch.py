@@ -1,10 +1,10 @@
-"""Does a long batch with faults in it stay as it began, in memory, time and results?
+"""Check that memory, time and results of a long batch with faulty volumes stay constant.
 
     python -m benchmarks.long_batch                                       # small volumes
     python -m benchmarks.long_batch --volumes 50 --spacing 0.94 0.94 3    # of clinical size
 
-Phantoms of three contrasts go through one batch, every tenth of them spoilt in one of several ways. Every good
-one must come out as it does alone, voxel by voxel, and every spoilt one be told of; else the benchmark fails.
+The batch consists of phantoms of three contrasts. Every tenth volume is faulty, in one of several ways. The benchmark
+fails unless each intact volume gives the voxels of a single run, and each faulty one is reported.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ CONTRASTS = ("PD", "T2", "FLAIR")
 Spacing = tuple[float, float, float]
 SMALL: Spacing = (3.0, 3.0, 6.0)
 EVERY = 10
-"""Of so many volumes, the last is spoilt."""
+"""The last of every so many volumes is faulty."""
 
 
 def good(number: int, spacing: Spacing) -> nib.Nifti1Image:
-    """Few distinct volumes, so that each is run alone only once."""
+    """Return an intact volume. There are few distinct ones, so that few single runs are needed."""
     return phantom(CONTRASTS[number % len(CONTRASTS)], spacing)
 
 
 @cache
 def phantom(contrast: str, spacing: Spacing) -> nib.Nifti1Image:
-    """The template brain in voxels of some size, in mm."""
+    """Make the template phantom with a voxel size in mm."""
     return make_phantom(contrast, spacing=spacing).image
 
 
-def write_spoilt(number: int, spacing: Spacing, path: Path) -> None:
-    """Cut short, of two frames, without contrast, without a number, or no image at all."""
+def write_faulty(number: int, spacing: Spacing, path: Path) -> None:
+    """Write a faulty volume: truncated, with two frames, constant, all NaN, or not an image."""
     image = good(number, spacing)
     voxels = np.asarray(image.dataobj, dtype=np.float32)
     match number // EVERY % 5:
@@ -64,34 +64,34 @@ def write_spoilt(number: int, spacing: Spacing, path: Path) -> None:
             path.write_text("not an image")
 
 
-def is_spoilt(number: int) -> bool:
-    """Whether the volume of this number is."""
+def is_faulty(number: int) -> bool:
+    """Return whether the volume with this number is faulty."""
     return number % EVERY == EVERY - 1
 
 
 def write_study(volumes: int, spacing: Spacing, folder: Path) -> None:
-    """Fill a folder with volumes whose names sort by their numbers."""
+    """Write volumes into a folder, with names in the order of their numbers."""
     for number in range(volumes):
         path = folder / f"{number:04d}.nii.gz"
-        if is_spoilt(number):
-            write_spoilt(number, spacing, path)
+        if is_faulty(number):
+            write_faulty(number, spacing, path)
         else:
             nib.save(good(number, spacing), path)
 
 
 def check(outcomes: list[Outcome], output: Path, alone: Path) -> None:
-    """Compare what the batch says and wrote with single runs of the same volumes; AssertionError if they differ."""
+    """Compare statuses and segmentations of the batch with single runs, and raise AssertionError if they differ."""
     distinct = [outcome.input for outcome in outcomes[: len(CONTRASTS)]]
     expected = [result.segmentation for result in segment(distinct, alone)]
     for number, outcome in enumerate(outcomes):
-        assert outcome.status == ("failed" if is_spoilt(number) else "done"), outcome
+        assert outcome.status == ("failed" if is_faulty(number) else "done"), outcome
         if outcome.status == "done":
             made = nib.Nifti1Image.from_filename(output / f"{number:04d}_dseg.nii.gz").dataobj
             np.testing.assert_array_equal(made, expected[number % len(CONTRASTS)])
 
 
 def rows(volumes: int, spacing: Spacing) -> Iterator[dict[str, Any]]:
-    """Memory and time after each tenth volume."""
+    """Yield memory and time after every tenth volume."""
     found: list[dict[str, Any]] = []
     shape = "x".join(map(str, good(0, spacing).shape))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: how they measure, and how they say on what machine."""
+"""Measurements that the benchmarks share, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """The quickest of several calls, after one that does not count: whatever else runs only ever adds time."""
+    """Return the shortest time of several calls after a warm-up. Other processes can only add time."""
     call()
     times = []
     for _ in range(repeats):
@@ -30,9 +30,9 @@ def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
-    """What a call takes at most beyond what is held before it (Linux)."""
+    """Return the peak memory of a call beyond the memory in use before it (Linux)."""
     call()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory that is kept would be used unseen
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # the call could reuse freed memory that the process still holds
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = status("VmRSS")
     call()
@@ -40,7 +40,7 @@ def peak_megabytes(call: Callable[[], object]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, versions and commit."""
+    """Describe processor, cores, versions and commit."""
     facts = environment()
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def publish(name: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Print a table and write it, with the machine in every row, to `results/<name>.csv`."""
+    """Print a table, and write it to `results/<name>.csv` with the machine in every row."""
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     RESULTS.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def publish(name: str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def status(field: str) -> int:
-    """A field of this process in kB, such as VmRSS, what it holds, and VmHWM, the most it ever held (Linux)."""
+    """Read a field of this process's status in kB, such as VmRSS (current) and VmHWM (peak memory) (Linux)."""
     line = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert line is not None
     return int(line[1])

@@ -1,9 +1,9 @@
-"""How long does sampling take, beside MONAI's own inferer, and how much of it is the guide?
+"""Measure the time of sampling, compared with MONAI's inferer, and the share of the guide.
 
     python -m benchmarks.sampler_speed
 
-The slices of one small volume, in one batch and with the shipped network, one view. MONAI's inferer is given the
-same channels, made once from pure noise, for it cannot make them anew at every step.
+One batch has all slices of a small volume. The network is that of the bundle, without test-time augmentation. MONAI's
+inferer gets the same channels. They are computed once from pure noise, because it cannot update them in each step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STOCK = {"MONAI, DDIM": (DDIMScheduler, 50), "MONAI, DDPM": (DDPMScheduler, 1000
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """One a sampler."""
+    """Yield one row per sampler."""
     bundle = open_bundle(TRANSLATION)
     network, inferer = bundle.setting("network"), bundle.setting("inferer").inferer
     neighbours = [[max(z - 1, 0), z, min(z + 1, SLICES - 1)] for z in range(SLICES)]
@@ -48,7 +48,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def row(name: str, steps: int, total: float) -> dict[str, Any]:
-    """Of a sampler that took `total` milliseconds."""
+    """Format the row of a sampler that took `total` milliseconds."""
     return {"sampler": name, "steps": steps, "slices": SLICES, "total ms": total, "ms a step": total / steps}
 
 

@@ -1,8 +1,8 @@
-"""How does the cost of a translation grow with pixels, slices, patch, search and steps?
+"""Measure how the time of a translation depends on pixels, slices, patch size, search size and steps.
 
     python -m benchmarks.scaling
 
-The first row of each block is the same case; the last column compares with it.
+Each block varies one parameter. Its first row is the same case in all blocks, and the ratios refer to that row.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ BLOCKS: dict[str, tuple[int, ...]] = {
 
 
 def volume(side: int, slices: int) -> torch.Tensor:
-    """Something smooth without an empty voxel: (1, side, side, slices)."""
+    """Draw a smooth volume without background: (1, side, side, slices)."""
     coarse = torch.rand(1, 1, side // 8, side // 8, slices, generator=torch.Generator().manual_seed(0))
     return 0.1 + 0.9 * F.interpolate(coarse, size=(side, side, slices), mode="trilinear")[0]
 
 
 def translation(side: int, slices: int, patch: int, search: int, steps: int) -> dict[str, float]:
-    """Milliseconds of a translation, and of the guide in it.
+    """Measure the time of a translation, and of its guide, in milliseconds.
 
-    The network knows the guide of one patch and one search alone: for others, the guide is timed by itself.
+    The network supports one search size only. For other sizes, only the guide is timed.
     """
     sizes = {"guide#lmi#patch_size": patch, "guide#lmi#search_size": search}
     bundle = open_bundle(TRANSLATION, steps=steps, **(sizes if search == CASE["search"] else {}))
@@ -55,7 +55,7 @@ def translation(side: int, slices: int, patch: int, search: int, steps: int) -> 
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """One a case."""
+    """Yield one row per case."""
     for varied, values in BLOCKS.items():
         first: dict[str, float] = {}
         for value in values:

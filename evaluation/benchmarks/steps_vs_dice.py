@@ -1,9 +1,9 @@
-"""How many denoising steps and samples, and of which solver, does the segmentation need?
+"""Measure how the segmentation depends on the number of denoising steps and samples, and on the solver.
 
     python -m benchmarks.steps_vs_dice --pairs ../../shared/data/multicontrast
 
-The measures are those of PROTOCOL.md. The reference is MONAI's own DDIM with many steps; `--solvers ddim ddpm` adds its
-solvers with few.
+PROTOCOL.md describes the measures. The reference is MONAI's DDIM with many steps. `--solvers ddim ddpm` adds MONAI's
+solvers with few steps.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SOLVERS = {
 
 
 def run(volume: Path, models: Models) -> Result:
-    """Segment one volume and keep nothing on disk."""
+    """Segment a volume without keeping files."""
     with tempfile.TemporaryDirectory() as folder:
         mode = Mode.SEGMENT if models.translation else Mode.SEGMENT_DIRECTLY
         return process(Job(volume, output_paths(volume, folder)), Task(mode), models)
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One a solver, number of steps, number of samples, subject and contrast."""
+    """Yield one row per solver, number of steps, number of samples, subject and contrast."""
     cases = [case for case in subjects(arguments.pairs) if case[1] in arguments.contrasts]
     segmentation = open_bundle(SEGMENTATION)
     truths = {t1: run(t1, Models(segmentation)) for t1 in {case[3] for case in cases}}
@@ -59,7 +59,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def means(table: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Over the subjects."""
+    """Average over the subjects."""
     return pd.DataFrame(table).groupby(["contrast", "solver", "steps", "samples"]).mean(numeric_only=True)
 
 
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--solvers", nargs="+", default=["trailing", "dpmsolver"], choices=SOLVERS)
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 10, 20])
     parser.add_argument("--samples", nargs="+", type=int, default=[1])
-    parser.add_argument("--reference", type=int, default=250, help="steps of DDIM to compare with, 0 for none")
+    parser.add_argument("--reference", type=int, default=250, help="DDIM steps of the reference, 0 for none")
     table = list(rows(parser.parse_args()))
     publish("steps_vs_dice", table)
     print(means(table).round(3).to_string())

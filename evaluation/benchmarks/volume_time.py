@@ -1,9 +1,9 @@
-"""How long does a whole volume take, from the command line to the last file, and how much memory?
+"""Measure time and memory of the command for a whole volume.
 
     python -m benchmarks.volume_time VOLUME [VOLUME …]
 
-Each row is a process of its own. Its wall-clock time less that of the steps in the report is the start: imports, and
-loading the models. A further volume of the same command takes what its steps take.
+Each row is a separate process. Its start is the wall-clock time minus the time of the steps in the report: imports and
+loading of the models. A further volume of the same command takes the time of its steps only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMANDS = (["segment"], ["segment", "--no-translate"], ["translate"])
 
 
 def measured(command: Sequence[str], volume: Path) -> dict[str, Any]:
-    """Run `midiff` on a volume: wall-clock seconds, peak memory, seconds of each step."""
+    """Run `midiff` on a volume, and measure wall-clock time, peak memory and the seconds of each step."""
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "midiff_monai", *command, str(volume), "-o", folder]
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def measured(command: Sequence[str], volume: Path) -> dict[str, Any]:
 
 
 def rows(volumes: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """One a volume and command."""
+    """Yield one row per volume and command."""
     for volume in volumes:
         shape = "x".join(map(str, nib.load(volume).shape))
         for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""Opens a bundle, its weights checked, ready to use in process."""
+"""Opens a bundle for inference in the current process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Bundle:
     """A bundle ready for inference.
 
     Attributes:
-        root: the bundle's folder.
-        parser: the configuration, whose parts are made when they are first asked for.
-        weights_sha256: SHA-256 of the weights that were loaded.
-        configuration_sha256: SHA-256 of the configuration and its overlay.
+        root: folder of the bundle.
+        parser: the configuration. It instantiates a component on first use.
+        weights_sha256: SHA-256 of the loaded weights.
+        configuration_sha256: SHA-256 of the configuration and its overlays.
     """
 
     root: Path
@@ -34,11 +34,11 @@ class Bundle:
     configuration_sha256: str
 
     def setting(self, name: str) -> Any:
-        """The value of an id of the configuration."""
+        """Return the value of an id of the configuration."""
         return self.parser.get_parsed_content(name)
 
     def conform(self, volume: MetaTensor) -> MetaTensor:
-        """Bring a volume (1, X, Y, Z) to the grid and the intensities that the network knows."""
+        """Resample a volume (1, X, Y, Z) to the network's grid and normalise its intensities."""
         return self.setting("conform")({"image": volume})["image"]
 
     def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Finds the bundles and the preprocessing overlays, in a checkout or in an installed wheel."""
+"""Finds the bundles and the preprocessing overlays in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def available_bundles() -> list[str]:
-    """Names of the bundles that came with the package, sorted: the folders that hold `configs/metadata.json`."""
+    """List the names of the bundles, sorted. A bundle is a folder with `configs/metadata.json`."""
     return sorted(metadata.parents[1].name for metadata in _folder("bundles").glob("*/configs/metadata.json"))
 
 
 def available_overlays() -> list[str]:
-    """Names of the preprocessing overlays, sorted: the stems of `transforms/*.yaml`."""
+    """List the names of the preprocessing overlays, sorted: the file names in `transforms/` without `.yaml`."""
     return sorted(overlay.stem for overlay in _folder("transforms").glob("*.yaml"))
 
 
 def bundle_root(name: str) -> Path:
-    """Folder of a bundle, the one that holds `configs/` and `models/`.
+    """Find the folder of a bundle, which holds `configs/` and `models/`.
 
     Raises:
-        BundleError: no such bundle; the message lists those that exist.
+        BundleError: the bundle does not exist. The message lists the available ones.
     """
     return _known(_folder("bundles") / name, name, available_bundles())
 
 
 def overlay_path(name: str) -> Path:
-    """YAML file of a preprocessing overlay, to be merged over a bundle's configuration.
+    """Find the YAML file of a preprocessing overlay, which is merged over the configuration of a bundle.
 
     Raises:
-        BundleError: no such overlay; the message lists those that exist.
+        BundleError: the overlay does not exist. The message lists the available ones.
     """
     return _known(_folder("transforms") / f"{name}.yaml", name, available_overlays())
 
@@ -44,6 +44,6 @@ def _known(path: Path, name: str, available: list[str]) -> Path:
 
 
 def _folder(kind: str) -> Path:
-    """A wheel carries the folders within the package; in a checkout they lie beside it."""
+    """Find a folder: inside the package in a wheel, beside the package in a checkout."""
     installed = _PACKAGE / "_resources" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind

@@ -1,4 +1,4 @@
-"""Writes what a bundle made, under the names and with the headers that the command gives it."""
+"""Writes the results of a bundle with the file names and headers that the command uses."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from midiff_monai.transforms.meta import as_plain_tensor
 
 
 class SaveWithSourceHeaderd(MapTransform):
-    """Write each channel of an image as a volume, with the sform, qform and units of the file that the image is of.
+    """Write each channel of an image as a volume with the sform, qform and units of the source file.
 
-    MONAI's `SaveImaged` makes a header of its own, which knows neither the units nor what space the affine leads to.
+    MONAI's `SaveImaged` writes a new header without units and without the codes of sform and qform.
 
     Args:
-        keys: MetaTensors (C, X, Y, Z) on the grid of the file that their meta data name.
-        output_dir: folder to write to; made if need be.
-        roles: what each channel is, as a field of `paths.OutputPaths`, which says what its file is called.
+        keys: MetaTensors (C, X, Y, Z) on the grid of the source file, which their metadata name.
+        output_dir: folder for the volumes. It is created if it does not exist.
+        roles: role of each channel, a field of `OutputPaths`. It determines the file name.
 
     Raises:
-        InputError: another file, such as X.nii beside X.nii.gz, has been written under the same names.
+        InputError: two inputs have the same output files, such as X.nii and X.nii.gz.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str | Path, roles: Sequence[str]) -> None:

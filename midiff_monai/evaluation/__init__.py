@@ -1,1 +1,1 @@
-"""Truth and scores: metrics, phantoms, simulated scans, baselines."""
+"""Reference data and scores: metrics, phantoms, simulated scans, baselines."""

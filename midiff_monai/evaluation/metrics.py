@@ -1,6 +1,7 @@
-"""Agreement of segmentations and of images: NumPy arrays in, floats out, tables in pandas.
+"""Metrics of segmentations and images. They take NumPy arrays and return floats or pandas tables.
 
-A score that has no meaning (Dice of a structure that neither volume has) is NaN, which pandas leaves out of means.
+An undefined score is NaN, for example the Dice of a structure that is absent from both volumes. pandas ignores NaN in
+means.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ SSIM_WINDOW = 11
 
 
 def dice(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
-    """Return Dice of the union of `labels` in two label volumes of one shape, in [0, 1]; NaN where both lack it."""
+    """Return the Dice of the union of `labels` in two label volumes, in [0, 1], or NaN if both lack these labels."""
     predicted, true = np.isin(prediction, labels), np.isin(reference, labels)
     size = predicted.sum() + true.sum()
     return float(2 * (predicted & true).sum() / size) if size else float("nan")
 
 
 def dice_table(prediction: NDArray, reference: NDArray, groups: Mapping[str, Sequence[int]]) -> pd.Series:
-    """Return Dice per group of labels, indexed by the group's name; NaN where neither volume has the group."""
+    """Return the Dice of each group of labels, indexed by name, or NaN if both volumes lack the group."""
     scores = {name: dice(prediction, reference, labels) for name, labels in groups.items()}
     return pd.Series(scores, name="dice", dtype=float).rename_axis("structure")
 
@@ -35,13 +36,13 @@ def dice_table(prediction: NDArray, reference: NDArray, groups: Mapping[str, Seq
 def hausdorff95(prediction: NDArray, reference: NDArray, labels: Sequence[int], spacing: Sequence[float]) -> float:
     """Return the 95th percentile Hausdorff distance between the surfaces of the union of `labels`, in mm.
 
-    It is the larger of the two directed percentiles. Infinite where only one volume has the structure, NaN where
-    neither has.
+    It is the larger of the two directed percentiles. It is infinite if only one volume has the structure, and NaN if
+    both lack it.
 
     Args:
         prediction: label volume (X, Y, Z).
         reference: label volume of the same shape.
-        labels: ids that count as one structure.
+        labels: ids of the structure.
         spacing: voxel size along X, Y and Z in mm.
     """
     predicted, true = np.isin(prediction, labels), np.isin(reference, labels)
@@ -58,28 +59,28 @@ def hausdorff95(prediction: NDArray, reference: NDArray, labels: Sequence[int], 
 
 
 def volume_error(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
-    """Return the signed error of the volume of `labels`, relative to the reference's; NaN where that is empty."""
+    """Return the signed volume error of `labels`, relative to the reference, or NaN if the reference lacks them."""
     true = np.isin(reference, labels).sum()
     return float(np.isin(prediction, labels).sum() / true - 1) if true else float("nan")
 
 
 def match_intensity(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return `image` under the linear map that is nearest to `reference` in the mask, in least squares.
+    """Return `image` under the linear map that minimises the squared error to `reference` in the mask.
 
-    Image metrics want it first: MR intensities have no unit, and no translation is to blame for their scale.
+    Image metrics need this alignment, because MR intensities have no unit.
     """
-    # in single precision NumPy takes the columns of a million voxels for dependent
+    # in single precision, NumPy's rank test fails for a million voxels
     slope, intercept = np.polyfit(image[mask].astype(float), reference[mask].astype(float), deg=1)
     return slope * image.astype(float) + intercept
 
 
 def correlation(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> float:
-    """Return Pearson's correlation of the voxels in the mask, in [-1, 1]."""
+    """Return the Pearson correlation of the voxels in the mask, in [-1, 1]."""
     return float(np.corrcoef(image[mask], reference[mask])[0, 1])
 
 
 def psnr(image: NDArray, reference: NDArray, mask: NDArray[np.bool_], data_range: float) -> float:
-    """Return the peak signal-to-noise ratio in the mask, in dB, of a peak of `data_range`; infinite if equal."""
+    """Return the peak signal-to-noise ratio in the mask in dB, with the peak `data_range`; infinite if equal."""
     squared_error = np.square(np.subtract(image, reference, dtype=float)[mask]).mean()
     return float(10 * np.log10(data_range**2 / squared_error)) if squared_error else float("inf")
 
@@ -87,8 +88,8 @@ def psnr(image: NDArray, reference: NDArray, mask: NDArray[np.bool_], data_range
 def ssim(image: NDArray, reference: NDArray, data_range: float, mask: NDArray[np.bool_] | None = None) -> float:
     """Return the mean structural similarity of two volumes, at most 1 (Wang et al., IEEE TIP 13:600, 2004).
 
-    Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5, and lie wholly inside the volume, so every
-    side needs 11 voxels. Empty background counts as agreement: give a mask, and only windows centred in it count.
+    Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5 voxels. They lie inside the volume, so each
+    side needs at least 11 voxels. Empty background counts as agreement. With a mask, only windows centred in it count.
     """
     first, second = (torch.as_tensor(np.asarray(volume, dtype=np.float32))[None, None] for volume in (image, reference))
     sides, sigmas = [SSIM_WINDOW] * image.ndim, [1.5] * image.ndim
@@ -99,17 +100,17 @@ def ssim(image: NDArray, reference: NDArray, data_range: float, mask: NDArray[np
 
 
 def frechet_distance(features: NDArray, reference: NDArray) -> float:
-    """Return the squared Fréchet distance of the Gaussians that fit two sets of features; 0 if equal, else positive.
+    """Return the squared Fréchet distance between Gaussians fitted to two sets of features; 0 if they are equal.
 
-    Of the features of an Inception network it is FID (Heusel et al., NeurIPS 2017, equation 6). It is too large for
-    small sets, and more so the smaller they are. With no more images than features, the covariances are singular and
-    most of the distance may be due to that: compare only distances between sets of one size.
+    With the features of an Inception network it is the FID (Heusel et al., NeurIPS 2017, equation 6). It is biased
+    upwards, and more so for small sets. With no more images than features the covariances are singular, which may cause
+    most of the distance. Compare only distances between sets of the same size.
 
     Args:
-        features: (N, D), a row an image.
+        features: (N, D), one row per image.
         reference: (M, D) of the same network.
     """
-    # no rotation changes the distance; within what the images span, MONAI's matrix root is smaller and less singular
+    # rotations keep the distance; in the span of the images, MONAI's matrix root is smaller and less singular
     basis, _ = np.linalg.qr(np.concatenate([features, reference], dtype=float).T)
     return get_fid_score(torch.from_numpy(features @ basis), torch.from_numpy(reference @ basis)).item()
 
@@ -117,20 +118,20 @@ def frechet_distance(features: NDArray, reference: NDArray) -> float:
 def kernel_distance(features: NDArray, reference: NDArray) -> float:
     """Return the unbiased squared maximum mean discrepancy under the kernel (x·y / D + 1)³.
 
-    Of the features of an Inception network it is KID (Bińkowski et al., ICLR 2018). For independent images its
-    expectation does not depend on the size of the sets: it is 0 where the first three moments of the distributions are
-    equal, else positive. One value may well be negative, and is for a set and itself.
+    With the features of an Inception network it is the KID (Bińkowski et al., ICLR 2018). For independent images its
+    expectation does not depend on the size of the sets. The expectation is 0 if the first three moments of the
+    distributions are equal, and positive otherwise. Single values may be negative. They are for two equal sets.
 
     Args:
-        features: (N, D), a row an image, N at least 2.
-        reference: (M, D) of the same network, M at least 2.
+        features: (N, D), one row per image, N ≥ 2.
+        reference: (M, D) of the same network, M ≥ 2.
     """
 
     def kernel(first: NDArray, second: NDArray) -> NDArray[np.float64]:
         return (first @ second.T / first.shape[1] + 1.0) ** 3
 
     def within(images: NDArray) -> float:
-        values = kernel(images, images)  # an image and itself are no pair
+        values = kernel(images, images)  # without the diagonal, which pairs each image with itself
         return (values.sum() - values.trace()) / (len(images) * (len(images) - 1))
 
     return float(within(features) + within(reference) - 2 * kernel(features, reference).mean())
@@ -142,13 +143,13 @@ def bootstrap_interval(
     """Return the percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        values: one score a subject; NaN is left out.
-        level: probability that the interval should cover the true mean.
-        resamples: number of draws of the subjects with replacement.
-        seed: of the draws; equal arguments give an equal interval.
+        values: one score per subject. NaN is ignored.
+        level: nominal coverage of the true mean.
+        resamples: number of resamples of the subjects, with replacement.
+        seed: seed of the resamples. Equal arguments give equal intervals.
 
     Returns:
-        Lower and upper end, in the unit of `values`.
+        Lower and upper end of the interval, in the unit of `values`.
     """
     scores = np.asarray(values, dtype=float)
     scores = scores[~np.isnan(scores)]

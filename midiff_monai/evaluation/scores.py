@@ -1,4 +1,4 @@
-"""What a result is worth: scores against the segmentation and the image of the same subject's real T1w."""
+"""Scores of a result against the segmentation and the image of the same subject's real T1w."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from midiff_monai.labels import GROUPS, TISSUES
 from midiff_monai.pipeline.result import Result
 
 STRUCTURES = ("white matter", "grey matter", "lateral ventricles")
-"""Of the cerebrum: groups of `midiff_monai.labels`; grey matter is cortex and deep grey matter."""
+"""Scored structures of the cerebrum, groups of `labels.GROUPS`. Grey matter is cortex and deep grey matter."""
 
 PEAK_PERCENTILE = 99.5
-"""Of the real T1w in the brain: the peak of PSNR and the data range of SSIM."""
+"""Percentile of the real T1w in the brain that is the peak of PSNR and the data range of SSIM."""
 
 
 def score(result: Result, truth: Result, structures: bool = True, image: bool = True) -> dict[str, float]:
-    """Compare a result with that of the real T1w, on one grid.
+    """Compare the result of a method with that of the real T1w on the same grid.
 
     Args:
-        result: of a method.
-        truth: of the real T1w, or with the true labels in place of its segmentation.
-        structures: whether the result knows structures, and not tissues alone.
-        image: whether there is a T1w: the synthetic one, or what was taken for one.
+        result: result of the method.
+        truth: result of the real T1w. Its segmentation may be replaced by true labels.
+        structures: whether the result distinguishes structures, and not only tissues.
+        image: whether the result has a T1w image: a synthetic T1w, or the image that was segmented as a T1w.
 
     Returns:
-        By tissue: "T tissue dice". By structure: "S dice", "S hd95" (mm), "S volume error" (relative, signed) and
-        "S reference ml". Of the image in the brain: "correlation", "psnr" (dB), "ssim", "through-plane".
+        For each tissue "T tissue dice". For each structure "S dice", "S hd95" (mm), "S volume error" (relative, signed)
+        and "S reference ml". For the image in the brain "correlation", "psnr" (dB), "ssim" and "through-plane".
     """
     assert result.segmentation is not None and truth.segmentation is not None
     scores = tissue_scores(result.segmentation, truth.segmentation)
@@ -51,17 +51,17 @@ def score(result: Result, truth: Result, structures: bool = True, image: bool = 
 
 
 def image_of(result: Result) -> NDArray:
-    """The T1w (X, Y, Z) of a result: the synthetic one, or what was taken for one."""
+    """Return the synthetic T1w (X, Y, Z) of a result, or the image that was segmented as a T1w."""
     return np.asarray(result.source.dataobj) if result.synthetic is None else result.synthetic
 
 
 def tissue_scores(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
-    """Dice of the whole brain's white matter, grey matter and fluid, the brain stem aside."""
+    """Compute the Dice of white matter, grey matter and CSF of the whole brain without the brain stem."""
     return {f"{tissue} tissue dice": dice(segmentation, truth, ids) for tissue, (_, ids) in TISSUES.items()}
 
 
 def structure_scores(segmentation: NDArray, truth: NDArray, affine: NDArray) -> dict[str, float]:
-    """Dice, distance and volume of `STRUCTURES`."""
+    """Compute Dice, HD95 and volumes of `STRUCTURES`."""
     spacing, voxel = nib.affines.voxel_sizes(affine), voxel_volume_ml(affine)
     scores = {}
     for name in STRUCTURES:
@@ -74,7 +74,7 @@ def structure_scores(segmentation: NDArray, truth: NDArray, affine: NDArray) -> 
 
 
 def image_scores(image: NDArray, reference: NDArray, brain: NDArray[np.bool_], axis: int) -> dict[str, float]:
-    """Compare images (X, Y, Z) in the brain; PSNR and SSIM after the linear alignment of `metrics.match_intensity`."""
+    """Compare images (X, Y, Z) in the brain. PSNR and SSIM follow the alignment of `metrics.match_intensity`."""
     box = brain_box(brain, SSIM_WINDOW // 2)
     image, reference, brain = image[box], reference[box], brain[box]
     aligned = match_intensity(image, reference, brain)
@@ -88,21 +88,22 @@ def image_scores(image: NDArray, reference: NDArray, brain: NDArray[np.bool_], a
 
 
 def roughness(image: NDArray, brain: NDArray[np.bool_], axis: int) -> float:
-    """Mean absolute difference of neighbours along an axis, both in the brain, in standard deviations of the brain.
+    """Compute the mean absolute difference of neighbours along an axis in the brain, in standard deviations.
 
-    Standard deviations rather than the aligned grey values: least squares flatten an image that agrees badly.
+    The unit is the standard deviation of the image in the brain. Aligned intensities are no useful unit, because least
+    squares reduce the contrast of an image that agrees poorly.
     """
-    # floats, for differences of unsigned integers would wrap around
+    # differences of unsigned integers would wrap around
     steps = np.abs(np.diff(image.astype(float), axis=axis))
     pairs = np.take(brain, range(1, brain.shape[axis]), axis) & np.take(brain, range(brain.shape[axis] - 1), axis)
     return float(steps[pairs].mean() / image[brain].std())
 
 
 def slice_axis(affine: NDArray) -> int:
-    """The axis nearest to inferior-superior, along which the translation goes slice by slice."""
+    """Find the axis closest to inferior-superior, along which the volume is translated slice by slice."""
     return int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 2)[0])
 
 
 def brain_box(brain: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
-    """The box around the brain and a margin in voxels, as far as the volume reaches."""
+    """Find the box around the brain with a margin in voxels, within the volume."""
     return tuple(slice(max(index.min() - margin, 0), index.max() + margin + 1) for index in brain.nonzero())

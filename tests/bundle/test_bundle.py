@@ -1,4 +1,4 @@
-"""Each bundle as MONAI's own tools see it."""
+"""The bundles, checked with MONAI's tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from midiff_monai.training.contrast import ContrastRandomizer
 
 BUNDLES = available_bundles()
 
-# MONAI's bundle specification of metadata.json, as a JSON schema; MONAI itself downloads its own
+# JSON schema of metadata.json after MONAI's bundle specification; MONAI would download its own
 TEXT = {"type": "string", "minLength": 1}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 NAMED = "schema version monai_version pytorch_version numpy_version name task description authors copyright".split()
@@ -66,14 +66,14 @@ def workflow(name: str, kind: str, **overrides: Any) -> ConfigWorkflow:
 
 @pytest.mark.parametrize("name", BUNDLES)
 @pytest.mark.parametrize("kind", ["train", "inference"])
-def test_has_every_property_that_monai_asks_for(name: str, kind: str, tmp_path: Path) -> None:
+def test_has_the_properties_that_monai_requires(name: str, kind: str, tmp_path: Path) -> None:
     flow = workflow(name, kind, dataset_dir=str(tmp_path), init_id="nothing")
     flow.initialize()
     assert not flow.check_properties()
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_an_inference_takes_the_volumes_of_a_folder(name: str, tmp_path: Path) -> None:
+def test_inference_lists_the_volumes_of_a_folder(name: str, tmp_path: Path) -> None:
     volumes = ["a.nii.gz", "b.NII", "c.nrrd", "d.mha"]
     for file in (*volumes, "notes.txt", "a.json"):
         (tmp_path / file).touch()
@@ -91,8 +91,8 @@ def test_metadata_describe_the_network(name: str, sizes: dict[str, int]) -> None
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_metadata_are_as_specified(name: str, tmp_path: Path) -> None:
-    """The schema lies where `verify_metadata` would have put what it downloads."""
+def test_metadata_follow_the_specification(name: str, tmp_path: Path) -> None:
+    """The schema is at the path to which `verify_metadata` would download it."""
     schema, meta_file = tmp_path / "schema.json", bundle_root(name) / "configs" / "metadata.json"
     schema.write_text(json.dumps(SCHEMA))
     verify_metadata(meta_file=str(meta_file), filepath=str(schema))
@@ -137,7 +137,7 @@ def test_training_and_inference_have_the_same_network_and_guide(name: str) -> No
         ({"resume": False}, False),
     ],
 )
-def test_a_warm_start_is_not_undone_by_a_checkpoint(
+def test_a_checkpoint_does_not_replace_the_weights_of_a_warm_start(
     name: str, files: list[str], options: dict[str, bool], resumed: bool, tmp_path: Path
 ) -> None:
     parser = ConfigParser()
@@ -151,14 +151,14 @@ def test_a_warm_start_is_not_undone_by_a_checkpoint(
 
 @pytest.mark.parametrize("name", BUNDLES)
 @pytest.mark.parametrize("files", [["train"], ["train", "multi_gpu_train"]])
-def test_averaged_weights_are_where_the_network_is(
+def test_averaged_weights_are_on_the_device_of_the_network(
     name: str, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of them the configuration asks for first."""
+    """This holds in whatever order the configuration instantiates them."""
     monkeypatch.setenv("RANK", "0")
     parser = ConfigParser()
     parser.read_config([str(bundle_root(name) / "configs" / f"{file}.yaml") for file in files])
-    parser["device"] = torch.device("meta")  # the one beside the CPU that every machine has
+    parser["device"] = torch.device("meta")  # available on every machine, unlike CUDA
     averaged = parser.get_parsed_content("ema").ema_model
     assert {parameter.device.type for parameter in averaged.parameters()} == {"meta"}
 
@@ -181,12 +181,12 @@ def test_has_the_files_of_the_model_zoo(name: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", available_overlays())
-def test_overlays_replace_what_the_bundle_has(overlay: str) -> None:
+def test_overlays_replace_settings_of_the_bundle(overlay: str) -> None:
     original, overlaid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", [overlay])
     assert original.parser["scale_intensity"] != overlaid.parser["scale_intensity"]
 
 
-def test_weights_survive_saving(tmp_path: Path) -> None:
+def test_saved_weights_can_be_loaded(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     network = open_bundle("t1_brain_segmentation").setting("network_def")
     for parameter in network.parameters():
@@ -199,7 +199,7 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
         torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
 
 
-def test_weights_of_several_names_are_stored_once(tmp_path: Path) -> None:
+def test_tensors_with_several_names_are_stored_once(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     shared = torch.rand(1000, 100)
     state = {"once": shared, "again": shared, "other": shared + 1, "first": shared[0]}
@@ -212,7 +212,7 @@ def test_weights_of_several_names_are_stored_once(tmp_path: Path) -> None:
     assert path.stat().st_size < 2.1 * shared.numel() * 2
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     path = tmp_path / "bundle" / "models" / "model.pt"
     torch.save({"evil": Path("x")}, path)
@@ -222,7 +222,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
         load_weights(torch.nn.Identity(), tmp_path / "bundle", trusted=True)
 
 
-def test_weights_of_another_hash_are_used_when_they_are_trusted(tmp_path: Path) -> None:
+def test_weights_with_another_hash_are_loaded_if_trusted(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     path = tmp_path / "bundle" / "models" / "model.pt"
     network = torch.nn.Linear(2, 2)
@@ -231,7 +231,7 @@ def test_weights_of_another_hash_are_used_when_they_are_trusted(tmp_path: Path) 
     assert (network.weight == 1).all()
 
 
-def test_weights_that_are_replaced_are_kept(tmp_path: Path) -> None:
+def test_replaced_weights_are_kept(tmp_path: Path) -> None:
     shutil.copytree(bundle_root("t1_brain_segmentation"), tmp_path / "bundle")
     path = tmp_path / "bundle" / "models" / "model.pt"
     before = path.read_bytes()
@@ -253,7 +253,7 @@ def test_real_and_synthetic_t1w_are_drawn_equally_often() -> None:
     assert set(drawn) == set(range(4 + 12))
 
 
-def test_without_synthetic_t1w_all_are_real() -> None:
+def test_without_synthetic_t1w_all_samples_are_real() -> None:
     parser = ConfigParser()
     parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
     parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": []})

@@ -10,7 +10,7 @@ from midiff_monai.errors import BundleError
 
 @pytest.fixture(params=["checkout", "wheel"])
 def tree(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package folder with two bundles, half a bundle and an overlay; returns where they lie."""
+    """The folder of two bundles, an incomplete bundle and an overlay, in a checkout or a wheel."""
     package = tmp_path / "midiff_monai"
     root = tmp_path if request.param == "checkout" else package / "_resources"
     for name in ("translation", "segmentation"):
@@ -23,29 +23,29 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return root
 
 
-def test_lists_what_is_complete(tree: Path) -> None:
+def test_lists_complete_bundles(tree: Path) -> None:
     assert resources.available_bundles() == ["segmentation", "translation"]
     assert resources.available_overlays() == ["flair"]
 
 
-def test_finds_either_place(tree: Path) -> None:
+def test_finds_bundles_in_a_checkout_and_in_a_wheel(tree: Path) -> None:
     assert resources.bundle_root("translation") == tree / "bundles" / "translation"
     assert resources.overlay_path("flair") == tree / "transforms" / "flair.yaml"
 
 
 @pytest.mark.parametrize("name", ["unfinished", "typo", "../bundles/translation", ""])
-def test_unknown_bundle_lists_those_that_exist(tree: Path, name: str) -> None:
+def test_an_unknown_bundle_lists_the_available_ones(tree: Path, name: str) -> None:
     with pytest.raises(BundleError, match="segmentation, translation"):
         resources.bundle_root(name)
 
 
-def test_unknown_overlay_lists_those_that_exist(tree: Path) -> None:
+def test_an_unknown_overlay_lists_the_available_ones(tree: Path) -> None:
     with pytest.raises(BundleError, match=r"pet\.yaml: does not exist\. Available are: flair"):
         resources.overlay_path("pet")
 
 
-def test_wheel_comes_before_a_namesake_beside_it(tree: Path, tmp_path: Path) -> None:
-    """site-packages may hold another project's `bundles` folder; it must not hide ours."""
+def test_the_wheel_takes_precedence_over_a_folder_beside_it(tree: Path, tmp_path: Path) -> None:
+    """site-packages may contain the `bundles` folder of another project."""
     ours = tmp_path / "midiff_monai" / "_resources" / "bundles" / "ours" / "configs"
     ours.mkdir(parents=True)
     (ours / "metadata.json").write_text("{}")

@@ -14,7 +14,7 @@ from midiff_monai.errors import InputError
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A left-handed volume whose header names units and a template's space, in the sform alone."""
+    """A left-handed volume with units, and with the code of a template space in the sform only."""
     image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), np.diag([-2.0, 2, 3, 1]))
     image.set_sform(image.affine, code=4)
     image.set_qform(image.affine, code=0)
@@ -23,7 +23,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "sub-1_PDw.nii.gz"
 
 
-def test_every_channel_is_written_in_the_space_of_its_source(source: Path, tmp_path: Path) -> None:
+def test_each_channel_is_written_in_the_space_of_its_source(source: Path, tmp_path: Path) -> None:
     data = LoadImaged("pred", ensure_channel_first=True)({"pred": str(source)})
     data["pred"] = torch.cat([data["pred"], data["pred"] / 7])
     save = SaveWithSourceHeaderd("pred", tmp_path / "new" / "out", ["synthetic", "synthetic_std"])
@@ -37,7 +37,7 @@ def test_every_channel_is_written_in_the_space_of_its_source(source: Path, tmp_p
             assert written.header[field] == expected.header[field], field
 
 
-def test_labels_stay_integers_and_need_no_second_file(source: Path, tmp_path: Path) -> None:
+def test_labels_stay_integers_and_missing_channels_have_no_file(source: Path, tmp_path: Path) -> None:
     data = LoadImaged("pred", ensure_channel_first=True)({"pred": str(source)})
     data["pred"] = data["pred"].to(torch.int16)
     SaveWithSourceHeaderd("pred", tmp_path / "out", ["segmentation", "synthetic_std"])(data)
@@ -46,7 +46,7 @@ def test_labels_stay_integers_and_need_no_second_file(source: Path, tmp_path: Pa
     assert nib.Nifti1Image.from_filename(file).get_data_dtype() == np.int16
 
 
-def test_volumes_of_one_name_do_not_overwrite_each_other(source: Path, tmp_path: Path) -> None:
+def test_volumes_with_the_same_name_do_not_overwrite_each_other(source: Path, tmp_path: Path) -> None:
     twin = source.with_name("sub-1_PDw.nii")
     nib.save(nib.Nifti1Image.from_filename(source), twin)
     save = SaveWithSourceHeaderd("pred", tmp_path / "out", ["segmentation"])

@@ -1,4 +1,4 @@
-"""The changed acquisitions against what is known of them."""
+"""The changed acquisitions, compared with analytic answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CENTRE = np.array([12.0, -7.0, 30.0])
 
 
 def ball(radius: float = 30.0) -> sitk.Image:
-    """A ball around `CENTRE` (LPS, mm), whose grey value rises by 1 a millimetre to the left, 2 back and 3 up."""
+    """A ball around `CENTRE` (LPS, mm). The intensity increases by 1 per mm to the left, 2 backwards and 3 upwards."""
     spacing, size = np.array([1.5, 2.0, 2.5]), np.array([45, 35, 29])
     origin = CENTRE - spacing * (size - 1) / 2
     away = [origin[axis] + spacing[axis] * np.arange(size[axis]) - CENTRE[axis] for axis in range(3)]
@@ -32,7 +32,7 @@ def ball(radius: float = 30.0) -> sitk.Image:
 
 
 @pytest.mark.parametrize("grid", acquisitions.GRIDS, ids=lambda grid: grid.change)
-def test_a_turned_head_on_another_grid_has_the_grey_values_of_its_places(grid: acquisitions.Grid) -> None:
+def test_a_rotated_head_on_another_grid_has_the_intensities_of_the_original_positions(grid: acquisitions.Grid) -> None:
     regridded = acquisitions.regrid(ball(), grid)
     assert regridded.GetSpacing() == pytest.approx(grid.spacing)
     values = sitk.GetArrayFromImage(regridded)
@@ -41,23 +41,23 @@ def test_a_turned_head_on_another_grid_has_the_grey_values_of_its_places(grid: a
     nod, tilt = radians(grid.nodded), radians(grid.tilted)
     about_x = np.array([[1, 0, 0], [0, cos(nod), -sin(nod)], [0, sin(nod), cos(nod)]])
     about_y = np.array([[cos(tilt), 0, sin(tilt)], [0, 1, 0], [-sin(tilt), 0, cos(tilt)]])
-    there = here @ (about_x @ about_y).T
-    deep = np.linalg.norm(here, axis=1) < 22  # at the surface a voxel is the mean of a part of it
-    expected = 500 + there @ (1, 2, 3)
+    original = here @ (about_x @ about_y).T
+    deep = np.linalg.norm(here, axis=1) < 22  # voxels at the surface are means over a part of themselves
+    expected = 500 + original @ (1, 2, 3)
     np.testing.assert_allclose(values[tuple(places[deep].T[::-1])], expected[deep], atol=0.1)
     volume = len(places) * np.prod(grid.spacing)
     assert volume == pytest.approx(4 / 3 * np.pi * 30**3, rel=0.03)
     assert values[values != 0].min() > 500 - 30 * np.sqrt(14)
 
 
-def test_changed_grey_values_lie_in_the_brain_alone(tmp_path: Path) -> None:
+def test_changed_intensities_are_within_the_brain(tmp_path: Path) -> None:
     voxels = np.zeros((30, 30, 12))
     voxels[4:26, 5:28, 2:10] = np.random.default_rng(0).uniform(50, 200, (22, 23, 8))
     for contrast in ("PD", "T1"):
         nib.save(nib.Nifti1Image(voxels, np.diag([2, 2, 3, 1])), tmp_path / f"a_{contrast}.nii.gz")
     (tmp_path / "out").mkdir()
-    acquisitions.change_grey_values(str(tmp_path / "a"), tmp_path / "out")
-    for change in acquisitions.GREY_VALUES:
+    acquisitions.change_intensities(str(tmp_path / "a"), tmp_path / "out")
+    for change in acquisitions.INTENSITIES:
         changed, t1 = (
             np.asarray(read_volume(tmp_path / "out" / f"{change}_{name}.nii.gz").dataobj) for name in ("PD", "T1")
         )
@@ -66,7 +66,7 @@ def test_changed_grey_values_lie_in_the_brain_alone(tmp_path: Path) -> None:
         np.testing.assert_allclose(t1, voxels, rtol=1e-6)
 
 
-def test_every_scan_differs_from_that_of_the_table_in_what_its_name_says() -> None:
+def test_only_the_unchanged_scans_equal_those_of_the_table() -> None:
     names = [(scan.change, scan.contrast) for scan in acquisitions.SCANS]
     assert len(set(names)) == len(names)
     unchanged = {scan.contrast: scan for scan in acquisitions.SCANS if scan.change == acquisitions.AS_IT_IS}
@@ -75,7 +75,7 @@ def test_every_scan_differs_from_that_of_the_table_in_what_its_name_says() -> No
         assert (scan == same) == (scan.change == acquisitions.AS_IT_IS)
 
 
-def test_the_table_has_a_line_a_change_and_a_column_a_contrast() -> None:
+def test_the_table_has_one_line_per_change_and_one_column_per_contrast() -> None:
     row = {"dataset": "d", "subject": "s", "contrast": "T2", "white matter dice": 0.9126, "grey matter dice": 0.5}
     rows = pd.DataFrame(
         [row | {"lateral ventricles dice": 1.0}, row | {"contrast": "PD", "lateral ventricles dice": 0.0}]

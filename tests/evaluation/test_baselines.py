@@ -1,4 +1,4 @@
-"""Histogram matching against scikit-image."""
+"""Histogram matching, compared with scikit-image."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_agrees_with_scikit_image(volumes: tuple[np.ndarray, np.ndarray]) -> Non
     np.testing.assert_allclose(match_histogram(volume, reference), match_histograms(volume, reference), atol=5.0)
 
 
-def test_inversion_turns_the_order_around(volumes: tuple[np.ndarray, np.ndarray]) -> None:
+def test_inversion_reverses_the_order_of_intensities(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     volume, reference = volumes
     order = np.argsort(volume.ravel())
     assert (np.diff(match_histogram(volume, reference, invert=True).ravel()[order]) <= 0).all()
 
 
-def test_the_background_stays_empty(volumes: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_background_stays_0(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     volume, reference = volumes
     volume[:3] = 0
     assert (match_histogram(volume, reference)[:3] == 0).all()

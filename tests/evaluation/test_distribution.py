@@ -1,4 +1,4 @@
-"""FID and KID against loops and closed forms, and their features against the network's own, on the phantom."""
+"""FID and KID compared with loops and closed forms, and their features compared with those of the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def normal(seed: int, shape: tuple[int, int], mean: float = 0.0) -> NDArray[np.f
 
 
 def with_moments(mean: NDArray, deviations: NDArray, rotation: NDArray, seed: int) -> NDArray[np.float64]:
-    """Fifty images whose features have just this mean, and these standard deviations along rotated axes."""
+    """Features of fifty images with this exact mean and these standard deviations along rotated axes."""
     white, _ = np.linalg.qr(normal(seed, (50, len(mean))) - normal(seed, (50, len(mean))).mean(axis=0))
     return np.sqrt(49) * white * deviations @ rotation + mean
 
@@ -54,11 +54,11 @@ class TestFrechetDistance:
         assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
 
     @pytest.mark.parametrize("images", [10, 100])
-    def test_a_set_and_itself(self, images: int) -> None:
+    def test_the_distance_of_a_set_to_itself_is_0(self, images: int) -> None:
         features = normal(0, (images, 30))
         assert frechet_distance(features, features[::-1]) == pytest.approx(0, abs=1e-6)
 
-    def test_small_sets_of_one_distribution_are_far_apart(self) -> None:
+    def test_small_sets_of_the_same_distribution_have_a_large_distance(self) -> None:
         few, many = (frechet_distance(normal(0, (n, 30)), normal(1, (n, 30))) for n in (20, 2000))
         assert few > 10 * many > 0
 
@@ -67,11 +67,11 @@ class TestKernelDistance:
     def test_equals_a_loop_over_all_pairs(self) -> None:
         first, second = normal(0, (7, 5)), normal(1, (4, 5), mean=0.5)
 
-        def mean_kernel(rows: NDArray, columns: NDArray, but_itself: bool) -> float:
+        def mean_kernel(rows: NDArray, columns: NDArray, skip_diagonal: bool) -> float:
             values = []
             for i, x in enumerate(rows):
                 for j, y in enumerate(columns):
-                    if not (but_itself and i == j):
+                    if not (skip_diagonal and i == j):
                         values.append((sum(x[k] * y[k] for k in range(5)) / 5 + 1) ** 3)
             return sum(values) / len(values)
 
@@ -79,12 +79,12 @@ class TestKernelDistance:
         expected -= 2 * mean_kernel(first, second, False)
         assert kernel_distance(first, second) == pytest.approx(expected)
 
-    def test_its_mean_over_small_sets_of_one_distribution_is_0(self) -> None:
+    def test_the_mean_over_small_sets_of_the_same_distribution_is_0(self) -> None:
         values = [kernel_distance(normal(2 * k, (6, 4)), normal(2 * k + 1, (9, 4))) for k in range(2000)]
         assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
         assert min(values) < 0
 
-    def test_it_grows_with_the_difference(self) -> None:
+    def test_the_distance_grows_with_the_difference(self) -> None:
         near, far = (kernel_distance(normal(0, (100, 8), mean), normal(1, (100, 8))) for mean in (0.5, 1.0))
         assert 0 < near < far
 
@@ -96,7 +96,7 @@ def segmenter() -> Bundle:
 
 @pytest.fixture(scope="module")
 def phantoms() -> dict[str, nib.Nifti1Image]:
-    """The template as T1w, with another noise, and as PD."""
+    """The template phantom as T1w, as T1w with other noise, and as PD."""
     kinds = {"T1": ("T1", 0), "other noise": ("T1", 1), "PD": ("PD", 0)}
     return {
         name: make_phantom(contrast, spacing=(2, 2, 4), seed=seed).image for name, (contrast, seed) in kinds.items()
@@ -104,7 +104,7 @@ def phantoms() -> dict[str, nib.Nifti1Image]:
 
 
 class TestFeatures:
-    def test_they_are_means_of_the_deepest_layer_in_the_brain(self, segmenter: Bundle) -> None:
+    def test_features_are_means_of_the_deepest_layer_in_the_brain(self, segmenter: Bundle) -> None:
         slices = torch.rand(3, 5, 32, 48, generator=torch.Generator().manual_seed(0))
         slices[:, :, :, 40:] = 0
         seen: list[torch.Tensor] = []
@@ -114,7 +114,9 @@ class TestFeatures:
             network(slices.permute(1, 2, 3, 0)[None])
         hook.remove()
         found = distribution.of_segmenter(segmenter).extract(slices)
-        columns = seen[0][0].movedim(-1, 0).double().mean(dim=2)  # each 16 pixels wide; the last is half empty
+        columns = (
+            seen[0][0].movedim(-1, 0).double().mean(dim=2)
+        )  # each column is 16 pixels wide, and half of the last one is background
         torch.testing.assert_close(found, columns @ torch.tensor([0.4, 0.4, 0.2]).double(), rtol=1e-4, atol=1e-5)
 
     def test_contrasts_differ_more_than_noise(self, segmenter: Bundle, phantoms: dict[str, nib.Nifti1Image]) -> None:
@@ -128,7 +130,7 @@ class TestFeatures:
             distances[name] = np.array([frechet_distance(*sets), kernel_distance(*sets)])
         assert (distances["PD"] > 10 * distances["other noise"]).all()
 
-    def test_slices_show_enough_of_both(self, segmenter: Bundle) -> None:
+    def test_slices_have_enough_common_foreground(self, segmenter: Bundle) -> None:
         brain = np.zeros((40, 44, 12))
         brain[10:30, 10:34, 2:10] = np.random.default_rng(0).uniform(50, 100, (20, 24, 8))
         brain[18:22, 18:22, 10] = 80
@@ -139,12 +141,12 @@ class TestFeatures:
         made, real = distribution.brain_slices(*images, segmenter)
         assert made.shape == real.shape == (7, 5, 32, 32)
         assert made.max() == real.max() == 1
-        torch.testing.assert_close(real[1:, 1], real[:-1, 2])  # the first channels are the slices below
+        torch.testing.assert_close(real[1:, 1], real[:-1, 2])  # the first channels are the lower neighbours
         assert not made[0, 1].any() and real[0, 1].any()
 
 
 class TinyInception(torch.nn.Module):
-    """Called as the usual file is; its features are the mean of a colour and the largest value."""
+    """An extractor with the interface of the usual file. The features are the mean of a colour and the maximum."""
 
     def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
         """Map (B, 3, H, W) to (B, 2)."""
@@ -161,11 +163,11 @@ def inception(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_local_inception_sees_the_slice_as_grey_bytes(inception: Path) -> None:
+def test_a_local_inception_gets_the_slice_as_grey_bytes(inception: Path) -> None:
     features = distribution.of_inception(inception, CPU)
     slices = torch.zeros(20, 5, 8, 8)
     slices[:, 2, :4] = torch.linspace(0, 1, 20)[:, None, None]
-    slices[:, 1] = 1  # a neighbour
+    slices[:, 1] = 1  # a neighbouring slice
     brightest = np.round(255 * np.linspace(0, 1, 20))
     np.testing.assert_allclose(features.extract(slices).numpy(), np.stack([brightest / 2, brightest], axis=1))
     assert features.name == f"inception-tiny {sha256(inception)[:12]}"
@@ -174,7 +176,7 @@ def test_a_local_inception_sees_the_slice_as_grey_bytes(inception: Path) -> None
 class TestProgram:
     @pytest.fixture
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Names of the volumes that a method was called for, which answers with the volume itself."""
+        """Names of the volumes that the fake method was called with. It returns the volume as the image."""
         names: list[str] = []
 
         def fake_direct(volume: Path, folder: Path) -> Result:
@@ -185,7 +187,7 @@ class TestProgram:
         monkeypatch.setitem(run.METHODS, "direct", fake_direct)
         return names
 
-    def test_a_row_a_contrast_and_features(
+    def test_there_is_one_row_per_contrast_and_feature_extractor(
         self,
         phantoms: dict[str, nib.Nifti1Image],
         inception: Path,
@@ -201,13 +203,13 @@ class TestProgram:
         for arguments in (command, command, [*command, "--inception", str(inception)]):
             monkeypatch.setattr("sys.argv", arguments)
             distribution.main()
-        assert calls == ["A_PD.nii.gz", "A_FLAIR.nii.gz"] * 2  # what is there is not computed again
+        assert calls == ["A_PD.nii.gz", "A_FLAIR.nii.gz"] * 2  # existing rows are not computed again
         rows = pd.read_csv(tmp_path / "distribution.csv")
         assert list(rows["features"].str.partition(" ")[0]) == [SEGMENTATION] * 2 + ["inception-tiny"] * 2
         assert (rows[["dataset", "method"]] == ["pairs", "direct"]).all(axis=None)
         assert set(rows["t1_brain_segmentation_sha256"]) == {installed_weights()[SEGMENTATION][:12]}
         assert rows["slices"].nunique() == 1 and rows["slices"][0] > 40
-        same = rows["contrast"] == "FLAIR"  # in truth the T1w
+        same = rows["contrast"] == "FLAIR"  # this file holds the T1w
         np.testing.assert_allclose(rows["fid"][same], 0, atol=1e-6)
         assert (rows["kid"][same] < 0).all()
         assert (rows["fid"][~same] > 0.1).all() and rows["kid"][0] > 0

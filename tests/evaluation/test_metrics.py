@@ -1,4 +1,4 @@
-"""The metrics against scikit-image, SciPy, brute force and boxes that can be counted by hand."""
+"""The metrics compared with scikit-image, SciPy, brute force and boxes counted by hand."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ label_volumes = arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 3))
 
 
 def box(start: int, stop: int, label: int = 1) -> NDArray[np.int32]:
-    """A 20³ volume with a box that is 10 wide in Y and Z and reaches from `start` to `stop` in X."""
+    """A 20³ volume with a box of width 10 in Y and Z, from `start` to `stop` in X."""
     volume = np.zeros((20, 20, 20), dtype=np.int32)
     volume[start:stop, 5:15, 5:15] = label
     return volume
 
 
 def pair(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Two smooth volumes that resemble one another, and a mask."""
+    """Two similar smooth volumes, and a mask."""
     generator = np.random.default_rng(seed)
     reference = gaussian_filter(generator.normal(size=(24, 20, 18)), 2) * 50 + 10
     image = reference + gaussian_filter(generator.normal(size=reference.shape), 1)
@@ -62,7 +62,7 @@ def test_dice_of_boxes() -> None:
     assert dice(box(0, 10, label=3), box(0, 10, label=42), [3, 42]) == 1
 
 
-def test_dice_table_names_groups_and_leaves_absent_ones_out_of_the_mean() -> None:
+def test_dice_table_names_groups_and_the_mean_ignores_absent_ones() -> None:
     table = dice_table(box(0, 10), box(5, 15), {"left": [1], "absent": [7], "either": [1, 7]})
     assert list(table.index) == ["left", "absent", "either"]
     assert np.isnan(table["absent"])
@@ -83,7 +83,7 @@ def test_hausdorff_of_shifted_boxes_is_the_shift_in_mm() -> None:
     assert hausdorff95(box(2, 12), box(2, 12), [1], (2.0, 1.0, 1.0)) == 0
 
 
-def test_hausdorff_takes_whole_and_broken_millimetres() -> None:
+def test_hausdorff_accepts_integer_and_fractional_spacing() -> None:
     first, second = np.zeros((2, 8, 8, 8), np.uint8)
     first[2:5, 2:5, 2:5], second[2:5, 2:5, 3:6] = 1, 1
     assert hausdorff95(first, second, [1], (1, 0.9, 3)) == pytest.approx(3)
@@ -128,12 +128,12 @@ def test_ssim_equals_scikit_image(dimensions: int) -> None:
 
 
 @given(slope=st.floats(0.1, 10), sign=st.sampled_from([-1, 1]), intercept=st.floats(-100, 100))
-def test_match_intensity_undoes_a_linear_map(slope: float, sign: int, intercept: float) -> None:
+def test_match_intensity_inverts_a_linear_map(slope: float, sign: int, intercept: float) -> None:
     _, reference, mask = pair()
     np.testing.assert_allclose(match_intensity(sign * slope * reference + intercept, reference, mask), reference)
 
 
-def test_match_intensity_is_the_best_linear_map_inside_the_mask_only() -> None:
+def test_match_intensity_is_the_least_squares_map_inside_the_mask() -> None:
     image, reference, mask = pair()
     matched = match_intensity(image, np.where(mask, reference, 1e6), mask)
     residual = (matched - reference)[mask]
@@ -141,7 +141,7 @@ def test_match_intensity_is_the_best_linear_map_inside_the_mask_only() -> None:
     assert abs(np.dot(residual, image[mask])) / residual.size < 1e-9
 
 
-def test_match_intensity_is_the_best_for_a_million_voxels_in_single_precision() -> None:
+def test_match_intensity_is_accurate_for_a_million_voxels_in_single_precision() -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(0.6, 0.12, 1_300_000)
     reference = 500 * image + 100 + rng.normal(0, 30, image.size)
@@ -156,7 +156,7 @@ def test_bootstrap_interval_equals_scipy() -> None:
     assert bootstrap_interval(scores, level=0.9) == pytest.approx(expected, abs=3e-3)
 
 
-def test_bootstrap_interval_is_reproducible_and_leaves_out_nan() -> None:
+def test_bootstrap_interval_is_reproducible_and_ignores_nan() -> None:
     scores = np.array([0.7, 0.8, 0.9, 0.6])
     interval = bootstrap_interval([*scores, np.nan], seed=4)
     assert interval == bootstrap_interval(scores, seed=4)

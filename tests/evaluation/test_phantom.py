@@ -1,4 +1,4 @@
-"""The phantom against a Bloch simulation, the template's own tissue maps and the arithmetic of averaging."""
+"""The phantom compared with a Bloch simulation, the tissue maps of the template, and exact averages."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_contrast_orders_tissues_as_a_radiologist_expects(contrast: str, bright_
 
 
 def test_tissues_agree_with_the_tissue_maps_of_the_template(phantom: Phantom) -> None:
-    """Above the cerebellum, where the maps can be trusted."""
+    """The comparison is above the cerebellum, where the maps are reliable."""
     for template, label in ((load_mni152_gm_template(), GREY), (load_mni152_wm_template(), WHITE)):
         expected = voxels(resample_to_img(template, phantom.tissues, force_resample=True, copy_header=True)) > 0.5
         assert dice(voxels(phantom.tissues)[..., 25:] == label, expected[..., 25:], [True]) > 0.8
 
 
-def test_grid_is_clinical_and_its_header_complete(phantom: Phantom) -> None:
+def test_grid_is_clinical_and_header_is_complete(phantom: Phantom) -> None:
     for image, dtype in ((phantom.image, np.float32), (phantom.tissues, np.uint8)):
         assert image.get_data_dtype() == dtype
         assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
@@ -79,12 +79,12 @@ def test_grid_is_clinical_and_its_header_complete(phantom: Phantom) -> None:
         np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-5)
 
 
-def test_image_is_zero_exactly_outside_the_brain(phantom: Phantom) -> None:
+def test_image_is_zero_outside_the_brain_only(phantom: Phantom) -> None:
     assert np.array_equal(voxels(phantom.image) > 0, voxels(phantom.tissues) > 0)
     assert set(np.unique(voxels(phantom.tissues))) == {0, CSF, GREY, WHITE}
 
 
-def test_seed_decides_noise_and_field_but_not_anatomy(phantom: Phantom) -> None:
+def test_seed_determines_noise_and_bias_field_but_not_anatomy(phantom: Phantom) -> None:
     again, other = make_phantom("PD", seed=1), make_phantom("PD", seed=2)
     assert np.array_equal(voxels(phantom.image), voxels(again.image))
     assert not np.allclose(voxels(phantom.image), voxels(other.image))
@@ -93,11 +93,11 @@ def test_seed_decides_noise_and_field_but_not_anatomy(phantom: Phantom) -> None:
 
 def test_noise_has_the_stated_strength(clean: Phantom) -> None:
     noisy = make_phantom("PD", noise=0.03, bias=0)
-    brain = voxels(clean.image) > 800  # far above the noise, where Rician is Gaussian
+    brain = voxels(clean.image) > 800  # far above the noise, the Rician distribution is Gaussian
     assert np.std((voxels(noisy.image) - voxels(clean.image))[brain]) == pytest.approx(30, rel=0.02)
 
 
-def test_field_is_smooth_and_stays_within_its_amplitude(clean: Phantom) -> None:
+def test_bias_field_is_smooth_and_within_its_amplitude(clean: Phantom) -> None:
     biased = voxels(make_phantom("PD", noise=0, bias=0.4).image)
     brain = voxels(clean.image) > 0
     field = np.divide(biased, voxels(clean.image), where=brain, out=np.full(brain.shape, np.nan, np.float32))
@@ -106,7 +106,7 @@ def test_field_is_smooth_and_stays_within_its_amplitude(clean: Phantom) -> None:
     assert max(np.nanmax(np.abs(np.diff(field, axis=axis))) for axis in range(3)) < 0.03
 
 
-def test_coarser_voxels_keep_the_amount_of_signal(clean: Phantom) -> None:
+def test_coarser_voxels_keep_the_total_signal(clean: Phantom) -> None:
     coarse = make_phantom("PD", spacing=(2, 2, 4), noise=0, bias=0)
     amounts = [float(voxels(phantom.image).sum()) * volume for phantom, volume in ((clean, 3), (coarse, 16))]
     assert amounts[0] == pytest.approx(amounts[1], rel=0.02)

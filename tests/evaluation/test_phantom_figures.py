@@ -1,4 +1,4 @@
-"""What the strip of the denoising shows is what the bundle does."""
+"""The recorded denoising steps are those of the bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registration of a head's scans against a motion that is known."""
+"""The registration of two scans of a head, compared with a known motion."""
 
 from __future__ import annotations
 

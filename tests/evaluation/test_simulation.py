@@ -1,4 +1,4 @@
-"""Simulated pairs against the label map that they are made of."""
+"""Simulated pairs, compared with their label map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midiff_monai.evaluation.phantom import CONTRASTS, TISSUES
 
 @pytest.fixture
 def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A label map at 1 mm with scalp and choroid plexus, stored as LIA, without noise or field."""
+    """Pairs of a label map at 1 mm with scalp and choroid plexus, stored as LIA, without noise and bias field."""
     monkeypatch.setattr(simulate, "NOISE", 0)
     monkeypatch.setattr(simulate, "BIAS", 0)
     labels = np.zeros((48, 44, 60), dtype=np.int32)
@@ -32,7 +32,7 @@ def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "simulated"
 
 
-def test_truth_lies_where_the_map_has_it(simulated: Path) -> None:
+def test_true_labels_have_the_positions_of_the_label_map(simulated: Path) -> None:
     truth = nib.load(simulated / "map-01_dseg.nii.gz")
     ventricle = nib.affines.apply_affine(truth.affine, np.argwhere(np.asarray(truth.dataobj) == 4))
     np.testing.assert_allclose(ventricle.mean(axis=0), (21.5, 21.5, 26.5))
@@ -49,7 +49,7 @@ def test_every_contrast_has_the_signal_of_its_tissues(simulated: Path) -> None:
         assert not image[truth == 0].any()
 
 
-def test_a_head_has_its_scalp_and_the_same_brain_in_the_same_place(simulated: Path) -> None:
+def test_a_head_has_a_scalp_and_the_same_brain_at_the_same_position(simulated: Path) -> None:
     truth, whole = (nib.load(pairs / "map-01_dseg.nii.gz") for pairs in (simulated, simulated.parent / "heads"))
     voxels = np.argwhere(np.asarray(whole.dataobj) > 0)
     places = nib.affines.apply_affine(np.linalg.inv(truth.affine) @ whole.affine, voxels)

@@ -1,4 +1,4 @@
-"""That each baseline is trained as it says, and used with its own weights."""
+"""The training configurations of the baselines, and their use with their own weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def painted(seed: int, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     return paint({"image": torch.zeros(label.shape), "label": label})["image"], label
 
 
-def test_both_sides_of_a_structure_have_one_grey_value_and_outside_is_nothing() -> None:
+def test_both_sides_of_a_structure_have_the_same_intensity_and_the_outside_is_0() -> None:
     image, label = painted(0)
     values = image[0, :, 0, 0]
     assert torch.equal(values, values[list(MIRRORED)])
@@ -45,12 +45,12 @@ def test_both_sides_of_a_structure_have_one_grey_value_and_outside_is_nothing() 
     assert len(values.unique()) == 1 + len({min(pair) for pair in list(enumerate(MIRRORED))[1:]})
 
 
-def test_grey_values_fill_their_range_and_noise_differs_by_structure() -> None:
+def test_intensities_fill_their_range_and_noise_differs_by_structure() -> None:
     values = torch.stack([painted(seed)[0][0, 1:, 0, 0] for seed in range(200)])
     np.testing.assert_allclose(values.mean(), 0.525, atol=0.02)
     np.testing.assert_allclose(values.std(), 0.95 / np.sqrt(12), atol=0.02)
-    grain = painted(0, noise=0.1)[0] - painted(0)[0]
-    deviations = grain[0, 1:].flatten(1).std(1)
+    residual = painted(0, noise=0.1)[0] - painted(0)[0]
+    deviations = residual[0, 1:].flatten(1).std(1)
     assert deviations.min() < 0.02 and 0.07 < deviations.max() < 0.12
 
 
@@ -68,7 +68,7 @@ def training(*overlays: str) -> ConfigParser:
 
 
 def batch(parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """What a baseline makes of slabs of noise: the slabs, the goal, and what the inferer is given."""
+    """The batch of a baseline for slabs of noise: images, regression target, region map, options of the inferer."""
     torch.manual_seed(0)
     slabs = torch.rand(8, 1, 32, 32, 12)
     given = {"image": slabs, "regions": 1 - slabs, "signed_distance": torch.full((8, 2, 32, 32, 12), 9.0)}
@@ -84,7 +84,7 @@ def test_the_published_method_learns_the_noise_from_the_t1w_itself_at_all_timest
     assert quarters.min() > 0.15 * quarters.sum()
 
 
-def test_the_published_network_sees_the_noisy_image_and_two_maps_as_they_are() -> None:
+def test_the_published_network_gets_the_noisy_image_and_two_unweighted_maps() -> None:
     parser = training("published", "published_training")
     seen = []
     inferer = parser.get_parsed_content("inferer")
@@ -102,7 +102,7 @@ def test_the_published_network_sees_the_noisy_image_and_two_maps_as_they_are() -
     torch.testing.assert_close(seen[0], torch.cat(expected, dim=1))
 
 
-def test_the_published_network_begins_with_the_layers_that_fit() -> None:
+def test_the_published_network_starts_from_the_layers_that_fit() -> None:
     unet = training("published", "published_training").get_parsed_content("network_def").network
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     load_matching_weights(unet, bundle_root(TRANSLATION))
@@ -113,18 +113,18 @@ def test_the_published_network_begins_with_the_layers_that_fit() -> None:
         assert fits or name.split(".")[0] in ("conv_in", "out"), name
 
 
-def test_one_step_is_trained_where_it_is_used_and_nowhere_else() -> None:
+def test_one_step_is_trained_at_the_last_timestep_only() -> None:
     _, _, _, options = batch(training("one_step_training"))
     assert (options["timesteps"] == 999).all() and options["self_conditioning_passes"] == 1
 
 
-def test_real_pairs_are_learnt_from_as_they_are() -> None:
+def test_real_pairs_use_the_real_source_unchanged() -> None:
     _, _, real, options = batch(training("real_pairs_training"))
     middle = options["source"][:, 1].reshape(8, 10, 32, 32)
     torch.testing.assert_close(middle, real[:, 0, :, :, 1:-1].permute(0, 3, 1, 2))
 
 
-def test_real_pairs_leave_the_subject_out(tmp_path: Path) -> None:
+def test_real_pairs_exclude_the_held_out_subject(tmp_path: Path) -> None:
     for subject in "ABC":
         (tmp_path / f"{subject}_T1.nii.gz").touch()
     parser = training("real_pairs_training")
@@ -136,7 +136,7 @@ def test_real_pairs_leave_the_subject_out(tmp_path: Path) -> None:
     }
 
 
-def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_pairs_apply_to_subjects_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "BASELINES", tmp_path)
     (tmp_path / "real_pairs_A_1.pt").touch()
     assert methods.applies("real_pairs", Path("A_1_PD.nii.gz")) and not methods.applies(
@@ -153,16 +153,14 @@ def test_real_pairs_apply_to_subjects_they_have_weights_for(tmp_path: Path, monk
         (["real_pairs_training"], "real_pairs_B"),
     ],
 )
-def test_weights_are_stored_under_the_name_that_they_are_looked_for(
-    overlays: list[str], weights: str, tmp_path: Path
-) -> None:
+def test_weights_are_stored_under_the_name_that_is_loaded(overlays: list[str], weights: str, tmp_path: Path) -> None:
     parser = training(*overlays)
     trainer = {"_target_": "types.SimpleNamespace", "run": "$lambda: None"}
     network = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
     ema = {"_target_": "types.SimpleNamespace", "ema_model": network}
     parser.update({"train::trainer": trainer, "ema": ema, "held_out": "B", "dist": "none", "rank": 0})
     parser["baselines_dir"] = str(tmp_path)
-    parser["run"] = parser["run"][:2]  # without the end of the processes
+    parser["run"] = parser["run"][:2]  # without the shutdown of the process group
     parser.get_parsed_content("run")
     (stored,) = tmp_path.iterdir()
     assert stored.name == f"{weights}.pt"
@@ -172,8 +170,8 @@ def test_weights_are_stored_under_the_name_that_they_are_looked_for(
 
 
 @pytest.mark.parametrize("name", ["randomised_contrast", "published", "one_step"])
-def test_a_baseline_is_used_with_its_own_weights_and_says_so(name: str, tmp_path: Path) -> None:
-    nib.save(make_phantom("PD").image.slicer[..., 24:34], tmp_path / "X_PD.nii.gz")  # through the deep grey matter
+def test_a_baseline_uses_its_own_weights_and_reports_them(name: str, tmp_path: Path) -> None:
+    nib.save(make_phantom("PD").image.slicer[..., 24:34], tmp_path / "X_PD.nii.gz")  # slices with deep grey matter
     result = methods.METHODS[name](tmp_path / "X_PD.nii.gz", tmp_path)
     assert result.report.weights[name] == sha256(BASELINES / f"{name}.pt")
     assert TRANSLATION not in result.report.weights

@@ -42,7 +42,7 @@ def test_a_long_batch_gives_the_results_of_single_runs_and_keeps_no_volume(
     outcomes = run_batch(find_jobs([study], out), Task(Mode.SEGMENT_DIRECTLY), out, progress=watch)
     alone = segment([outcome.input for outcome in outcomes[:3]], tmp_path / "alone", translated=False)
     for number, outcome in enumerate(outcomes):
-        assert outcome.status == ("failed" if long_batch.is_spoilt(number) else "done"), outcome
+        assert outcome.status == ("failed" if long_batch.is_faulty(number) else "done"), outcome
         if outcome.status == "done":
             made = nib.Nifti1Image.from_filename(out / f"{number:04d}_dseg.nii.gz")
             np.testing.assert_array_equal(np.asarray(made.dataobj), alone[number % 3].segmentation)

@@ -1,4 +1,4 @@
-"""What is cut away, and the geometry of slabs against SciPy."""
+"""Skull stripping, and the geometry of slabs compared with SciPy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Data = dict[Hashable, Any]
 
 
 def layered() -> Data:
-    """Depths −4 to 5 along the first axis; the cerebrum's are 3 less."""
+    """Signed distances −4 to 5 along the first axis. Those of the cerebrum are smaller by 3."""
     distance = torch.arange(-4.0, 6.0).reshape(1, 10, 1, 1)
     return {
         "image": torch.ones(1, 10, 1, 1),
@@ -37,7 +37,7 @@ def layered() -> Data:
 
 @pytest.mark.parametrize("cerebrum_only_prob, shift", [(0.0, 0), (1.0, 3)])
 @pytest.mark.parametrize("cut", [-2.5, 0.5])
-def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_only_prob: float, shift: int, cut: float) -> None:
+def test_voxels_outside_the_margin_are_set_to_zero(cerebrum_only_prob: float, shift: int, cut: float) -> None:
     strip = RandSkullStripd(["image", "label"], "signed_distance", 1.0, (cut, cut), cerebrum_only_prob)
     result, data = strip(layered()), layered()
     kept = data["signed_distance"][:1] - shift > cut
@@ -46,12 +46,12 @@ def test_what_lies_above_the_cut_is_set_to_zero(cerebrum_only_prob: float, shift
     assert torch.equal(result["signed_distance"], data["signed_distance"])
 
 
-def test_a_probability_of_0_leaves_all_as_it_is() -> None:
+def test_a_probability_of_0_changes_nothing() -> None:
     strip = RandSkullStripd("image", "signed_distance", prob=0.0)
     assert all(strip(layered())["image"].all() for _ in range(20))
 
 
-def test_stripping_at_random_repeats_with_the_seed() -> None:
+def test_random_stripping_is_reproducible_with_the_seed() -> None:
     def draws() -> list[float]:
         strip = RandSkullStripd("image", "signed_distance", prob=0.3)
         strip.set_random_state(0)
@@ -59,7 +59,7 @@ def test_stripping_at_random_repeats_with_the_seed() -> None:
 
     assert draws() == draws()
     assert 0.6 < np.mean(np.array(draws()) == 10) < 0.8
-    assert len(set(draws())) > 4  # cut now here, now there
+    assert len(set(draws())) > 4  # margins differ
 
 
 # --- RandDeformCropd ---
@@ -69,7 +69,7 @@ MIDDLE = [[0.5, 0.5]] * 3
 
 
 def coordinates(shape: tuple[int, int, int]) -> torch.Tensor:
-    """A volume (3, *shape) that holds the indices of its voxels: a slab of it tells where it comes from."""
+    """A volume (3, *shape) of voxel indices. A slab of it holds the sampled positions."""
     return torch.from_numpy(np.indices(shape)).float()
 
 
@@ -80,7 +80,7 @@ def slab_of(volume: Any, seed: int = 0, mode: str = "bilinear", **kwargs: Any) -
 
 
 def fitted_affine(positions: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Matrix and centre of the map from a slab, origin in its middle, to positions (3, X, Y, Z); the residual."""
+    """Fit matrix and centre of the map from a centred slab to positions (3, X, Y, Z); returns the residual too."""
     shape = positions.shape[1:]
     offsets = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3) - (np.array(shape) - 1) / 2
     design = np.column_stack([offsets, np.ones(len(offsets))])
@@ -105,7 +105,7 @@ def test_flip_mirrors_the_first_axis_of_the_slab() -> None:
     torch.testing.assert_close(mirrored, straight.flip(1), atol=1e-5, rtol=0)
 
 
-def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
+def test_labels_of_a_mirrored_volume_exchange_sides() -> None:
     image = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(0))
     label = (image * 3).to(torch.uint8)  # 0, 1 left, 2 right
     sizes: dict[str, Any] = {"spatial_size": (6, 5, 4), "centre_range": MIDDLE, "flip_prob": 0.5, **STILL}
@@ -123,7 +123,7 @@ def test_the_sides_of_mirrored_labels_are_exchanged() -> None:
     assert 70 < flipped < 130
 
 
-def test_beyond_the_volume_is_nothing() -> None:
+def test_outside_the_volume_the_slab_is_0() -> None:
     result = slab_of(torch.ones(1, 5, 5, 5), **STILL)
     assert torch.equal(result, torch.nn.functional.pad(torch.ones(1, 5, 5, 5), (0, 0, 2, 2, 2, 2)))
 
@@ -162,7 +162,7 @@ def test_rotation_preserves_the_volume_of_a_ball(seed: int) -> None:
     assert float(result.sum()) == pytest.approx(float(ball.sum()), rel=5e-3)
 
 
-def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
+def test_rotation_scale_and_displacement_have_the_stated_standard_deviations() -> None:
     shape, size, middle = (15, 15, 15), (3, 4, 5), 7.0
 
     def draws(**kwargs: float) -> list[torch.Tensor]:
@@ -173,7 +173,7 @@ def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
     def matrices(**kwargs: float) -> NDArray[np.float64]:
         return np.stack([fitted_affine(positions)[0] for positions in draws(**kwargs)])
 
-    # of small rotations the matrix is 1 plus the antisymmetric one of the angles
+    # the matrix of a small rotation is the identity plus the antisymmetric matrix of the angles
     rotations = matrices(rotate_std=0.05)
     angles = np.stack([rotations[:, 2, 1], rotations[:, 0, 2], rotations[:, 1, 0]])
     np.testing.assert_allclose(angles.std(axis=1), 0.05, rtol=0.12)
@@ -181,7 +181,7 @@ def test_rotation_scale_and_displacement_are_spread_as_stated() -> None:
     scales = np.log(np.linalg.norm(matrices(scale_std=0.1), axis=1))
     np.testing.assert_allclose(scales.std(axis=0), 0.1, rtol=0.12)
     assert 0.4 < (np.linalg.det(matrices(flip_prob=0.5)) < 0).mean() < 0.6
-    # the corners of the slab are knots
+    # the corners of the slab are control points
     corners = torch.stack(draws(displacement_std=0.5))[:, :, [0, -1], [0, -1], [0, -1]].numpy()
     undeformed = middle + np.array([[-1, 1], [-1.5, 1.5], [-2, 2]])
     np.testing.assert_allclose((corners - undeformed).std(axis=0), 0.5, rtol=0.15)
@@ -198,7 +198,7 @@ def test_centres_fill_their_range() -> None:
 
 @given(seed=seeds)
 @settings(max_examples=20)
-def test_image_and_label_are_warped_alike(seed: int) -> None:
+def test_image_and_label_have_the_same_deformation(seed: int) -> None:
     image = smooth_pattern((24, 24, 24))
     threshold = float(np.median(image))
     data: Data = {
@@ -210,7 +210,7 @@ def test_image_and_label_are_warped_alike(seed: int) -> None:
     result = warp(data)
     assert result["label"].dtype == torch.uint8
     assert set(result["label"].unique().tolist()) == {0, 1}
-    # they can only differ where the boundary is nearer than the nearest voxel: within half a voxel along each axis
+    # they can differ only within half a voxel of the boundary along each axis
     steepest = sum(np.abs(np.diff(image, axis=axis)).max() for axis in range(3))
     differ = (result["image"] > threshold) != (result["label"] > 0)
     assert ((result["image"] - threshold).abs()[differ] <= steepest / 2 + 1e-5).all()
@@ -224,7 +224,7 @@ def test_the_seed_determines_the_slab() -> None:
 
 
 def test_a_cached_volume_gives_a_new_slab_each_time() -> None:
-    """MONAI's caches stop at the first random transform, which they must recognise as such."""
+    """MONAI's caches stop at the first transform that they recognise as random."""
     volumes = [{"image": torch.from_numpy(smooth_pattern((15, 15, 15))[None])}]
     warp = RandDeformCropd("image", ["bilinear"], (5, 5, 3), MIDDLE)
     dataset = CacheDataset(volumes, Compose([warp]), progress=False)

@@ -25,13 +25,13 @@ from midiff_monai.training.contrast import (
 
 seeds = st.integers(0, 2**31)
 
-FLUID, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
+CSF, CORTEX, WHITE = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
 PURE = ContrastRandomizer(bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0, structure_std=0.0)
-"""Nothing but the new grey values."""
+"""Changes the intensities only, without degradations."""
 
 
 def stripped_slabs(seed: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slabs (B, 1, 16, 14, 6) of random tissues in a box, nothing around it; and the box."""
+    """Slabs (B, 1, 16, 14, 6) with random tissues in a box on empty background, and the mask of the box."""
     generator = torch.Generator().manual_seed(seed)
     brain = torch.zeros(batch, 1, 16, 14, 6)
     brain[:, :, 4:13, 3:11, 1:5] = 1
@@ -39,8 +39,8 @@ def stripped_slabs(seed: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tenso
 
 
 def three_tissues() -> tuple[torch.Tensor, torch.Tensor]:
-    """A slab of equal parts of cerebrospinal fluid, cortex and white matter, all inside the brain."""
-    target = torch.tensor([FLUID, CORTEX, WHITE]).repeat_interleave(4).reshape(1, 1, 12, 1, 1).expand(1, 1, 12, 8, 4)
+    """A slab with equal parts of CSF, cortex and white matter, all inside the brain."""
+    target = torch.tensor([CSF, CORTEX, WHITE]).repeat_interleave(4).reshape(1, 1, 12, 1, 1).expand(1, 1, 12, 8, 4)
     return target, torch.ones_like(target)
 
 
@@ -52,7 +52,7 @@ def seeded(
 
 
 @given(seed=seeds)
-def test_sources_fill_the_unit_interval_and_stay_empty_around_the_target(seed: int) -> None:
+def test_sources_fill_the_unit_interval_and_keep_the_background(seed: int) -> None:
     target, brain = stripped_slabs(seed)
     source = seeded(ContrastRandomizer(), seed, target, brain)
     assert source.shape == target.shape and source.dtype == torch.float32
@@ -74,7 +74,7 @@ def test_an_empty_slab_gives_an_empty_source() -> None:
 
 @given(seed=seeds, place=st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 3)))
 def test_a_slab_may_hold_a_single_faint_voxel(seed: int, place: tuple[int, int, int]) -> None:
-    """As when a corner of the brain reaches into a slab."""
+    """This happens if a corner of the brain reaches into a slab."""
     target = torch.zeros(1, 1, 8, 8, 4)
     target[(0, 0, *place)] = 0.01
     source = seeded(ContrastRandomizer(), seed, target, (target > 0).float())
@@ -95,7 +95,7 @@ def test_remap_agrees_with_numpy(levels: list[float], values: list[float]) -> No
     np.testing.assert_allclose(result[len(values) :], levels, atol=1e-5)
 
 
-def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
+def test_tissue_orders_have_their_probabilities() -> None:
     target, brain = three_tissues()
     draws = 600
     ordered = ContrastRandomizer(
@@ -109,27 +109,27 @@ def test_orders_of_the_tissues_are_as_frequent_as_their_weights() -> None:
         assert abs(ranks[order] - draws * weight) < 4 * spread
 
 
-def test_tissues_stay_apart_without_jitter() -> None:
-    """The three values are well separated, so once stretched neighbours in grey differ by much of the range."""
+def test_tissues_are_separated_without_random_levels() -> None:
+    """The three values are well separated, so scaled tissues differ by a large part of the range."""
     target, brain = three_tissues()
     contrast_randomizer = ContrastRandomizer(level_std=0.0, bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0)
     source = seeded(contrast_randomizer, 0, target.expand(60, -1, -1, -1, -1), brain.expand(60, -1, -1, -1, -1))
     means = source.reshape(60, 3, -1).mean(dim=2).sort(dim=1).values
     separated = (means.diff(dim=1) > 0.3).all(dim=1)
-    # where two remappings are mixed, in about half of the draws, tissues may meet
+    # in about half of the draws tissues may overlap
     assert separated.float().mean() > 0.4
 
 
 @given(levels=st.lists(st.floats(0.02, 1), min_size=6, max_size=6), share=st.floats(0, 1))
-def test_a_border_of_fluid_and_white_matter_mixes_the_two(levels: list[float], share: float) -> None:
-    """Partial volume: the new value of a mixture is the mixture of the new values."""
-    mixture = torch.tensor([(1 - share) * FLUID + share * WHITE])
+def test_the_boundary_of_csf_and_white_matter_is_a_mixture_of_both(levels: list[float], share: float) -> None:
+    """Partial volume: the new intensity of a mixture is the mixture of the new intensities."""
+    mixture = torch.tensor([(1 - share) * CSF + share * WHITE])
     result = remap(mixture, without_cortex(torch.tensor(levels))).item()
     assert result == pytest.approx((1 - share) * levels[1] + share * levels[4], abs=1e-5)
 
 
-def test_only_the_border_leaves_cortex_out() -> None:
-    """Fluid, what lies between, and white matter: on a border the middle one lies between the others."""
+def test_only_the_boundary_remaps_without_cortex() -> None:
+    """At a boundary, an intermediate intensity stays between those of CSF and white matter."""
     target, brain = three_tissues()
     ordered = ContrastRandomizer(
         csf_gm_overlap_prob=0.0, mixing_prob=0.0, level_std=0.0, bias=0.0, blur=0.0, through_plane_blur=0.0, noise=0.0
@@ -137,8 +137,8 @@ def test_only_the_border_leaves_cortex_out() -> None:
     inner = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), brain.expand(20, -1, -1, -1, -1))
     border = seeded(ordered, 0, target.expand(20, -1, -1, -1, -1), 2 * brain.expand(20, -1, -1, -1, -1))
     for source, lies_between in ((border, True), (inner, False)):
-        fluid, cortex, white = source.reshape(20, 3, -1).mean(dim=2).unbind(1)
-        inside = (cortex > torch.minimum(fluid, white)) & (cortex < torch.maximum(fluid, white))
+        csf, cortex, white = source.reshape(20, 3, -1).mean(dim=2).unbind(1)
+        inside = (cortex > torch.minimum(csf, white)) & (cortex < torch.maximum(csf, white))
         assert inside.all() == lies_between
 
 
@@ -151,10 +151,10 @@ def test_air_outside_the_brain_stays_dark() -> None:
     assert (source.amax(dim=(1, 2, 3, 4)) > 0.9).all()
 
 
-def test_a_structure_is_shifted_as_a_whole_and_only_it() -> None:
-    """Two structures of the same tissue in an otherwise plain brain; the border of white matter is none."""
+def test_each_structure_is_shifted_as_a_whole() -> None:
+    """Two structures of the same tissue, in a uniform brain next to CSF."""
     target = torch.full((40, 1, 18, 8, 8), WHITE)
-    target[:, :, 15:] = FLUID
+    target[:, :, 15:] = CSF
     brain = torch.ones_like(target)
     brain[:, :, 2:6], brain[:, :, 9:13] = 3, 4
     settings: dict[str, Any] = {"bias": 0.0, "blur": 0.0, "through_plane_blur": 0.0, "noise": 0.0, "mixing_prob": 0.0}
@@ -216,7 +216,7 @@ def test_each_degradation_changes_the_source() -> None:
 # --- RandomizeContrastd ---
 
 
-def test_validation_sources_depend_on_seed_and_file_alone() -> None:
+def test_validation_contrasts_depend_on_seed_and_file_name_only() -> None:
     target, brain = stripped_slabs(0, batch=1)
     data: dict[Hashable, Any] = {"image": MetaTensor(target[0]), "regions": brain[0]}
     torch.manual_seed(1)

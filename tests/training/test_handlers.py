@@ -1,4 +1,4 @@
-"""What a trainer is given beside its batches: the handlers and the loss."""
+"""The handlers, the learning-rate schedule and the loss."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from midiff_monai.training.losses import SobolevLoss
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])
-def test_a_gradient_is_cut_down_to_its_largest_norm_and_not_up(scale: float) -> None:
-    """One step of SGD at a rate of 1 moves the weights by the gradient itself."""
+def test_large_gradients_are_clipped_and_small_ones_are_not_changed(scale: float) -> None:
+    """A step of SGD with a learning rate of 1 subtracts the gradient from the weights."""
     network = torch.nn.Linear(3, 1, bias=False)
     before = network.weight.detach().clone()
     batch = {"image": torch.tensor([[1.0, 2.0, 2.0]]), "label": torch.zeros(1, 1)}
@@ -40,7 +40,7 @@ def test_a_gradient_is_cut_down_to_its_largest_norm_and_not_up(scale: float) -> 
 
 
 def rates(total: int, steps: int, state: dict[str, Any] | None = None) -> tuple[list[float], dict[str, Any]]:
-    """The learning rates of so many steps of a cycle, begun anew or resumed, and its state after them."""
+    """The learning rates of some steps of a new or resumed cycle, and its final state."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     scheduler = ExtendableOneCycleLR(optimizer, max_lr=1.0, total_steps=total)
     if state:
@@ -54,7 +54,7 @@ def rates(total: int, steps: int, state: dict[str, Any] | None = None) -> tuple[
 
 
 @pytest.mark.parametrize("total", [10, 40])
-def test_a_run_goes_on_in_its_own_cycle_whatever_that_of_the_checkpoint_was(total: int) -> None:
+def test_a_resumed_run_follows_its_own_cycle_whatever_the_checkpoints_length(total: int) -> None:
     whole, _ = rates(40, 39)
     _, state = rates(total, 8)
     resumed, _ = rates(40, 31, state)
@@ -62,7 +62,7 @@ def test_a_run_goes_on_in_its_own_cycle_whatever_that_of_the_checkpoint_was(tota
 
 
 def drawing_engine(reseed: bool) -> tuple[Engine, DataLoader, dict[int, list[torch.Tensor]]]:
-    """A trainer whose batches, transforms and steps are random, and what it drew in each epoch."""
+    """A trainer with random batches, transforms and steps, and the numbers that it drew in each epoch."""
     draws: dict[int, list[torch.Tensor]] = {}
 
     def step(engine: Engine, batch: Any) -> None:
@@ -100,8 +100,8 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(reseed: bool) -> None:
 # --- the loss ---
 
 
-def test_an_edge_costs_what_the_formula_says() -> None:
-    """One wrong pixel of nine has two neighbours along each axis: five squares, each a mean over its own number."""
+def test_the_loss_of_an_edge_follows_the_formula() -> None:
+    """One wrong pixel of nine changes two differences along each axis. Each term is a mean over its own number."""
     target = torch.zeros(1, 1, 3, 3)
     wrong = target.clone()
     wrong[0, 0, 1, 1] = 2.0
@@ -109,8 +109,8 @@ def test_an_edge_costs_what_the_formula_says() -> None:
     assert SobolevLoss(0.5)(target + 2, target) == pytest.approx(4)
 
 
-def test_the_mean_is_still_the_best_prediction() -> None:
-    """A diffusion model's network must learn the mean of what an image can be; its loss must not lead elsewhere."""
+def test_the_mean_is_the_optimal_prediction() -> None:
+    """The network of a diffusion model must learn the mean of the possible images."""
     possible = torch.rand(5, 1, 6, 7, generator=torch.Generator().manual_seed(0))
     best = torch.zeros(1, 1, 6, 7, requires_grad=True)
     loss = SobolevLoss(3.0)(best.expand_as(possible), possible)

@@ -50,7 +50,7 @@ def identity(target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
 
 
 def slabs(seed: int = 0, shape: tuple[int, ...] = (2, 1, 40, 36, 6)) -> Batch:
-    """Heads in [0.1, 1], air faint but nowhere zero, with a brain of 13 by 20 voxels in each."""
+    """Heads in [0.1, 1] without zeros, each with a brain of 13 by 20 voxels."""
     brain = torch.zeros(shape)
     brain[:, :, 9:22, 12:32, 1:] = 1
     image = 0.1 + 0.9 * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
@@ -84,11 +84,11 @@ def test_slices_of_slabs_have_real_neighbours() -> None:
     images, labels = SlabPrepareBatch(context=2)({"image": image, "label": (image > 0.5).to(torch.uint8)})
     assert images.shape == (2, 5, 8, 10, 3)
     assert labels.shape == (2, 1, 8, 10, 3) and labels.dtype == torch.uint8
-    assert torch.equal(images[1, ..., 1], image[1, 0, :, :, 1:6].movedim(-1, 0))  # the second slice is around index 3
+    assert torch.equal(images[1, ..., 1], image[1, 0, :, :, 1:6].movedim(-1, 0))  # the second slice is at index 3
     assert torch.equal(images[:, 2:3] > 0.5, labels > 0)
 
 
-# --- what a step of the translation network takes ---
+# --- batches of the translation network ---
 
 
 @pytest.mark.parametrize("skull_strip_prob", [0.0, 1.0])
@@ -101,11 +101,11 @@ def test_image_and_source_are_the_same_slices(skull_strip_prob: float) -> None:
     assert images.shape == kwargs["noise"].shape == (count, 1, width, height)
     assert kwargs["source"].shape == (count, 3, width, height)
     torch.testing.assert_close(2 * kwargs["source"][:, 1:2] - 1, images)
-    # the second slice of the first slab is its first's neighbour
+    # the second slice of the first slab is the neighbour of the first one
     torch.testing.assert_close(kwargs["source"][0, 2], kwargs["source"][1, 1])
 
 
-def test_stripped_batches_hold_the_brain_and_nothing_else() -> None:
+def test_skull_stripped_batches_contain_only_the_brain() -> None:
     data = slabs()
     stripped, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=1.0)(data)
     brain = (data["image"] * data["regions"])[..., 1:-1]
@@ -115,25 +115,25 @@ def test_stripped_batches_hold_the_brain_and_nothing_else() -> None:
     assert (whole > -1).all()
 
 
-def test_cuts_are_as_deep_as_skull_stripping_goes_and_differ_by_volume() -> None:
-    """Depth grows by one a voxel along the first axis, from −10 on; in the second channel it lies 20 voxels further."""
+def test_margins_are_within_their_range_and_differ_by_volume() -> None:
+    """The distance increases by one per voxel along the first axis, from −10, and from −30 in the second channel."""
     torch.manual_seed(0)
-    depth = torch.arange(40.0).reshape(1, 1, 40, 1, 1) - torch.tensor([10.0, 30.0]).reshape(1, 2, 1, 1, 1)
-    kept = skull_strip(torch.ones(400, 1, 40, 1, 1), depth.expand(400, -1, -1, -1, -1), cerebrum_only_prob=0.3)
-    margin_range = (kept[:, 0, :, 0, 0] == 0).sum(1) - 11
-    assert torch.equal(kept, (torch.arange(40) >= 11 + margin_range[:, None]).float().reshape(kept.shape))
-    cerebrum = margin_range > 10
+    distances = torch.arange(40.0).reshape(1, 1, 40, 1, 1) - torch.tensor([10.0, 30.0]).reshape(1, 2, 1, 1, 1)
+    kept = skull_strip(torch.ones(400, 1, 40, 1, 1), distances.expand(400, -1, -1, -1, -1), cerebrum_only_prob=0.3)
+    margins = (kept[:, 0, :, 0, 0] == 0).sum(1) - 11
+    assert torch.equal(kept, (torch.arange(40) >= 11 + margins[:, None]).float().reshape(kept.shape))
+    cerebrum = margins > 10
     assert 0.2 < cerebrum.float().mean() < 0.4
-    assert set(torch.where(cerebrum, margin_range - 20, margin_range).tolist()) == {-3, -2, -1, 0}
+    assert set(torch.where(cerebrum, margins - 20, margins).tolist()) == {-3, -2, -1, 0}
 
 
 @pytest.mark.parametrize("prob", [0.0, 1.0])
-def test_a_second_pass_is_always_or_never_asked_for(prob: float) -> None:
+def test_a_second_pass_follows_its_probability(prob: float) -> None:
     prepare = LMIPrepareBatch(scheduler(), identity, self_conditioning_prob=prob)
     assert {prepare(slabs())[3]["self_conditioning_passes"] for _ in range(5)} == {1 + int(prob)}
 
 
-def test_the_pseudo_source_sees_target_and_mask_on_one_grid() -> None:
+def test_the_contrast_randomizer_gets_target_and_regions_on_the_same_grid() -> None:
     seen: list[torch.Tensor] = []
 
     def spy(target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
@@ -145,23 +145,23 @@ def test_the_pseudo_source_sees_target_and_mask_on_one_grid() -> None:
 
 
 def noise_levels(timesteps: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Shares of image and noise after a linear schedule, to be multiplied with (B, 1, H, W)."""
+    """Weights of image and noise under a linear schedule, to be multiplied with (B, 1, H, W)."""
     remaining = np.cumprod(1 - BETAS)[timesteps.numpy()].reshape(-1, 1, 1, 1)
     return np.sqrt(remaining), np.sqrt(1 - remaining)
 
 
-def test_velocity_is_the_goal() -> None:
+def test_velocity_is_the_regression_target() -> None:
     images, regression_target, _, kwargs = LMIPrepareBatch(scheduler("v_prediction"), identity)(slabs())
     alpha, sigma = noise_levels(kwargs["timesteps"])
     clean, noise = images.double().numpy(), kwargs["noise"].double().numpy()
     np.testing.assert_allclose(regression_target, alpha * noise - sigma * clean, atol=1e-4)
-    # which is worth having because image and velocity together give the clean image
+    # noisy image and velocity together give the clean image
     np.testing.assert_allclose(
         alpha * (alpha * clean + sigma * noise) - sigma * regression_target.numpy(), clean, atol=1e-4
     )
 
 
-def test_noise_or_image_is_the_goal_of_other_schedulers() -> None:
+def test_noise_or_image_is_the_regression_target_of_other_schedulers() -> None:
     _, regression_target, _, kwargs = LMIPrepareBatch(scheduler("epsilon"), identity)(slabs())
     assert torch.equal(regression_target, kwargs["noise"])
     images, regression_target, _, _ = LMIPrepareBatch(scheduler("sample"), identity)(slabs())
@@ -179,7 +179,7 @@ def test_noise_is_normal_and_timesteps_cover_the_schedule() -> None:
 
 
 @pytest.mark.parametrize("timestep_power", [1.0, 2.0, 3.0])
-def test_timesteps_crowd_at_the_top(timestep_power: float) -> None:
+def test_large_powers_draw_large_timesteps(timestep_power: float) -> None:
     torch.manual_seed(0)
     prepare = LMIPrepareBatch(scheduler(), identity, timestep_power=timestep_power)
     drawn = torch.cat([prepare(slabs(shape=(4, 1, 40, 36, 6)))[3]["timesteps"] for _ in range(60)]).double()
@@ -213,7 +213,7 @@ def test_an_empty_batch_gives_empty_images() -> None:
 
 
 class Constant(torch.nn.Module):
-    """A denoiser that always predicts the same; it checks its input."""
+    """A denoiser with a constant prediction, which checks the shape of its input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -224,8 +224,8 @@ class Constant(torch.nn.Module):
         return self.value.expand(len(x), 1, *x.shape[2:])
 
 
-def test_a_supervised_trainer_takes_the_batches() -> None:
-    """Of all constants, the one closest to velocities is their mean, and that is nearly zero."""
+def test_a_supervised_trainer_accepts_the_batches() -> None:
+    """The constant closest to the velocities is their mean, which is nearly zero."""
     guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
     network = Constant(1 + guide.channels(1))
     trainer = SupervisedTrainer(
@@ -252,7 +252,7 @@ def in_ras(path: Path) -> NDArray[Any]:
 
 
 def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> None:
-    """White matter at 0.7 throughout, as `contrast_randomizer.T1_KNOTS` has it, and masks that hold the whole brain."""
+    """White matter is at 0.7 everywhere, as in `contrast.T1_KNOTS`, and the mask covers the whole brain."""
     image = min((shared_data / "ixi-t1").glob("*_T1.nii.gz"))
     parcellation = image.with_name(image.name.replace("_T1.", "_T1_DLMUSE."))
     parser = ConfigParser()
@@ -267,12 +267,12 @@ def test_a_real_head_meets_the_assumptions_of_training(shared_data: Path) -> Non
     assert values.min() >= 0 and values.max() <= 1
     assert np.median(values[white_matter]) == pytest.approx(0.7, abs=0.015)
 
-    def spread(volume: NDArray[Any]) -> float:
-        """Of the white matter of the lobes, frontal to temporal, right and left."""
+    def relative_range(volume: NDArray[Any]) -> float:
+        """The relative range of white matter over the lobes."""
         lobes = [np.median(volume[white_matter & (labels == lobe)]) for lobe in range(81, 89)]
         return float(np.ptp(lobes) / np.median(lobes))
 
-    assert spread(values) < 0.08 < 0.15 < spread(raw)
+    assert relative_range(values) < 0.08 < 0.15 < relative_range(raw)
     assert mask[labels > 0].all() and mask.sum() < 1.05 * (labels > 0).sum()
     distances = result["signed_distance"].numpy()
     assert (distances[0][white_matter] > 0).all() and (distances[0][~mask] < 0).all()
