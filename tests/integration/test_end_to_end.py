@@ -106,7 +106,7 @@ def test_an_interrupted_training_resumes_to_the_same_result(
 def test_random_contrasts_lie_on_the_grid_of_their_labels(tmp_path: Path, two_subjects: Path) -> None:
     options = ["--dataset_dir", str(two_subjects), "--validation_subjects", "1", "--seed", "3"]
     root = bundle_run("t1_lmi_translation", tmp_path, "train.yaml+random_contrast.yaml", *options)
-    (file,) = (root / "pseudo").iterdir()
+    (file,) = (root / "random_contrast").iterdir()
     subject, _, seed = file.name.removesuffix(".nii.gz").rpartition("_")
     assert seed == "pseudo3"
     made, t1 = nib.load(file), nib.as_closest_canonical(nib.load(two_subjects / f"{subject}.nii.gz"))
