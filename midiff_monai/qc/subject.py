@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError, in_one_line
+from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.paths import VOLUME_SUFFIXES
 from midiff_monai.io.volumes import UNREADABLE, read_volume
 from midiff_monai.provenance import sha256
@@ -148,9 +149,10 @@ class Subject:
         return tuple(map(Path, self.report["input"].get("files") or [self.input]))
 
     def _read_series(self, files: tuple[Path, ...]) -> nib.Nifti1Image:
-        from midiff_monai.io.dicom.reader import DicomSeries, read_series  # an optional dependency
+        from midiff_monai.io.dicom.reader import read_series  # an optional dependency
+        from midiff_monai.io.dicom.series import series_named
 
-        return read_series(DicomSeries(files, uid="", modality="", description="", name=self.name))
+        return read_series(series_named(self.name, files))
 
     def _read(self, role: str, warnings: list[str]) -> nib.Nifti1Image | None:
         path = self.output(role)
@@ -158,7 +160,7 @@ class Subject:
             return None
         try:
             image = nib.Nifti1Image.from_filename(path)
-            return nib.Nifti1Image(np.asanyarray(image.dataobj).reshape(image.shape[:3]), image.affine)
+            return nib.Nifti1Image(np.asanyarray(image.dataobj).reshape(image.shape[:3]), choose_affine(image)[0])
         except UNREADABLE as error:
             warnings.append(f"{path.name} cannot be read: {error}.")
             return None

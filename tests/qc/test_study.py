@@ -320,6 +320,26 @@ def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:
     assert pd.read_csv(write_volumes_table(tmp_path)).empty
 
 
+def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sform is scaled, and the qform is used. The results have both."""
+    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
+    scanner = np.array([[-2, 0, 0, 9], [0, 2, 0, -9], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(np.random.default_rng(0).random((6, 7, 8), dtype=np.float32), scanner)
+    image.set_qform(scanner, 1)
+    image.set_sform(np.diag([1.2, 1.2, 1.2, 1]) @ scanner, 4)
+    image.header["pixdim"][1:4] = 2, 2, 3
+    nib.save(image, tmp_path / "scan.nii")
+    source = read_volume(tmp_path / "scan.nii")
+    report = RunReport("segment", tmp_path / "scan.nii", {"seed": 0})
+    segmentation = np.full(source.shape, 3, np.int16)
+    (tmp_path / "out").mkdir()
+    Result(source, output_paths("scan.nii", tmp_path / "out"), report, image.get_fdata(), None, segmentation).write()
+    subject = only(tmp_path / "out")
+    np.testing.assert_allclose(subject._read("segmentation", []).affine, scanner, atol=1e-4)  # type: ignore[union-attr]
+    np.testing.assert_allclose(subject.images()[0].affine, scanner, atol=1e-4)  # type: ignore[union-attr]
+    assert subject.volumes()[0][3] == pytest.approx(6 * 7 * 8 * 12 / 1000)
+
+
 def test_a_dicom_series_can_be_shown(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(1, 900, (8, 6, 4))
     write_dicom(tmp_path / "in", voxels, np.diag([1, 1, 3, 1]))

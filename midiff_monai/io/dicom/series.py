@@ -64,6 +64,16 @@ def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingPro
     return sorted(_with_unique_names(_exclude_minor_series(found)), key=lambda series: (series.name, series.uid))
 
 
+def series_named(name: str, files: Iterable[Path]) -> DicomSeries:
+    """Find the series with the name that an earlier run gave it, among the files that this run read.
+
+    The files may also hold other echoes, and the name may have a digest that is not needed among these files alone.
+    """
+    found = find_series(files)
+    named = [series for series in found if name in (series.name, f"{series.name}_{series.digest}")] or found
+    return replace(named[0], name=name, missing="")
+
+
 def _read_headers(
     files: Iterable[Path], left_out: Mapping[Path, str]
 ) -> tuple[list[ImageHeader], dict[Path, str], list[DicomSeries]]:

@@ -19,6 +19,7 @@ from pydicom.uid import EnhancedMRImageStorage, generate_uid
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.reader import DicomSeries, read_series
 from midiff_monai.io.dicom.seg import write_dicom_seg
+from midiff_monai.io.dicom.series import series_named
 from midiff_monai.io.inputs import find_jobs
 
 WriteDicom = Callable[..., list[Path]]
@@ -182,6 +183,16 @@ class TestEnhanced:
     ) -> None:
         write_enhanced([(PD, {"EffectiveEchoTime": 20.0}), (T2, {"EffectiveEchoTime": 90.0})])
         assert_volumes(tmp_path / "in", {"004_PD_TSE_echo1": PD, "004_PD_TSE_echo2": T2})
+
+    @pytest.mark.parametrize("with_digest", [True, False])
+    def test_an_echo_is_found_again_by_its_name(
+        self, with_digest: bool, tmp_path: Path, write_enhanced: Callable[..., Path]
+    ) -> None:
+        """As for the page of a study, which reads the files that the manifest lists."""
+        write_enhanced([(PD, {"EffectiveEchoTime": 20.0}), (T2, {"EffectiveEchoTime": 90.0})])
+        series = series_of(tmp_path / "in")["004_PD_TSE_echo2"]
+        name = f"{series.name}_{series.digest}" if with_digest else series.name
+        np.testing.assert_array_equal(read_series(series_named(name, series.files)).get_fdata(), T2)
 
     def test_echo_times_of_two_images_make_two_volumes(
         self, tmp_path: Path, write_enhanced: Callable[..., Path]
