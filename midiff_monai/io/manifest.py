@@ -36,6 +36,7 @@ class RunReport:
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
+        frames: Which frames of the files are the input, such as an echo of a multi-frame image. Empty for all.
         hashes: Role → SHA-256 of the output, including outputs that an earlier run left.
         configurations: Name of the bundle → SHA-256 of its configuration.
     """
@@ -50,6 +51,7 @@ class RunReport:
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
+    frames: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
     configurations: dict[str, str] = field(default_factory=dict)
     _input: dict[str, Any] = field(init=False)
@@ -91,7 +93,9 @@ class RunReport:
 
     def _describe_input(self) -> dict[str, Any]:
         files = self.files or (self.input,)
+        parts: dict[str, Any]
         parts = {} if files == (self.input,) else {"files": [str(file.absolute()) for file in files]}
+        parts |= {"frames": self.frames} if self.frames else {}
         return {"path": str(self.input.absolute()), "sha256": sha256(*files)} | parts
 
     def to_json(self, complete: bool = True) -> str:
@@ -119,7 +123,12 @@ def cache_key(manifest: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in manifest["settings"].items() if name not in irrelevant}
     decisive = {name: manifest[name] for name in ("weights", "configurations")}
     version = manifest["environment"]["packages"][PACKAGE]
-    return decisive | {"settings": settings, "input": manifest["input"]["sha256"], "version": version}
+    return decisive | {"settings": settings, "input": input_identity(manifest["input"]), "version": version}
+
+
+def input_identity(source: Mapping[str, Any]) -> str:
+    """Return what identifies the content of an input, from its entry in a manifest."""
+    return " ".join(filter(None, (source["sha256"], source.get("frames"))))
 
 
 def read_earlier_manifest(paths: OutputPaths) -> dict[str, Any]:

@@ -217,6 +217,7 @@ def new_report(job: Job, task: Task, models: Models) -> RunReport:
         used_settings(task.settings, models),
         models.weights,
         files=job.files,
+        frames=job.series.frames if job.series else "",
         configurations=models.configurations,
     )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from midiff_monai.io.manifest import input_identity
 from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, volume_stem
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.qc.records import MANIFEST_SUFFIX, BatchRow, ManifestRecord, Record, Records, read_records
@@ -109,7 +110,7 @@ def _subject(result: str, records: Records, decisive: Record) -> Subject:
 def _input_identity(subject: Subject) -> str:
     """Return the file name of an input, or the hash of a DICOM series, whose name depends on the series beside it."""
     source = subject.report.get("input", {})
-    return source["sha256"] if source.get("files") else Path(subject.input).name
+    return input_identity(source) if source.get("files") else Path(subject.input).name
 
 
 def _latest_of_each_input(entries: Iterable[_Entry]) -> list[Subject]:

@@ -81,6 +81,12 @@ class DicomSeries:
     warnings: tuple[str, ...] = ()
 
     @property
+    def frames(self) -> str:
+        """Which frames of its files are the volume, such as an echo. Empty for all."""
+        parts = (f"echo time {self.echo_time:g} ms" if self.echo_time else "", self.image_type)
+        return ", ".join(filter(None, parts))
+
+    @property
     def folder(self) -> Path:
         """Folder of the first file."""
         return self.files[0].parent

@@ -216,6 +216,7 @@ def _make_series(images: Sequence[ImageHeader], has_other_echoes: bool) -> Dicom
     first = images[0]
     files = tuple(image.path for image in sorted(images, key=lambda image: float(image.positions[0, 3])))
     frames_per_position = _count_frames_per_position(images)
+    echo_times = {time for image in images for time in image.echo_times.tolist()}
     echo = f"echo{first.echo}" if has_other_echoes else ""
     parts = [f"{first.number:03d}", first.description, echo, first.image_type]
     name = re.sub(r"[^A-Za-z0-9+-]+", "_", " ".join(filter(None, parts))).strip("_")
@@ -229,6 +230,6 @@ def _make_series(images: Sequence[ImageHeader], has_other_echoes: bool) -> Dicom
         slice_count=len(frames_per_position),
         repetition_reason=_repetition_reason(images, frames_per_position),
         exclusion_reason=first.exclusion_reason,
-        echo_time=float(first.echo_times[0]) if has_other_echoes else 0.0,
+        echo_time=echo_times.pop() if has_other_echoes and len(echo_times) == 1 else 0.0,
         image_type=first.image_type,
     )

@@ -21,6 +21,8 @@ from midiff_monai.io.dicom.reader import DicomSeries, read_series
 from midiff_monai.io.dicom.seg import write_dicom_seg
 from midiff_monai.io.dicom.series import series_named
 from midiff_monai.io.inputs import find_jobs
+from midiff_monai.io.manifest import RunReport, cache_key
+from midiff_monai.qc.study import read_study
 
 WriteDicom = Callable[..., list[Path]]
 AFFINE = nib.affines.from_matvec(np.diag([-0.9, -0.9, 3.0]), [40, 50, -20])
@@ -128,6 +130,17 @@ class TestClassic:
             image.save_as(file)
         assert_volumes(tmp_path / "in", {"004_PD_TSE": PD})
 
+    def test_numbered_echoes_keep_slices_whose_echo_times_differ(
+        self, tmp_path: Path, write_classic: Callable[..., None]
+    ) -> None:
+        for number, voxels in ((1, PD), (2, T2)):
+            write_classic(voxels, EchoNumbers=number, EchoTime=20 * number)
+        for file in sorted((tmp_path / "in").iterdir())[::2]:
+            image = dcmread(file)
+            image.EchoTime += 1
+            image.save_as(file)
+        assert_volumes(tmp_path / "in", {"004_PD_TSE_echo1": PD, "004_PD_TSE_echo2": T2})
+
     def test_every_echo_of_a_time_series_is_a_time_series(
         self, tmp_path: Path, write_classic: Callable[..., None]
     ) -> None:
@@ -183,6 +196,20 @@ class TestEnhanced:
     ) -> None:
         write_enhanced([(PD, {"EffectiveEchoTime": 20.0}), (T2, {"EffectiveEchoTime": 90.0})])
         assert_volumes(tmp_path / "in", {"004_PD_TSE_echo1": PD, "004_PD_TSE_echo2": T2})
+
+    def test_two_echoes_of_one_image_are_two_subjects_of_a_study(
+        self, tmp_path: Path, write_enhanced: Callable[..., Path]
+    ) -> None:
+        """They have the same file, hence the same hash."""
+        write_enhanced([(PD, {"EffectiveEchoTime": 20.0}), (T2, {"EffectiveEchoTime": 90.0})])
+        (tmp_path / "out").mkdir()
+        keys = set()
+        for job in find_jobs([tmp_path / "in"], tmp_path / "out"):
+            report = RunReport("segment", job.source, {}, files=job.files, frames=job.series.frames)  # type: ignore
+            report.write(job.paths.report)
+            keys.add(cache_key(report.to_dict())["input"])
+        assert [subject.name for subject in read_study(tmp_path / "out")] == ["004_PD_TSE_echo1", "004_PD_TSE_echo2"]
+        assert len(keys) == 2 and {key.partition(" ")[2] for key in keys} == {"echo time 20 ms", "echo time 90 ms"}
 
     @pytest.mark.parametrize("with_digest", [True, False])
     def test_an_echo_is_found_again_by_its_name(
