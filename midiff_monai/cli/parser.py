@@ -1,4 +1,4 @@
-"""The arguments of the `midiff` command. The documentation of the command line is made from this parser."""
+"""The arguments of the `midiff` command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from midiff_monai.bundle.resources import available_bundles, available_overlays
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
 from midiff_monai.pipeline.options import Settings
 
-EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an output
-or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a number."""
+EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an
+output or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a
+number."""
 
 NO_TRANSLATE = "the inputs are T1w: segment them as they are"
 

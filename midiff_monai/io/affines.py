@@ -35,7 +35,7 @@ def check_affine(affine: ArrayLike) -> None:
         raise GridError("non-finite affine")
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if lengths.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
-        raise GridError(f"singular affine: its voxel axes {matrix[:3, :3].T.tolist()} do not span space")
+        raise GridError(f"singular affine: its voxel axes {matrix[:3, :3].T.round(4).tolist()} do not span space")
     axes = matrix[:3, :3] / lengths
     first, second = max(combinations(range(3), 2), key=lambda pair: abs(axes[:, pair[0]] @ axes[:, pair[1]]))
     cosine = float(axes[:, first] @ axes[:, second])

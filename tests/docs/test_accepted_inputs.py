@@ -1,0 +1,40 @@
+"""The generated page on accepted inputs says what a run says."""
+
+from __future__ import annotations
+
+import pytest
+from accepted_inputs import GROUPS, READ, REFUSED, WARNED, Case, accepted_inputs, reading
+
+CASES = [case for cases in GROUPS.values() for case in cases]
+WITH_WARNING = {
+    "ANALYZE, which states no orientation",
+    "the identity as affine",
+    "sform and voxel size disagree",
+}
+WITHOUT_WARNING = {
+    "NIfTI-1, compressed or not",
+    "NIfTI-2",
+    "MGZ of FreeSurfer",
+    "NRRD",
+    "MetaImage",
+    "four axes, one frame",
+    "8-bit or 16-bit integers",
+    "a few voxels below 0",
+    "CT in Hounsfield units",
+    "lengths in metres",
+    "any orientation, oblique axes, any voxel size from 0.1 to 20 mm",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+def test_the_outcome_of_each_kind(case: Case) -> None:
+    outcome = READ if case.kind in WITHOUT_WARNING else WARNED if case.kind in WITH_WARNING else REFUSED
+    found = reading(case)
+    assert found.outcome == outcome, found.message
+    assert bool(found.message) == (outcome != READ)
+    assert "/tmp" not in found.message
+
+
+def test_the_page_has_a_row_for_each_kind() -> None:
+    page = accepted_inputs()
+    assert all(f"| {case.kind} | " in page for case in CASES)
