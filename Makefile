@@ -1,28 +1,40 @@
-# The targets build .venv on first use, and again only when its requirements change.
+# The targets build .venv on first use, each with no more than it needs. They install again only when a requirement changes.
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES := midiff_monai tests evaluation examples
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+SOURCES := midiff_monai tests evaluation examples docs/_tools
+
+# One stamp for each set of requirements: what midiff needs to run, and what the tests or the documentation add to it.
+RUNTIME := $(VENV)/.runtime
+TEST    := $(VENV)/.test
+DOCS    := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint evaluation clean
+.PHONY: help demo test lint docs figures evaluation clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(STAMP)  ## translate and segment the template phantom
+demo: $(RUNTIME)  ## translate and segment a phantom; needs no data and installs only what midiff needs to run
 	$(BIN)/midiff demo
 
 test: lint  ## lint, then run the tests, a process a core and four at most
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(TEST)  ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+
+docs: $(DOCS)  ## build the documentation in build/site; a broken link or a missing docstring is an error
+	$(BIN)/mkdocs build --strict
+
+figures: $(RUNTIME)  ## draw the pictures of the documentation again, from the phantom
+	$(BIN)/python docs/_tools/schematic.py docs/method.svg
+	$(BIN)/midiff demo -o build/demo
+	cp build/demo/phantom_PD_qc.png docs/demo.png
 
 # Rows that are there already are not computed again; evaluation/PROTOCOL.md says what each line is for.
 DATA    ?= ../shared/data
@@ -32,7 +44,7 @@ RUN     := $(BIN)/python evaluation/run.py
 RESULTS := evaluation/results
 SCRATCH := build/evaluation
 
-evaluation: $(STAMP)  ## fill the tables and draw the figures of evaluation/results, in hours, from DATA=../shared/data
+evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/results, in hours, from DATA=../shared/data
 	$(RUN) $(PAIRS) --out $(RESULTS)
 	$(RUN) --pairs $(DATA)/open-ms --simulated 3 $(MAPS) --out $(RESULTS) --methods midiff direct histogram \
 		inverted_histogram randomised_contrast one_step perturbed_t1 real_t1
@@ -55,11 +67,24 @@ clean:  ## remove caches and build products; .venv and weights stay
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and alone, so that a CPU or CUDA build that pip is configured to find is the one that stays.
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e .[test,evaluation]
-	touch $@
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing PyTorch, the largest part (several hundred megabytes)"
+	$(INSTALL) torch
+	@echo "== Installing midiff and what else it needs to run"
+	$(INSTALL) -e .
+	@touch $@
+
+$(TEST): $(RUNTIME)
+	@echo "== Installing the tools of the tests, the evaluation and the documentation"
+	$(INSTALL) -e .[test,evaluation,docs]
+	@touch $@
+
+$(DOCS): $(RUNTIME)
+	@echo "== Installing the tools of the documentation"
+	$(INSTALL) -e .[docs]
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "== Creating the environment $(VENV)"
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()}
+PINNED = [*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"], *EXTRAS["docs"]]
 PACKAGE_IN_METADATA = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}
 PYPI_NAME_OF_CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
@@ -54,12 +56,12 @@ def installed_closure(roots: list[Requirement]) -> set[str]:
 
 
 class TestConstraints:
-    @pytest.mark.parametrize("requirement", [*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"]], ids=str)
+    @pytest.mark.parametrize("requirement", PINNED, ids=str)
     def test_pin_fulfils_the_requirement(self, requirement: Requirement) -> None:
         assert requirement.specifier.contains(pinned_versions()[canonicalize_name(requirement.name)])
 
     def test_nothing_that_gets_installed_is_left_free(self) -> None:
-        assert installed_closure([*RUNTIME, *EXTRAS["test"], *EXTRAS["evaluation"]]) - pinned_versions().keys() == set()
+        assert installed_closure(PINNED) - pinned_versions().keys() == set()
 
     @pytest.mark.parametrize("name", available_bundles())
     def test_bundles_name_the_pinned_versions(self, name: str) -> None:
@@ -134,8 +136,8 @@ class TestWheel:
         }
 
     def test_carries_the_parts_of_the_study_page(self, installed: Path) -> None:
-        parts = REPOSITORY / "midiff_monai" / "_page"
-        carried = installed / "midiff_monai" / "_page"
+        parts = REPOSITORY / "midiff_monai" / "qc" / "_page"
+        carried = installed / "midiff_monai" / "qc" / "_page"
         assert {path.name: path.read_bytes() for path in carried.iterdir()} == {
             path.name: path.read_bytes() for path in parts.iterdir()
         }
@@ -144,7 +146,7 @@ class TestWheel:
         assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"midiff_monai"}
 
     def test_resources_are_found_from_elsewhere(self, installed: Path, tmp_path: Path) -> None:
-        code = "from midiff_monai import resources; print(resources.bundle_root('made_up'))"
+        code = "from midiff_monai.bundle import resources; print(resources.bundle_root('made_up'))"
         finished = subprocess.run(
             [sys.executable, "-c", code],
             cwd=tmp_path,
@@ -168,7 +170,7 @@ class TestMake:
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(REPOSITORY / name, tmp_path)
             os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
-        for name in (".venv/bin/python", ".venv/.installed"):
+        for name in (".venv/bin/python", ".venv/.runtime", ".venv/.test", ".venv/.docs"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
             os.utime(tmp_path / name, (1_500_000_000, 1_500_000_000))
@@ -184,7 +186,7 @@ class TestMake:
     def planned(self, tree: Path, target: str) -> str:
         return self.make(tree, "--dry-run", target)
 
-    @pytest.mark.parametrize("target", ["demo", "test", "lint", "evaluation"])
+    @pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "figures", "evaluation"])
     def test_environment_is_kept(self, tree: Path, target: str) -> None:
         plan = self.planned(tree, target)
         assert ".venv/bin/" in plan and "install" not in plan and "venv .venv" not in plan
@@ -193,17 +195,34 @@ class TestMake:
     def test_changed_requirements_are_installed_into_it(self, tree: Path, changed: str) -> None:
         os.utime(tree / changed)
         plan = self.planned(tree, "test")
-        assert plan.count("install -c constraints.txt") == 2 and "venv .venv" not in plan
+        assert plan.count("install -c constraints.txt") == 3 and "venv .venv" not in plan
 
-    @pytest.mark.parametrize("target", ["demo", "test", "lint", "evaluation"])
+    @pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "figures", "evaluation"])
     def test_fresh_checkout_gets_an_environment_first(self, tree: Path, target: str) -> None:
         shutil.rmtree(tree / ".venv")
         plan = self.planned(tree, target)
-        assert plan.index("-m venv .venv") < plan.index("install -c constraints.txt") < plan.index("touch")
+        first = plan.index("install -c constraints.txt torch\n")
+        assert plan.index("-m venv .venv") < first < plan.index("touch")
+
+    @pytest.mark.parametrize(
+        ("target", "installed"),
+        [
+            ("demo", ["torch", "-e ."]),
+            ("test", ["torch", "-e .", "-e .[test,evaluation,docs]"]),
+            ("docs", ["torch", "-e .", "-e .[docs]"]),
+        ],
+    )
+    def test_a_target_installs_no_more_than_it_needs(self, tree: Path, target: str, installed: list[str]) -> None:
+        shutil.rmtree(tree / ".venv")
+        assert re.findall(r"install -c constraints.txt (.*)", self.planned(tree, target)) == installed
+
+    def test_an_installation_is_announced(self, tree: Path) -> None:
+        shutil.rmtree(tree / ".venv")
+        assert self.planned(tree, "demo").count('echo "==') == 3
 
     def test_help_names_every_target(self, tree: Path) -> None:
         named = {line.split()[1] for line in self.make(tree).splitlines()}
-        assert named == {"help", "demo", "test", "lint", "evaluation", "clean"}
+        assert named == {"help", "demo", "test", "lint", "docs", "figures", "evaluation", "clean"}
 
 
 def test_continuous_integration_script_runs_anywhere() -> None:

@@ -170,6 +170,7 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    print("Loading PyTorch and MONAI; the first start in a new environment takes longer", file=sys.stderr, flush=True)
     from midiff_monai.cli.demo import run_demo
 
     print(run_demo(arguments.output, arguments.contrast))

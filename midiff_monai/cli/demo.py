@@ -1,7 +1,8 @@
-"""Try the whole chain on a volume made from a brain template: no file and no network needed."""
+"""The demo: the complete processing of a volume made from a brain template. It needs no file and no network."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -16,22 +17,28 @@ from midiff_monai.pipeline.run import segment
 
 
 def run_demo(output: Path, contrast: str = "PD") -> str:
-    """Segment a phantom, by way of a synthetic T1w and directly, and compare both with the template's tissues.
+    """Segment a phantom through a synthetic T1w and directly, and compare both with the true tissues.
+
+    Each step is announced on the standard error stream.
 
     Args:
-        output: folder for the phantom and the results.
+        output: Folder for the phantom and the results.
         contrast: "PD", "T2" or "FLAIR".
 
     Returns:
-        A table of Dice, and where the picture is.
+        A table of Dice, and the path of the picture.
     """
+    path = output / f"phantom_{contrast}.nii.gz"
+    _announce(f"1/4 Making a {contrast} phantom from the brain template: {path}")
     phantom = make_phantom(contrast)
     make_folder(output)
-    path = output / f"phantom_{contrast}.nii.gz"
     with atomic_write(path) as temporary:
         nib.save(phantom.image, temporary)
-    result = segment([path], output, overwrite=True)[0]
+    _announce("2/4 Translating it to a synthetic T1w, and segmenting that (most of the time)")
+    result = segment([path], output, overwrite=True, progress=True)[0]
+    _announce("3/4 Segmenting the phantom directly, for comparison")
     direct = segment([path], output / "direct", translated=False, overwrite=True)[0]
+    _announce("4/4 Comparing both with the true tissues\n")
     truth = np.asarray(phantom.tissues.dataobj)
     runs = {"direct": direct.segmentation, "through a synthetic T1w": result.segmentation}
     scores = {
@@ -39,6 +46,10 @@ def run_demo(output: Path, contrast: str = "PD") -> str:
     }
     table = pd.DataFrame(scores).round(2)
     return f"Dice against the template's tissue maps, {contrast} phantom\n{table}\nPicture: {result.paths.qc_image}"
+
+
+def _announce(step: str) -> None:
+    print(step, file=sys.stderr, flush=True)
 
 
 def _dice(segmentation: np.ndarray | None, truth: np.ndarray, tissue: int, ids: tuple[int, ...]) -> float:

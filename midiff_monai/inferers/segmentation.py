@@ -34,7 +34,11 @@ class BrainSegmentation(VolumeInferer):
             `labels.MIRRORED`; adds mirrored views. None adds none.
         depth: voxels closer than this to the background may be background too, because remnants of the skull and CSF
             may surround a skull-stripped brain.
-        context, axis, shifts, multiple, background: as for `SliceRunner`.
+        context: as for `SliceRunner`.
+        axis: as for `SliceRunner`.
+        shifts: as for `SliceRunner`.
+        multiple: as for `SliceRunner`.
+        background: as for `SliceRunner`.
 
     Example:
         >>> inferer = BrainSegmentation(background=[20.0, 0.0])

@@ -160,7 +160,12 @@ class SlicewiseInferer(VolumeInferer):
     """Run a 2-D network on the slices of volumes. The coarse pass computes the first view only.
 
     Args:
-        context, axis, mirror, multiple, background, shifts: as for `SliceRunner`.
+        context: as for `SliceRunner`.
+        axis: as for `SliceRunner`.
+        mirror: as for `SliceRunner`.
+        multiple: as for `SliceRunner`.
+        background: as for `SliceRunner`.
+        shifts: as for `SliceRunner`.
         batch_size: number of slices per call of the network; it does not change the result.
 
     Example:

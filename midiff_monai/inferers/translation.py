@@ -30,7 +30,10 @@ class SlicewiseTranslation(VolumeInferer):
         conditional_mean: shrinks every sample towards its conditional mean given the source; None omits this step.
         progress: show a progress bar for each view, if standard error is a terminal.
         batch_size: number of slices per call of the network; it does not change the result.
-        context, axis, mirror, multiple: as for `SliceRunner`.
+        context: as for `SliceRunner`.
+        axis: as for `SliceRunner`.
+        mirror: as for `SliceRunner`.
+        multiple: as for `SliceRunner`.
 
     Example:
         >>> from midiff_monai.guidance import LMIGuide, LocalMutualInformation

@@ -191,8 +191,7 @@ class LabelStructuresd(MapTransform):
 class ClassIndexFromMUSEd(MapTransform):
     """Turn MUSE parcellations into class indices, the positions in `labels.FREESURFER_IDS`.
 
-    Args:
-        keys: parcellations of shape (1, X, Y, Z). They become uint8.
+    The parcellations under `keys` have the shape (1, X, Y, Z). They become uint8.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:

@@ -136,7 +136,10 @@ def probabilities_to_labels(
 
     Args:
         probabilities: (C, X, Y, Z), in the order of `labels.FREESURFER_IDS`.
-        source_mask, source_affine, target_mask, target_affine: as in `resampling.restore_foreground`.
+        source_mask: as in `resampling.restore_foreground`.
+        source_affine: as in `resampling.restore_foreground`.
+        target_mask: as in `resampling.restore_foreground`.
+        target_affine: as in `resampling.restore_foreground`.
 
     Returns:
         (X', Y', Z'), int16, 0 outside the target mask.

@@ -1,0 +1,86 @@
+"""What the documentation site is generated from: the parser, the package, links, equations."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from command_line import command_reference
+from docstrings import missing_docstrings
+from equations import Equations
+from hooks import INCLUDED, REPOSITORY, api_pages
+from links import rewrite_links
+
+from midiff_monai.cli.commands import COMMANDS
+
+PACKAGE = REPOSITORY / "midiff_monai"
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    reference = command_reference()
+    commands = re.findall(r"^## midiff (\w+)$", reference, flags=re.MULTILINE)
+    assert set(commands) == COMMANDS.keys()
+    for option in ("--modality", "--samples", "--participant-label", "--no-translate", "--workers", "--overwrite"):
+        assert f"`{option}`" in reference
+    assert "%(" not in reference
+
+
+def test_every_public_object_has_a_docstring() -> None:
+    assert missing_docstrings(PACKAGE) == []
+
+
+def test_missing_docstrings_are_found(tmp_path: Path) -> None:
+    box = 'class Box:\n    """A box."""\n    def open(self): ...\n    def _lock(self): ...\n'
+    code = f'"""A module."""\n\n{box}\ndef close(): ...\n'
+    (tmp_path / "boxes.py").write_text(code)
+    (tmp_path / "__init__.py").touch()
+    name = tmp_path.name
+    assert missing_docstrings(tmp_path) == sorted([name, f"{name}.boxes.Box.open", f"{name}.boxes.close"])
+
+
+def test_every_room_has_a_page() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert api_pages().keys() == rooms | {"top"}
+    assert all((REPOSITORY / source).is_file() for source in INCLUDED)
+
+
+@pytest.mark.parametrize(
+    ("link", "rewritten"),
+    [
+        ("../evaluation/PROTOCOL.md#data", "../results/protocol.md#data"),
+        ("../Makefile", "../files/Makefile"),
+        ("../no/such.file", "../no/such.file"),
+        ("https://monai.io", "https://monai.io"),
+        ("#here", "#here"),
+    ],
+)
+def test_links_lead_within_the_site(link: str, rewritten: str) -> None:
+    pages = {"evaluation/PROTOCOL.md": "results/protocol.md"}
+    found = rewrite_links(f"[a]({link})", "docs/x.md", "how-to/x.md", pages, {"Makefile": "files/Makefile"}.get)
+    assert found == f"[a]({rewritten})"
+
+
+def test_equations_become_mathml_untouched_by_markdown() -> None:
+    equations = Equations()
+    markdown = equations.take_out("Let $`x_t`$ be\n\n```math\n\\frac{a_1}{b_*}\n```\n")
+    assert "_" not in markdown and "$" not in markdown
+    html = equations.put_back(markdown)
+    assert html.count("<math") == 2 and "<msub>" in html and 'display="block"' in html
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_python_in_the_documentation_imports_what_exists(page: Path) -> None:
+    for code in PYTHON.findall(page.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("midiff_monai"):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_the_first_page_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
