@@ -11,6 +11,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from accepted_dicom import DICOM_CASES, series_reading
 from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError
@@ -26,7 +27,7 @@ INTRODUCTION = """# Accepted inputs
 This page is generated. A small file of each kind is written and read, and the table shows what the reader says. In a
 message, `FILE` stands for the path. A refused input ends a single run with exit code 2 before anything is computed.
 In a batch it is recorded as failed, and the other volumes are processed. Warnings stand in the report, in
-`batch_report.csv` and on the page of a study.
+`batch_report.csv` and on the page of a study. An excluded series is no failure; `batch_report.csv` gives the reason.
 """
 
 
@@ -57,8 +58,21 @@ def accepted_inputs() -> str:
     sections = [INTRODUCTION]
     for title, cases in GROUPS.items():
         rows = [f"| {kind} | {outcome} | {_cell(message)} |" for kind, outcome, message in map(reading, cases)]
-        sections.append("\n".join([f"## {title}", "", "| input | outcome | message |", "|---|---|---|", *rows]))
-    return "\n\n".join(sections) + "\n"
+        sections.append(_section(title, rows))
+    return "\n\n".join([*sections, _section("DICOM series", _dicom_rows())]) + "\n"
+
+
+def _section(title: str, rows: list[str]) -> str:
+    return "\n".join([f"## {title}", "", "| input | outcome | message |", "|---|---|---|", *rows])
+
+
+def _dicom_rows() -> list[str]:
+    rows = []
+    for case in DICOM_CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            found = series_reading(case, Path(folder))
+        rows.append(f"| {found.kind} | {found.outcome} | {_cell(found.message)} |")
+    return rows
 
 
 def reading(case: Case) -> Reading:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from accepted_dicom import DICOM_CASES, SeriesCase, series_reading
 from accepted_inputs import GROUPS, READ, REFUSED, WARNED, Case, accepted_inputs, reading
 
 CASES = [case for cases in GROUPS.values() for case in cases]
@@ -35,6 +38,22 @@ def test_the_outcome_of_each_kind(case: Case) -> None:
     assert "/tmp" not in found.message
 
 
+DICOM_OUTCOMES = dict(
+    zip(
+        (case.kind for case in DICOM_CASES),
+        ("read", "read", "read", "read, as several volumes", "read, with a warning", "refused", *["excluded"] * 5),
+        strict=True,
+    )
+)
+
+
+@pytest.mark.parametrize("case", DICOM_CASES, ids=lambda case: case.kind)
+def test_the_outcome_of_each_kind_of_series(case: SeriesCase, tmp_path: Path) -> None:
+    found = series_reading(case, tmp_path)
+    assert found.outcome == DICOM_OUTCOMES[case.kind], found.message
+    assert bool(found.message) == (found.outcome != "read") and str(tmp_path) not in found.message
+
+
 def test_the_page_has_a_row_for_each_kind() -> None:
     page = accepted_inputs()
-    assert all(f"| {case.kind} | " in page for case in CASES)
+    assert all(f"| {case.kind} | " in page for case in [*CASES, *DICOM_CASES])
