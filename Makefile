@@ -20,7 +20,7 @@ help:  ## list the targets
 demo: $(RUNTIME)  ## translate and segment a phantom; needs no data and installs only what midiff needs to run
 	$(BIN)/midiff demo
 
-test: lint  ## lint, then run the tests, a process a core and four at most
+test: lint  ## lint, then run the tests, one process per core, four at most
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(TEST)  ## ruff and mypy

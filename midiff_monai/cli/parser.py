@@ -27,28 +27,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('midiff-monai')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_segment(commands)
-    _add_volume_options(_add(commands, "translate", "volume in, synthetic T1w on its own grid out"))
+    _add_volume_options(_add(commands, "translate", "make a synthetic T1w of each volume, on the grid of the volume"))
     _add_batch(commands)
     _add_bids(commands)
     _add_train(commands)
     _add_demo(commands)
-    info = _add(commands, "info", "versions, device, bundles and the hashes of their weights")
+    info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
     info.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
 def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=summary, description=summary.capitalize() + ".", epilog=EPILOG)
+    return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=EPILOG)
 
 
 def _add_segment(commands: Any) -> None:
-    segment = _add(commands, "segment", "volume in, segmentation on its own grid out")
+    segment = _add(commands, "segment", "segment each volume, on the grid of the volume")
     _add_volume_options(segment)
     segment.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)
 
 
 def _add_batch(commands: Any) -> None:
-    batch = _add(commands, "batch", "the volumes of a study: finished ones are skipped, failures are recorded")
+    batch = _add(commands, "batch", "process a study: finished volumes are skipped, failures are recorded")
     batch.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="volume, folder, pattern, or .csv/.tsv with a column `input`"
     )
@@ -57,15 +57,19 @@ def _add_batch(commands: Any) -> None:
 
 
 def _add_bids(commands: Any) -> None:
-    bids = _add(commands, "bids", "a BIDS App: a raw data set in, a derivative out")
+    bids = _add(commands, "bids", "process a raw BIDS data set, as a BIDS App, and write a derivative")
     bids.add_argument("dataset", type=Path, metavar="BIDS_DIR", help="raw data set")
     bids.add_argument("output", type=Path, metavar="OUT", help="folder of the derivative")
     bids.add_argument(
         "level", choices=["participant", "group"], help="process the participants, or summarise their results"
     )
-    bids.add_argument(*_both("--participant-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
-    bids.add_argument(*_both("--session-label"), nargs="+", default=[], metavar="LABEL", help="(default: all)")
-    bids.add_argument("--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"(default: {' '.join(DEFAULT_SUFFIXES)})")
+    bids.add_argument(
+        *_both("--participant-label"), nargs="+", default=[], metavar="LABEL", help="participants (default: all)"
+    )
+    bids.add_argument(*_both("--session-label"), nargs="+", default=[], metavar="LABEL", help="sessions (default: all)")
+    bids.add_argument(
+        "--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"scans (default: {' '.join(DEFAULT_SUFFIXES)})"
+    )
     bids.add_argument("--skip-bids-validation", action="store_true", help="do not check dataset_description.json")
     _add_batch_options(bids)
 
@@ -82,9 +86,11 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    demo = _add(commands, "demo", "try it on a phantom made from a brain template; needs no file and no network")
+    demo = _add(commands, "demo", "segment a phantom made from a brain template; needs no file and no network")
     demo.add_argument("-o", "--output", type=Path, default=Path("midiff_demo"), help="folder (default: %(default)s)")
-    demo.add_argument("--contrast", default="PD", choices=["PD", "T2", "FLAIR"], help="(default: %(default)s)")
+    demo.add_argument(
+        "--contrast", default="PD", choices=["PD", "T2", "FLAIR"], help="of the phantom (default: %(default)s)"
+    )
 
 
 def _add_volume_options(command: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ Layout = tuple[int, int, int]
 # weights of a tile fit into a core's second-level cache. A narrower tile touches fewer bins.
 TILE_LENGTH = 512
 TILE_WIDTH = 32
-# Fewer pixels per thread do not pay for its start.
+# With fewer pixels per thread, starting the thread takes longer than the pixels do.
 PIXELS_PER_THREAD = 4 * TILE_LENGTH
 # A bin with a smaller weight in every pixel of a tile contributes less than 2e-6 nats.
 NEGLIGIBLE_WEIGHT = np.float32(1e-7)

@@ -16,7 +16,7 @@ class GuidedDenoiser(nn.Module):
 
     The noisy image is x_t = √ᾱ x_0 + √(1 − ᾱ) ε. The network receives √ᾱ x_t and the guide, in which LMI(S, x_t) is
     scaled by √ᾱ too. At the top of the schedule √ᾱ is near 0. There the prediction is a regression on the source, and
-    an unscaled x_t would bury the source's detail in noise.
+    the noise of an unscaled x_t would hide the source's detail.
 
     Each call replaces `estimate`. The next call puts the conditional means of that estimate into the guide
     (self-conditioning, Chen, Zhang and Hinton, ICLR 2023, arXiv 2208.04202).
@@ -37,7 +37,7 @@ class GuidedDenoiser(nn.Module):
     Example:
         >>> from midiff_monai.guidance import ConditionalMean, LocalMutualInformation
         >>> guide = LMIGuide(LocalMutualInformation(), ConditionalMean())
-        >>> network = lambda x, timesteps, context=None: x[:, 1:2]  # answers the source slice
+        >>> network = lambda x, timesteps, context=None: x[:, 1:2]  # returns the source slice
         >>> alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
         >>> denoiser = GuidedDenoiser(network, guide, torch.rand(2, 1, 8, 8), alphas_cumprod, "sample")
         >>> denoiser(torch.randn(2, 1, 8, 8), torch.tensor([999, 999])).shape

@@ -68,7 +68,7 @@ Norm.add_factory_class("slice_instance", SliceInstanceNorm)
 
 
 def slice_by_slice(function: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Apply a function of slices (B, C, H, W) to slices, or to all slices of volumes (B, C, H, W, Z)."""
+    """Apply a two-dimensional network operation to slices (B, C, H, W), or to each slice of volumes (B, C, H, W, Z)."""
     if x.ndim == 4:
         return function(x, *args)
     slices = x.movedim(-1, 1)

@@ -58,7 +58,10 @@ class Settings:
 
     modality: str | None = _option(None, "preprocessing overlay (default: any MR contrast)", metavar="NAME")
     steps: int | None = _option(
-        None, "denoising steps; divisors of 1000 are taken exactly (default: the bundle's)", metavar="N", type=int
+        None,
+        "denoising steps; if N does not divide 1000, there are more than N (default: the bundle's)",
+        metavar="N",
+        type=int,
     )
     samples: int | None = _option(
         None, "average N samples and write their standard deviation (default: 1)", metavar="N", type=int

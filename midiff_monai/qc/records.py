@@ -214,4 +214,5 @@ def _time(text: str) -> datetime:
 
 
 def _seconds(value: str | float) -> float | None:
+    """Read a duration from a cell of the batch report; None if the cell is empty."""
     return float(value) if value else None

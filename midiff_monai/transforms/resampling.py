@@ -41,7 +41,7 @@ def resample_labels(
     0.5 GiB beyond input and output.
 
     Args:
-        probabilities: (C, X, Y, Z), floating point; any scale on which the largest class wins.
+        probabilities: (C, X, Y, Z), floating point; any scale that preserves the order of the classes.
         source_affine: (4, 4).
         target_shape: X', Y', Z'.
         target_affine: (4, 4).

@@ -208,6 +208,7 @@ def _differ(parts: list[list[ImageHeader]]) -> bool:
 
 
 def _as_time_series(parts: list[list[ImageHeader]]) -> list[ImageHeader]:
+    """Exclude the images of several multi-frame files at the same positions, as those of a time series."""
     reason = f"has {len(parts)} multi-frame images at the same positions, as time and diffusion series have"
     return [image._replace(exclusion_reason=image.exclusion_reason or reason) for part in parts for image in part]
 
