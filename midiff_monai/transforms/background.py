@@ -1,0 +1,198 @@
+"""Background that is not exactly 0: dust, constant padding, offsets, noise and ripples are set to 0."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from midiff_monai.transforms.foreground import air_level
+from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
+from midiff_monai.transforms.skull import shows_skull, solid_object
+
+TOLERANCE = 0.002
+"""Half width of a constant background. This and the following limits are shares of the 99th percentile of intensity."""
+
+MIN_SHELL_SHARE = 0.4
+"""Least share of the outermost voxels of a volume that a constant background occupies."""
+
+MAX_SHARE_BELOW = 0.02
+"""Largest share of the other voxels that may be darker than a background for it to be an offset of all intensities."""
+
+MIN_PADDING = 0.05
+"""Least value of padding that is brighter than parts of the object. A lower one may be the air noise of a head."""
+
+MAX_DUST = 2.0**-6
+"""Upper bound of dust. Above it lies tissue."""
+
+MIN_AIR_OFFSET, MAX_AIR_RANGE = 0.05, 0.15
+"""An offset of a head is at least so large, and the darkest third of its air varies at most so much."""
+
+OCTAVES = 40
+"""Number of octaves of magnitude that are counted below the 99.5th percentile."""
+
+GAP_OCTAVES, MAX_GAP_SHARE, MIN_DUST_SHARE = 3, 1e-3, 0.005
+"""Dust is separated from the object by so many octaves with hardly a voxel, and is a fair share of the volume."""
+
+NEAR_MM = 6.0
+"""Distance from the object within which ripples of an interpolation are strong, and beyond which there is noise only."""
+
+CLEFT_MM = 15.0
+"""Depth to which the background reaches into clefts of the object."""
+
+MIN_DISTURBED_SHARE = 0.2
+"""Least share of voxels far from the object that are not 0, if the background is disturbed. Remnants have less."""
+
+MIN_NEGATIVE_SHARE = 0.1
+"""Least share of negative voxels near the object if they are ripples."""
+
+NOISE_MARGIN = 1.25
+"""Factor from the 99.9th percentile of the noise to its maximum."""
+
+MAX_RIPPLE_TAIL = 5e-4
+"""Largest median magnitude far from the object if its disturbance comes from ripples. The air of a head has more."""
+
+
+class ClearBackgroundd(MapTransform):
+    """Set the background of images to exactly 0, as `clear_background` does.
+
+    Args:
+        keys: keys of MetaTensors (1, X, Y, Z).
+        absolute: intensities have an absolute scale, such as Hounsfield units.
+    """
+
+    def __init__(self, keys: KeysCollection, absolute: bool = False) -> None:
+        super().__init__(keys)
+        self.absolute = absolute
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Clear the background of the images of a sample."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            voxels = as_plain_tensor(image)[0].numpy().astype(np.float32)
+            cleared = clear_background(voxels, image.pixdim.tolist(), self.absolute)
+            result[key] = with_meta_of(torch.from_numpy(cleared)[None], image)
+        return result
+
+
+def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], absolute: bool = False) -> NDArray:
+    """Set the background of a volume to exactly 0.
+
+    The background may be a constant other than 0, an offset of all intensities, dust (values far below those of the
+    object), the noise around a skull-stripped brain, or the ripples of an interpolation. A volume whose background is 0
+    is returned as it is, and so is a head with the noise of its air.
+
+    Args:
+        voxels: (X, Y, Z).
+        spacing: voxel size in mm.
+        absolute: intensities have an absolute scale: no offset is subtracted, and only dust around 0 is removed.
+
+    Returns:
+        (X, Y, Z), the same array if there is nothing to clear.
+    """
+    if not absolute:
+        voxels = _without_padding(voxels)
+    limit = _dust_limit(voxels)
+    if limit:
+        voxels = np.where(np.abs(voxels) <= limit, np.float32(0), voxels)
+    return voxels if absolute else _without_noise(voxels, spacing)
+
+
+def _without_padding(voxels: NDArray) -> NDArray:
+    """Subtract the offset of all intensities, or set constant padding to 0."""
+    lowest = voxels.min()
+    if lowest < 0 and not ((voxels < 0) & (voxels > lowest)).any():
+        return np.where(voxels == lowest, np.float32(0), voxels)
+    scale = float(np.percentile(voxels, 99.5) - np.percentile(voxels, 0.5))
+    level, share = _constant_level(_shell(voxels), TOLERANCE * scale)
+    if share < MIN_SHELL_SHARE or abs(level) <= TOLERANCE * scale:
+        return voxels if share >= MIN_SHELL_SHARE else _without_air_offset(voxels, scale)
+    padding = np.abs(voxels - level) <= TOLERANCE * scale
+    darker = (voxels < level - TOLERANCE * scale).sum() / max(1, (~padding).sum())
+    if darker <= MAX_SHARE_BELOW:
+        return voxels - np.float32(level)
+    if abs(level) < MIN_PADDING * scale:
+        return voxels
+    return np.where(_connected_to_border(padding), np.float32(0), voxels)
+
+
+def _without_air_offset(voxels: NDArray, scale: float) -> NDArray:
+    """Subtract an offset of all intensities of a head, if its air lies far from 0 and varies little."""
+    shell = _shell(voxels)
+    air, lowest = np.percentile(shell, [30, 0.1])
+    if min(abs(lowest), abs(air)) < MIN_AIR_OFFSET * scale or lowest * air < 0:
+        return voxels
+    if air - lowest > MAX_AIR_RANGE * scale:
+        return voxels
+    darker = (voxels < lowest).mean()
+    return voxels - np.float32(lowest) if darker < MAX_SHARE_BELOW else voxels
+
+
+def _shell(voxels: NDArray) -> NDArray:
+    """The voxels on the six faces of a volume."""
+    faces = (voxels.take(end, axis).ravel() for axis in range(3) for end in (0, -1))
+    return np.concatenate(list(faces))
+
+
+def _constant_level(values: NDArray, tolerance: float) -> tuple[float, float]:
+    """The value with the most values within a tolerance, and their share."""
+    ordered = np.sort(values)
+    last = np.searchsorted(ordered, ordered + 2 * tolerance, side="right")
+    counts = last - np.arange(ordered.size)
+    first = int(counts.argmax())
+    return float(ordered[first + counts[first] // 2]), float(counts[first] / ordered.size)
+
+
+def _connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The components of a mask that reach a face of the volume."""
+    components, count = ndimage.label(mask)
+    at_border = np.zeros(count + 1, dtype=bool)
+    at_border[_shell(components)] = True
+    at_border[0] = False
+    return at_border[components]
+
+
+def _dust_limit(voxels: NDArray) -> float:
+    """Magnitude below which voxels are dust, or 0. Dust is separated from the object by a gap of magnitudes."""
+    magnitudes = np.abs(voxels[voxels != 0])
+    if not magnitudes.size:
+        return 0.0
+    scale = float(np.percentile(magnitudes[:: max(1, magnitudes.size // 100_000)], 99.5))
+    octaves = np.clip(np.floor(np.log2(magnitudes / scale)), -OCTAVES, 0).astype(int) + OCTAVES
+    counts = np.bincount(octaves, minlength=OCTAVES + 1)
+    below = np.cumsum(counts)
+    for top in range(OCTAVES + int(np.log2(MAX_DUST))):
+        gap = below[min(top + GAP_OCTAVES, OCTAVES)] - below[top]
+        if counts[top] and below[top] >= MIN_DUST_SHARE * voxels.size and gap <= MAX_GAP_SHARE * below[top]:
+            return scale * 2.0 ** (top + 1 - OCTAVES)
+    return 0.0
+
+
+def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
+    """Set the noise and the ripples around an object to 0. The air noise of a head stays."""
+    if (voxels == 0).sum() > (1 - MIN_DISTURBED_SHARE) * voxels.size or not (voxels > 0).any():
+        return voxels
+    outside = ~solid_object(voxels)
+    distance = ndimage.distance_transform_edt(outside, sampling=spacing)
+    near, far = voxels[(distance > 0) & (distance <= NEAR_MM)], voxels[distance > NEAR_MM]
+    if not far.size or (far != 0).mean() < MIN_DISTURBED_SHARE:
+        return voxels
+    ripples = (near < 0).mean() > MIN_NEGATIVE_SHARE
+    only_ripples = ripples and np.median(np.abs(far)) < MAX_RIPPLE_TAIL * np.percentile(voxels, 99.5)
+    if not only_ripples and shows_skull(voxels, spacing):
+        return voxels
+    limit = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
+    if ripples:
+        limit = max(limit, float(np.percentile(-near[near < 0], 99)))
+    limit = min(limit, air_level(voxels[voxels > 0]))
+    # clefts between the parts of a brain belong to the background, but ventricles of a FLAIR must stay
+    reach = max(1, round(CLEFT_MM / min(spacing)))
+    background = ndimage.binary_dilation(outside & (voxels <= limit), iterations=reach, mask=voxels <= limit)
+    return np.where(background, np.float32(0), voxels)
