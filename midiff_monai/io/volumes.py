@@ -30,8 +30,9 @@ from midiff_monai.io.readers import (
     scanner_nifti,
 )
 
-MAX_NEGATIVE_FRACTION = 0.1
-"""Largest fraction of negative voxels in a magnitude image. Bias field correction leaves a few."""
+MAX_NEGATIVE_FRACTION, NEGATIVE_MARGIN = 0.1, 0.02
+"""Largest fraction of negative voxels in a magnitude image. Bias field correction leaves a few. Voxels that are less
+than a margin below 0, as a share of the 99th percentile, are ripples of an interpolation and do not count."""
 
 BONE_HU, MAX_BONE_FRACTION = 700, 0.15
 """Above 700 HU lies bone, a tenth of a head. If 1024 was added to make values unsigned, the whole head lies above."""
@@ -106,18 +107,30 @@ def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: st
     Other modalities are not checked.
 
     Raises:
-        InputError: More than `MAX_NEGATIVE_FRACTION` of the nonzero voxels of an MR image are negative, or more than
-            `MAX_BONE_FRACTION` of the nonzero voxels of a CT are above `BONE_HU`.
+        InputError: More than `MAX_NEGATIVE_FRACTION` of the nonzero voxels of an MR image are substantially negative,
+            as in a z-scored brain. Or more than `MAX_BONE_FRACTION` of the nonzero voxels of a CT are above `BONE_HU`.
     """
     data = np.asarray(image.dataobj)
     something = (data != 0).sum()
-    if modality is None and (share := (data < 0).sum() / something) > MAX_NEGATIVE_FRACTION:
+    lowest = -NEGATIVE_MARGIN * np.percentile(data[data > 0], 99) if (data > 0).any() else 0.0
+    if modality is None and (share := (data < lowest).sum() / max(1, something)) > MAX_NEGATIVE_FRACTION:
         fault = f"has {share:.0%} of its voxels below 0, but MR magnitudes are never negative"
-        hint = "Add a constant to all voxels except the background, or name the modality with --modality"
+        hint = (
+            "If it was normalised to a mean of 0, use the volume before that step, or add a constant to all voxels"
+            " except the background. Name a modality that has negative values with --modality"
+        )
         raise InputError(name, fault, hint)
     if modality == "CT" and (share := (data > BONE_HU).sum() / something) > MAX_BONE_FRACTION:
         fault = f"has {share:.0%} of its voxels above {BONE_HU} HU, but only bone is that dense"
         raise InputError(name, fault, "Subtract the constant that was added to the Hounsfield units, usually 1024")
+
+
+def with_voxels(image: nib.Nifti1Image, data: NDArray[np.float32], warning: str) -> nib.Nifti1Image:
+    """Return an image from `read_volume` with other voxels (X, Y, Z), and a further sentence for the report."""
+    changed = nib.Nifti1Image(data, image.affine, image.header)
+    changed.extra.update(image.extra)
+    changed.extra[READING_WARNINGS] = [*reading_warnings(image), warning]
+    return changed
 
 
 def states_orientation(image: nib.Nifti1Image) -> bool:

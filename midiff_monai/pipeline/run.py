@@ -19,18 +19,28 @@ from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
-from midiff_monai.io.volumes import check_file, check_intensity_range, read_volume, reading_warnings, states_orientation
+from midiff_monai.io.volumes import (
+    check_file,
+    check_intensity_range,
+    read_volume,
+    reading_warnings,
+    states_orientation,
+    with_voxels,
+)
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, Mode, Settings, Task
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.two_pass import translate_two_pass
 from midiff_monai.qc.flags import quality_flags
+from midiff_monai.transforms.background import clear_background
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
 SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
+
+BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."
 
 _logger = logging.getLogger(__name__)
 
@@ -193,8 +203,16 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
         InputError: the volume cannot be used.
     """
     source = read_volume(job.source) if job.series is None else _read_series(job)
+    source = _with_clear_background(source, settings.modality)
     check_intensity_range(source, job.source, settings.modality)
     return source
+
+
+def _with_clear_background(source: nib.Nifti1Image, modality: str | None) -> nib.Nifti1Image:
+    """The volume with a background of exactly 0, as the bundles' own transform gives it."""
+    voxels = np.asarray(source.dataobj)
+    cleared = clear_background(voxels, source.header.get_zooms()[:3], absolute=modality is not None)
+    return source if cleared is voxels else with_voxels(source, cleared, BACKGROUND_CLEARED)
 
 
 def _read_series(job: Job) -> nib.Nifti1Image:

@@ -1,11 +1,13 @@
 """Dictionary transforms that MONAI lacks, and resampling between grids: arrays in, arrays out."""
 
+from midiff_monai.transforms.background import ClearBackgroundd
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
 from midiff_monai.transforms.spatial import InvertMaskedSpacingd, InvertProbabilitiesToLabelsd, MaskedSpacingd
 
 __all__ = [
+    "ClearBackgroundd",
     "InvertMaskedSpacingd",
     "InvertProbabilitiesToLabelsd",
     "MaskedSpacingd",

@@ -16,11 +16,15 @@ from midiff_monai.transforms.foreground import air_level
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
 from midiff_monai.transforms.skull import shows_skull, solid_object
 
-TOLERANCE = 0.002
-"""Half width of a constant background. This and the following limits are shares of the 99th percentile of intensity."""
+TOLERANCE = 2e-4
+"""Half width of a constant background; the noise of air varies more. This and the limits below, unless they are counts
+of voxels, are shares of the range of intensities."""
 
 MIN_SHELL_SHARE = 0.4
 """Least share of the outermost voxels of a volume that a constant background occupies."""
+
+MIN_FRAME_SHARE = 0.01
+"""Least share of the outermost voxels that negative padding occupies, such as a frame that a resampling added."""
 
 MAX_SHARE_BELOW = 0.02
 """Largest share of the other voxels that may be darker than a background for it to be an offset of all intensities."""
@@ -28,8 +32,8 @@ MAX_SHARE_BELOW = 0.02
 MIN_PADDING = 0.05
 """Least value of padding that is brighter than parts of the object. A lower one may be the air noise of a head."""
 
-MAX_DUST = 2.0**-6
-"""Upper bound of dust. Above it lies tissue."""
+MAX_DUST = 2.0**-9
+"""Upper bound of dust. The noise of the air of a head is above it."""
 
 MIN_AIR_OFFSET, MAX_AIR_RANGE = 0.05, 0.15
 """An offset of a head is at least so large, and the darkest third of its air varies at most so much."""
@@ -41,7 +45,7 @@ GAP_OCTAVES, MAX_GAP_SHARE, MIN_DUST_SHARE = 3, 1e-3, 0.005
 """Dust is separated from the object by so many octaves with hardly a voxel, and is a fair share of the volume."""
 
 NEAR_MM = 6.0
-"""Distance from the object within which ripples of an interpolation are strong, and beyond which there is noise only."""
+"""Distance from the object within which ripples of an interpolation are strong. Beyond it there is noise only."""
 
 CLEFT_MM = 15.0
 """Depth to which the background reaches into clefts of the object."""
@@ -107,11 +111,11 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
 
 def _without_padding(voxels: NDArray) -> NDArray:
     """Subtract the offset of all intensities, or set constant padding to 0."""
-    lowest = voxels.min()
-    if lowest < 0 and not ((voxels < 0) & (voxels > lowest)).any():
+    lowest, shell = voxels.min(), _shell(voxels)
+    if lowest < 0 and (shell == lowest).mean() > MIN_FRAME_SHARE and not ((voxels < 0) & (voxels > lowest)).any():
         return np.where(voxels == lowest, np.float32(0), voxels)
     scale = float(np.percentile(voxels, 99.5) - np.percentile(voxels, 0.5))
-    level, share = _constant_level(_shell(voxels), TOLERANCE * scale)
+    level, share = _constant_level(shell, TOLERANCE * scale)
     if share < MIN_SHELL_SHARE or abs(level) <= TOLERANCE * scale:
         return voxels if share >= MIN_SHELL_SHARE else _without_air_offset(voxels, scale)
     padding = np.abs(voxels - level) <= TOLERANCE * scale
@@ -165,7 +169,7 @@ def _dust_limit(voxels: NDArray) -> float:
     if not magnitudes.size:
         return 0.0
     scale = float(np.percentile(magnitudes[:: max(1, magnitudes.size // 100_000)], 99.5))
-    octaves = np.clip(np.floor(np.log2(magnitudes / scale)), -OCTAVES, 0).astype(int) + OCTAVES
+    octaves = np.clip(np.floor(np.log2(magnitudes.astype(np.float64) / scale)), -OCTAVES, 0).astype(int) + OCTAVES
     counts = np.bincount(octaves, minlength=OCTAVES + 1)
     below = np.cumsum(counts)
     for top in range(OCTAVES + int(np.log2(MAX_DUST))):

@@ -35,21 +35,24 @@ OUTER_LAYERS, INNER_LAYERS = slice(2, 4), slice(6, 14)
 MIN_VOXELS, MIN_PATCH_VOXELS, MIN_LAYERS = 5, 60, 8
 """Fewest voxels of a layer, fewest voxels of a patch, and fewest layers of a patch."""
 
-MIN_SKULL_DIP = 0.14
-"""Least dip of a head. See the section "Skull or no skull" of evaluation/ABLATIONS.md for the three limits."""
+MIN_SKULL_DIP = 0.22
+"""Least dip of a head. See "Skull or no skull" in evaluation/ABLATIONS.md for this and the following limit."""
 
-MIN_OUTER_RATIO, MAX_OUTER_RATIO = 0.75, 1.22
-"""Range of the intensity of the outer layers of a skull-stripped brain, in units of that of its inner layers."""
+MIN_OUTER_RATIO = 0.55
+"""Least intensity of the outer layers of a skull-stripped brain, in units of that of its inner layers."""
+
+QUANTILE = 0.6
+"""Quantile of the dips over the surface. The face and the neck of a head have no skull that encloses a brain."""
 
 
 class SurfaceProfile(NamedTuple):
-    """Medians over the patches of the surface of an object.
+    """Intensity as a function of depth, over all patches of the surface of an object.
 
     Attributes:
-        dip: relative depth of the valley of intensity below the surface, 0 to 1. The skull is darker than the scalp
-            outside it and the brain inside it in every MR contrast.
-        outer_ratio: intensity of the outer layers by that of the inner layers. A dark scalp or CSF makes it small, and
-            fat or the bone of a CT makes it large.
+        dip: relative depth of the valley of intensity below the surface, 0 to 1, a quantile over the patches. The skull
+            is darker than the scalp outside it and the brain inside it in every MR contrast.
+        outer_ratio: intensity of the outer layers by that of the inner layers, the median over the patches. It is small
+            in a head whose scalp is as dark as its skull, as with fat suppression.
     """
 
     dip: float
@@ -58,7 +61,7 @@ class SurfaceProfile(NamedTuple):
     @property
     def shows_skull(self) -> bool:
         """Whether the object is a head. False where nothing could be measured."""
-        return self.dip > MIN_SKULL_DIP or self.outer_ratio < MIN_OUTER_RATIO or self.outer_ratio > MAX_OUTER_RATIO
+        return self.dip > MIN_SKULL_DIP or self.outer_ratio < MIN_OUTER_RATIO
 
 
 def shows_skull(volume: NDArray, spacing: Sequence[float]) -> bool:
@@ -95,7 +98,7 @@ def surface_profile(volume: NDArray, spacing: Sequence[float]) -> SurfaceProfile
         dips = np.array([_dip(profile) for profile in profiles])
         inner = np.nanmedian(profiles[:, INNER_LAYERS], axis=1)
         ratios = _mean(profiles[:, OUTER_LAYERS]) / inner
-    return SurfaceProfile(_weighted_median(dips, weights), _weighted_median(ratios, weights))
+    return SurfaceProfile(_quantile(dips, weights, QUANTILE), _quantile(ratios, weights, 0.5))
 
 
 def solid_object(volume: NDArray) -> NDArray[np.bool_]:
@@ -154,7 +157,7 @@ def _profiles(volume: NDArray, mask: NDArray[np.bool_], sides: NDArray[np.float6
     depth, nearest = ndimage.distance_transform_edt(padded, sampling=sides, return_indices=True)
     inner = (slice(1, -1),) * 3
     inside = (depth[inner] > 0) & (depth[inner] <= DEPTH_MM)
-    surface = np.floor(nearest[:, *inner][:, inside] * sides[:, None] / PATCH_MM).astype(int)
+    surface = np.floor(nearest[(slice(None), *inner)][:, inside] * sides[:, None] / PATCH_MM).astype(int)
     patches = np.ravel_multi_index(tuple(surface), tuple(surface.max(axis=1) + 1)) if surface.size else surface[0]
     count = int(DEPTH_MM / STEP_MM)
     layers = np.minimum((depth[inner][inside] / STEP_MM).astype(int), count - 1)
@@ -168,7 +171,10 @@ def _grouped_medians(values: NDArray, patches: NDArray, layers: NDArray, count: 
     for patch in np.unique(patches):
         start, stop = np.searchsorted(patches, [patch, patch + 1])
         bounds = start + np.searchsorted(layers[start:stop], range(count + 1))
-        profile = [np.median(values[a:b]) if b - a >= MIN_VOXELS else np.nan for a, b in zip(bounds, bounds[1:])]
+        profile = [
+            np.median(values[a:b]) if b - a >= MIN_VOXELS else np.nan
+            for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
         if stop - start >= MIN_PATCH_VOXELS and np.isfinite(profile).sum() >= MIN_LAYERS:
             profiles.append(profile)
             weights.append(stop - start)
@@ -192,10 +198,11 @@ def _mean(values: NDArray) -> NDArray:
     return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
-def _weighted_median(values: NDArray, weights: NDArray) -> float:
+def _quantile(values: NDArray, weights: NDArray, share: float) -> float:
+    """Weighted quantile of the values that are not NaN."""
     known = np.isfinite(values)
     if not known.any():
         return np.nan
     order = np.argsort(values[known])
     cumulative = np.cumsum(weights[known][order])
-    return float(values[known][order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+    return float(values[known][order][np.searchsorted(cumulative, share * cumulative[-1])])

@@ -289,6 +289,20 @@ def test_negative_magnitudes_are_refused() -> None:
     check_intensity_range(image, "a.nii", "CT")
 
 
+def test_ripples_below_0_are_no_negative_magnitudes() -> None:
+    """Their number does not count, but their size."""
+    data = np.full((4, 5, 6), -0.5, np.float32)
+    data[0] = 100
+    check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", None)
+
+
+def test_a_brain_with_a_mean_of_0_is_refused_with_the_step_before_as_hint() -> None:
+    data = np.zeros((10, 10, 10), np.float32)
+    data[2:8] = np.random.default_rng(0).normal(size=(6, 10, 10))
+    with pytest.raises(InputError, match="below 0.* mean of 0, use the volume before that step"):
+        check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", None)
+
+
 @pytest.mark.parametrize("air", [-1000.0, 0.0], ids=["head", "stripped"])
 def test_ct_must_be_in_hounsfield_units(air: float) -> None:
     """Half is air, a tenth is bone. Scanners store CT unsigned, and some converters forget to subtract the offset."""

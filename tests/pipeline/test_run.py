@@ -12,18 +12,24 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
+from scipy import ndimage
 
 from midiff_monai import segment, translate
+from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.errors import InputError, MidiffError, OutputError
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import find_jobs
+from midiff_monai.io.volumes import reading_warnings
 from midiff_monai.networks.wrappers import has_fast_bfloat16
 from midiff_monai.pipeline.batch import run_batch
 from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
 from midiff_monai.pipeline.options import Settings, Task
+from midiff_monai.pipeline.run import BACKGROUND_CLEARED, read
 from midiff_monai.provenance import sha256
+
+BUNDLES = (TRANSLATION, SEGMENTATION)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,33 @@ def test_segment_writes_everything_on_the_grid_of_the_input(thin_phantom: Path, 
     assert result.segmentation is not None and len(np.unique(result.segmentation)) > 5
     assert result.synthetic is not None and 0 <= result.synthetic.min() and result.synthetic.max() <= 1
     assert result.synthetic_std is not None and result.synthetic_std.max() > 0
+
+
+@pytest.mark.parametrize("change", ["dust", "offset", "ripples"])
+def test_the_pipeline_and_the_bundles_clear_the_background(change: str, tmp_path: Path) -> None:
+    """The phantom with a background that is not 0 is read as the phantom, and the report says so."""
+    clean = make_phantom("PD").image.slicer[::2, ::2, 20:44]
+    voxels = np.asarray(clean.dataobj)
+    dust = 1e-5 * np.random.default_rng(0).random(voxels.shape)
+    changed = {
+        "dust": np.where(voxels == 0, dust, voxels),
+        "offset": voxels + 1,
+        "ripples": ndimage.shift(voxels, (1e-2, 0, 0), order=3),
+    }[change]
+    images = []
+    for name, data in (("clean", voxels), ("changed", changed)):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data.astype(np.float32), clean.affine), path)
+        (job,) = find_jobs(path, tmp_path)
+        image = read(job, Settings())
+        assert (BACKGROUND_CLEARED in reading_warnings(image)) == (name == "changed")
+        prepared = [open_bundle(bundle).setting("preprocessing")({"image": path})["image"] for bundle in BUNDLES]
+        images.append([torch.from_numpy(np.asarray(image.dataobj)), *prepared])
+    for expected, actual in zip(*images, strict=True):
+        assert ((expected != 0) != (actual != 0)).float().mean() < 2e-3
+        inside = (expected != 0) & (actual != 0)
+        scale = expected[inside].max()
+        assert (expected - actual)[inside].abs().mean() < 5e-3 * scale
 
 
 def test_the_report_holds_all_settings_of_the_run(thin_phantom: Path, tmp_path: Path) -> None:

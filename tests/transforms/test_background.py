@@ -1,0 +1,95 @@
+"""A background that is not exactly 0 is cleared; clean volumes and the air of heads stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from ball_heads import RADII, SPACING, brain, head
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from midiff_monai.transforms.background import ClearBackgroundd, clear_background
+
+
+def uniform(scale: float) -> NDArray[np.float64]:
+    return scale * np.random.default_rng(2).random(RADII.shape)
+
+
+def normal(scale: float) -> NDArray[np.float64]:
+    return np.random.default_rng(3).normal(scale=scale, size=RADII.shape)
+
+
+CHANGES: dict[str, Callable[[NDArray[np.float32]], NDArray]] = {
+    "dust": lambda d: np.where(d == 0, uniform(1e-5), d),
+    "signed dust": lambda d: np.where(d == 0, uniform(1e-4) - 5e-5, d),
+    "small negative values": lambda d: np.where(d == 0, -uniform(0.3), d),
+    "faint noise": lambda d: np.where(d == 0, uniform(4.0), d),
+    "offset": lambda d: d + 1,
+    "large offset": lambda d: d + 1000,
+    "negative offset": lambda d: d - 1000,
+    "offset with dust": lambda d: d + 1 + uniform(1e-4),
+    "min-max": lambda d: (d - d.min()) / np.ptp(d) * 0.8 + 0.1,
+    "z-score of the whole volume": lambda d: (d - d.mean()) / d.std(),
+    "padding of -1": lambda d: np.where(d == 0, -1, d),
+    "padding of 7": lambda d: np.where(d == 0, 7, d),
+    "bright padding": lambda d: np.where(d == 0, 4095, d),
+    "unsigned 8 bits": lambda d: (np.round(d / d.max() * 250) + 3).astype(np.uint8),
+    "signed noise": lambda d: d + normal(2.0),
+    "magnitude noise": lambda d: np.hypot(d + normal(2.0), normal(2.0)[::-1]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_foreground_is_that_of_the_clean_volume(change: str) -> None:
+    clean = brain()
+    cleared = clear_background(CHANGES[change](clean).astype(np.float32), SPACING)
+    assert np.mean((cleared != 0) != (clean != 0)) < 1e-4
+    inside = (cleared != 0) & (clean != 0)
+    assert np.corrcoef(cleared[inside], clean[inside])[0, 1] > 0.98 and (cleared[inside] > 0).all()
+
+
+def test_ripples_of_a_cubic_interpolation_are_background() -> None:
+    """The interpolation moves the surface by less than half a voxel."""
+    clean = brain()
+    rippled = ndimage.shift(clean, (0.4, 0.3, 0.2), order=3)
+    assert (rippled < 0).mean() > 0.2
+    cleared = clear_background(rippled, SPACING)
+    near = ndimage.binary_dilation(clean != 0, iterations=1)
+    deep = ndimage.binary_erosion(clean != 0, iterations=2)
+    assert (cleared[~near] != 0).mean() < 1e-3 and (cleared[deep] > 0).all() and (cleared < 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("volume", [brain(), head(), head(air=0.5), head(air=0)])
+def test_clean_volumes_are_returned_as_they_are(volume: NDArray[np.float32]) -> None:
+    assert clear_background(volume, SPACING) is volume
+
+
+def test_bias_field_correction_leaves_negative_voxels_within_the_brain() -> None:
+    volume = brain()
+    volume[30:32, 30, 30:34] = -3
+    assert clear_background(volume, SPACING) is volume
+
+
+def test_an_offset_of_a_head_is_subtracted_and_its_noise_stays() -> None:
+    volume = head()
+    np.testing.assert_allclose(clear_background(volume + 500, SPACING), volume, atol=1)
+
+
+def test_ct_keeps_its_scale_and_loses_dust() -> None:
+    volume = np.where(RADII < 45, 35, -1000).astype(np.float32)
+    assert clear_background(volume, SPACING, absolute=True) is volume
+    stripped = np.where(RADII < 45, 35, 0).astype(np.float32)
+    dusty = np.where(stripped == 0, uniform(1e-5), stripped).astype(np.float32)
+    np.testing.assert_array_equal(clear_background(dusty, SPACING, absolute=True), stripped)
+
+
+def test_the_transform_keeps_the_metadata() -> None:
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
+    image = MetaTensor(torch.from_numpy(brain() + 1)[None], affine=affine)
+    cleared = ClearBackgroundd("image")({"image": image})["image"]
+    assert torch.equal(cleared.affine, image.affine)
+    np.testing.assert_allclose(cleared[0].numpy(), brain(), atol=1e-4)
