@@ -8,9 +8,14 @@ from scipy.ndimage import binary_closing, distance_transform_edt, label
 from torch.nn import functional as F
 
 from midiff_monai.transforms.foreground import fill_holes
+from midiff_monai.transforms.skull import shows_skull
 
 STRIPPED_SHARE = 0.6
-"""Share of labelled foreground above which a volume counts as skull-stripped; in whole heads it is below one half."""
+"""Least share of labelled foreground in a skull-stripped volume. In a whole head it is below one half, but in a slab of
+a head it may be larger: the image decides then."""
+
+VOXEL_MM = 2.0
+"""Voxel size of the grid of the networks."""
 
 LARGEST_BRAIN_ML = 2300
 """Upper bound in ml of a skull-stripped brain with its CSF, also in MNI space. A larger foreground is a whole head."""
@@ -27,17 +32,24 @@ def labelled(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tenso
     return (logits.argmax(dim=0) > 0) & foreground_mask
 
 
-def is_stripped(brain: torch.Tensor, foreground_mask: torch.Tensor) -> bool:
-    """Whether a volume is skull-stripped: its labelled voxels (X, Y, Z) fill most of its foreground (X, Y, Z)."""
-    return bool(brain.sum() > STRIPPED_SHARE * foreground_mask.sum())
+def is_stripped(brain: torch.Tensor, volume: torch.Tensor) -> bool:
+    """Whether a volume is skull-stripped: its labelled voxels fill most of its foreground, and it shows no skull.
+
+    Args:
+        brain: (X, Y, Z), the labelled voxels.
+        volume: (X, Y, Z), any contrast, 0 in the background, with voxels of `VOXEL_MM`.
+    """
+    if brain.sum() <= STRIPPED_SHARE * (volume != 0).sum():
+        return False
+    return not shows_skull(volume.cpu().numpy(), (VOXEL_MM,) * 3)
 
 
-def extract_brain(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor | None:
+def extract_brain(logits: torch.Tensor, volume: torch.Tensor) -> torch.Tensor | None:
     """Brain mask of a whole head, as from a skull-stripping tool.
 
     Args:
         logits: (C, X, Y, Z) of a `BrainSegmentation`, background first.
-        foreground_mask: (X, Y, Z), true in the head.
+        volume: (X, Y, Z), the image that was segmented or translated, 0 in the background.
 
     Returns:
         (X, Y, Z): the labelled voxels with closed sulci and filled holes. None if the volume is skull-stripped, or if
@@ -47,11 +59,12 @@ def extract_brain(logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.
         >>> brain = torch.zeros(24, 24, 24, dtype=torch.bool)
         >>> brain[6:18, 6:18, 6:18] = True
         >>> logits = torch.stack([1.0 - brain.float(), 2.0 * brain.float()])
-        >>> torch.equal(extract_brain(logits, torch.ones_like(brain)), brain)
+        >>> torch.equal(extract_brain(logits, torch.ones(24, 24, 24)), brain)
         True
     """
+    foreground_mask = volume != 0
     brain = labelled(logits, foreground_mask)
-    if is_stripped(brain, foreground_mask) or distance_transform_edt(brain.numpy()).max() <= OPENING_RADIUS:
+    if is_stripped(brain, volume) or distance_transform_edt(brain.numpy()).max() <= OPENING_RADIUS:
         return None
     # a brain that the edge of the volume cuts continues beyond it
     padded = np.pad(brain.numpy(), CLOSING_RADIUS, mode="edge")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from midiff_monai.inferers.brain_mask import interior, is_stripped, labelled, largest_component
-from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer
+from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, foreground_box, slicing_axis
 
 CONTEXT_SLICES = 8
 """Number of slices on either side of the brain that influence its logits; slices beyond change them by at most 0.1."""
+
+SLAB_CONTEXT = 16
+"""Number of mirrored voxels on either side of a slab. Without them its cut faces look like the surface of a brain."""
 
 MASKED_LOGIT = -100.0
 """Logit of an excluded class."""
@@ -72,10 +76,28 @@ class BrainSegmentation(VolumeInferer):
         Returns:
             Logits (classes, X, Y, Z).
         """
+        thin = slicing_axis(volume[0], self.runner.axis)
+        if thin != self.runner.axis:
+            return self._infer_slab(volume, network, coarse, thin)
+        return self._infer(volume, network, coarse)
+
+    def _infer_slab(self, volume: torch.Tensor, network: Network, coarse: bool, axis: int) -> torch.Tensor:
+        """Segment a slab (1, X, Y, Z) with its mirror images on both sides, as context across its thin axis."""
+        box = foreground_box(volume[0], 1)[axis]
+        width = min(SLAB_CONTEXT, box.stop - box.start - 1)
+        indices = np.pad(np.arange(box.start, box.stop), width, mode="reflect")
+        extended = volume.index_select(axis + 1, torch.from_numpy(indices).to(volume.device))
+        inside = self._infer(extended, network, coarse).narrow(axis + 1, width, box.stop - box.start)
+        logits = self.runner.background.to(volume.device).expand(len(inside), *volume.shape[1:]).clone()
+        logits.narrow(axis + 1, box.start, box.stop - box.start).copy_(inside)
+        return logits
+
+    def _infer(self, volume: torch.Tensor, network: Network, coarse: bool) -> torch.Tensor:
+        """The logits of a volume that is no slab."""
         foreground_mask = volume[0] != 0
         logits = self._average_views(volume, foreground_mask, network, coarse)
         brain = labelled(logits, foreground_mask)
-        if is_stripped(brain, foreground_mask):
+        if is_stripped(brain, volume[0]):
             logits[0].masked_fill_(interior(foreground_mask, self.depth), MASKED_LOGIT)
         else:
             logits[1:].masked_fill_(~largest_component(brain), MASKED_LOGIT)
@@ -88,7 +110,7 @@ class BrainSegmentation(VolumeInferer):
         first, others = self.runner.tta_views[:1], self.runner.tta_views[1:]
         logits = self._run(volume, network, first)
         if others and not coarse:
-            near_brain = self._near_brain(logits, foreground_mask)
+            near_brain = self._near_brain(logits, volume[0])
             logits.lerp_(self._run(volume * near_brain, network, others), 1 - 1 / len(self.runner.tta_views))
         return logits
 
@@ -100,10 +122,11 @@ class BrainSegmentation(VolumeInferer):
 
         return self.runner.run(volume, predict, tta_views)
 
-    def _near_brain(self, logits: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
+    def _near_brain(self, logits: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
         """Mask, broadcastable to (X, Y, Z), of the slices within `CONTEXT_SLICES` of the brain."""
+        foreground_mask = volume != 0
         brain = labelled(logits, foreground_mask)
-        if is_stripped(brain, foreground_mask):
+        if is_stripped(brain, volume):
             return foreground_mask
         has_brain = largest_component(brain).movedim(self.runner.axis, 0).flatten(1).any(1).float()[None]
         near = F.max_pool1d(has_brain, 2 * CONTEXT_SLICES + 1, stride=1, padding=CONTEXT_SLICES)[0] > 0

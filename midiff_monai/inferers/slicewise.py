@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 Network = Callable[..., torch.Tensor]
 
+SLAB_EXTENT, SLAB_RATIO = 30, 1.5
+"""A volume is a slab if its foreground has fewer voxels along one axis, and many times more along the slicing axis."""
+
 PredictSlices = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
 """Maps slices (N, 2·context + 1, H, W) and their positions (N,) to batches (n, C, H, W) that cover all N, in order."""
 
@@ -196,6 +199,19 @@ class SlicewiseInferer(VolumeInferer):
             return map(network, slices.split(self.batch_size))
 
         return self.runner.run(volume, predict, self.runner.tta_views[:1] if coarse else None)
+
+
+def slicing_axis(volume: torch.Tensor, default: int) -> int:
+    """The thin axis of a slab (X, Y, Z), or the default axis for any other volume.
+
+    Example:
+        >>> slicing_axis(torch.ones(60, 15, 60), 2), slicing_axis(torch.ones(60, 70, 60), 2)
+        (1, 2)
+    """
+    extents = [side.stop - side.start for side in foreground_box(volume, 1)]
+    thin = min(range(3), key=lambda axis: extents[axis])
+    is_slab = 0 < extents[thin] < SLAB_EXTENT and extents[default] > SLAB_RATIO * extents[thin]
+    return thin if is_slab else default
 
 
 def stack_slices(volumes: torch.Tensor, context: int = 0) -> torch.Tensor:

@@ -10,14 +10,15 @@ from tqdm import tqdm
 
 from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
-from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, in_batches
+from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, in_batches, slicing_axis
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
 
 class SlicewiseTranslation(VolumeInferer):
     """Translate volumes in [0, 1] into volumes in [0, 1] with an `LMIGuidedInferer`.
 
-    The output is 0 exactly where the input is 0. The coarse pass computes one sample of the first view.
+    The output is 0 exactly where the input is 0. The coarse pass computes one sample of the first view. A thin slab is
+    sliced in its own plane: its slices along another axis would be strips that show too little anatomy.
 
     Args:
         inferer: samples the slices.
@@ -65,6 +66,7 @@ class SlicewiseTranslation(VolumeInferer):
         self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
         self.progress, self.batch_size = progress, batch_size
         self.runner = SliceRunner(context, axis, mirror, multiple)
+        self._runners = {number: SliceRunner(context, number, mirror, multiple) for number in range(3)}
 
     def set_timesteps(self) -> int:
         """Set the scheduler to `steps` denoising steps; return the number of steps that it takes."""
@@ -95,11 +97,12 @@ class SlicewiseTranslation(VolumeInferer):
         def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
             yield self.sample_slices(slices, positions, network, index)
 
-        image = self.runner.run(volume, predict, tta_views)
+        axis = slicing_axis(volume[0], self.runner.axis)
+        image = self._runners[axis].run(volume, predict, tta_views)
         if self.conditional_mean:
-            source = volume.movedim(-1, 0)
+            source = volume.movedim(axis + 1, 0)
             bin_weights = self.conditional_mean.prepare(source, same_volume=True)
-            image = self.conditional_mean.shrink(bin_weights, image.movedim(-1, 0)).movedim(0, -1)
+            image = self.conditional_mean.shrink(bin_weights, image.movedim(axis + 1, 0)).movedim(0, axis + 1)
         # 0 is reserved for the background
         return torch.where(volume != 0, ((image + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1), 0)
 

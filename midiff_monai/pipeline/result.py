@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.affines import voxel_sizes
 
 from midiff_monai.errors import InputError
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
@@ -25,6 +26,7 @@ from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
+from midiff_monai.transforms.skull import shows_skull
 
 if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
@@ -150,12 +152,15 @@ class Result:
 def shows_only_brain(paths: OutputPaths) -> bool:
     """Tell whether a written synthetic T1w shows a skull-stripped brain.
 
-    With a segmentation, most of its foreground must be labelled. Without one, its foreground must fit into a brain.
+    It must not show a skull. With a segmentation, most of its foreground must be labelled. Without one, its foreground
+    must fit into a brain.
     """
     synthetic = nib.Nifti1Image.from_filename(paths.synthetic)
+    affine, _ = choose_affine(synthetic)
     shown = np.asarray(synthetic.dataobj) > 0
+    if shows_skull(np.asarray(synthetic.dataobj), voxel_sizes(affine)):
+        return False
     if not paths.segmentation.is_file():
-        affine, _ = choose_affine(synthetic)
         return bool(shown.sum() * voxel_volume_ml(affine) <= LARGEST_BRAIN_ML)
     labelled = np.asarray(nib.Nifti1Image.from_filename(paths.segmentation).dataobj) > 0
     return bool((shown & labelled).sum() > STRIPPED_SHARE * shown.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from monai.data import MetaTensor
+from nibabel.affines import voxel_sizes
 from scipy.ndimage import binary_erosion
 
 from midiff_monai.bundle.bundle import Bundle
@@ -11,6 +12,7 @@ from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, extract_brain
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import resample_to_grid
+from midiff_monai.transforms.skull import shows_skull
 
 
 def translate_two_pass(
@@ -34,17 +36,18 @@ def translate_two_pass(
         conformed: (1, X, Y, Z), the image on the translation's grid.
         translation: makes the synthetic T1w.
         segmentation: finds the brain in it.
-        largest_brain_ml: a volume with a larger foreground, in millilitres, is a whole head.
+        largest_brain_ml: a volume with a larger foreground, in millilitres, is a whole head, as is one with a skull.
 
     Returns:
         (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
         where only the coarse pass exists. Then the segmentation logits of that image, or None where they are unknown.
     """
-    foreground, affine = as_plain_tensor(conformed[0] != 0), conformed.affine
-    is_head = bool(foreground.sum() * voxel_volume_ml(affine) > largest_brain_ml)
+    source, affine = as_plain_tensor(conformed[0]), conformed.affine
+    is_head = bool((source != 0).sum() * voxel_volume_ml(affine) > largest_brain_ml)
+    is_head = is_head or shows_skull(source.numpy(), voxel_sizes(affine.numpy()))
     coarse = translation.infer(conformed, is_head)
     logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
-    brain_only = _brain_only(extract_brain(logits, foreground), affine, image)
+    brain_only = _brain_only(extract_brain(logits, source), affine, image)
     if brain_only is None:
         return (translation.infer(conformed), None) if is_head else (coarse, logits)
     conformed = translation.conform(brain_only)

@@ -183,6 +183,9 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
     """Set the noise and the ripples around an object to 0. The air noise of a head stays."""
     if (voxels == 0).sum() > (1 - MIN_DISTURBED_SHARE) * voxels.size or not (voxels > 0).any():
         return voxels
+    head = shows_skull(voxels, spacing)
+    if head and (voxels < 0).mean() < MIN_NEGATIVE_SHARE / 2:
+        return voxels
     outside = ~solid_object(voxels)
     distance = ndimage.distance_transform_edt(outside, sampling=spacing)
     near, far = voxels[(distance > 0) & (distance <= NEAR_MM)], voxels[distance > NEAR_MM]
@@ -190,7 +193,7 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
         return voxels
     ripples = (near < 0).mean() > MIN_NEGATIVE_SHARE
     only_ripples = ripples and np.median(np.abs(far)) < MAX_RIPPLE_TAIL * np.percentile(voxels, 99.5)
-    if not only_ripples and shows_skull(voxels, spacing):
+    if head and not only_ripples:
         return voxels
     limit = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
     if ripples:

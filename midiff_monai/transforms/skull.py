@@ -32,10 +32,10 @@ SKULL_LAYERS = slice(1, 7)
 OUTER_LAYERS, INNER_LAYERS = slice(2, 4), slice(6, 14)
 """Layers 5 to 10 mm and 15 to 35 mm below the surface. In a skull-stripped brain both lie in the brain."""
 
-MIN_VOXELS, MIN_PATCH_VOXELS, MIN_LAYERS = 5, 60, 8
-"""Fewest voxels of a layer, fewest voxels of a patch, and fewest layers of a patch."""
+MIN_VOXELS, MIN_PATCH_VOXELS, MIN_LAYERS, MIN_PATCHES = 5, 60, 8, 4
+"""Fewest voxels of a layer, fewest voxels and layers of a patch, and fewest patches of a surface."""
 
-MIN_SKULL_DIP = 0.22
+MIN_SKULL_DIP = 0.19
 """Least dip of a head. See "Skull or no skull" in evaluation/ABLATIONS.md for this and the following limit."""
 
 MIN_OUTER_RATIO = 0.55
@@ -85,14 +85,14 @@ def surface_profile(volume: NDArray, spacing: Sequence[float]) -> SurfaceProfile
         spacing: voxel size in mm.
 
     Returns:
-        NaN where no patch could be measured.
+        NaN where too few patches could be measured.
     """
     reduced, sides = _average_blocks(np.asarray(volume, dtype=np.float32), spacing)
     mask = _outline(reduced, sides)
     if mask.all() or not mask.any():
         return SurfaceProfile(np.nan, np.nan)
     profiles, weights = _profiles(reduced, mask, sides)
-    if not len(profiles):
+    if len(profiles) < MIN_PATCHES:
         return SurfaceProfile(np.nan, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         dips = np.array([_dip(profile) for profile in profiles])

@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ball_heads import RADII, head
 from ball_phantoms import ball, brain_on_neck
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from midiff_monai.inferers.brain_mask import OPENING_RADIUS, extract_brain, interior, largest_component
+from midiff_monai.inferers.brain_mask import (
+    OPENING_RADIUS,
+    STRIPPED_SHARE,
+    extract_brain,
+    interior,
+    is_stripped,
+    largest_component,
+)
 
 
 @given(seed=st.integers(0, 2**31), density=st.floats(0.5, 1), depth=st.integers(1, 3))
@@ -70,3 +78,10 @@ def test_no_brain_is_extracted_from_a_stripped_brain_or_from_specks(radius: floa
     labelled = ball(radius, 40)[0, 0] > 0
     foreground_mask = labelled if stripped else torch.ones_like(labelled)
     assert extract_brain(logits_of(labelled), foreground_mask) is None
+
+
+def test_a_volume_that_shows_a_skull_is_not_stripped_however_much_of_it_is_labelled() -> None:
+    volume = torch.from_numpy(head(air=0)[:, :, 27:37])
+    labelled = (volume > 0) & torch.from_numpy(RADII[:, :, 27:37] < 50)
+    assert labelled.sum() > STRIPPED_SHARE * (volume != 0).sum()
+    assert not is_stripped(labelled, volume) and is_stripped(labelled, volume * labelled)

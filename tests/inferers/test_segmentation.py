@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ball_heads import RADII, head
 from ball_phantoms import ball, brain_on_neck
 
-from midiff_monai.inferers.brain_mask import interior
+from midiff_monai.inferers.brain_mask import STRIPPED_SHARE, interior
 from midiff_monai.inferers.segmentation import CONTEXT_SLICES, BrainSegmentation
 
 BACKGROUND, WHITE = 0, 1
@@ -108,3 +109,34 @@ def test_all_views_of_a_stripped_brain_cover_all_of_it() -> None:
     inferer = BrainSegmentation(mirrored=[0, 1, 2], shifts=(0, 1), multiple=4, background=[20.0, 0.0, 0.0])
     inferer(brain, network)
     assert network.depths == [22] * 4
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_slab_is_continued_by_its_mirror_images(axis: int) -> None:
+    """A slab of 6 slices in a volume with 2 empty ones; the network sees 5 more slices on either side."""
+    seen: list[torch.Tensor] = []
+
+    def network(volume: torch.Tensor) -> torch.Tensor:
+        seen.append(volume)
+        return Thresholder()(volume)
+
+    volume = torch.zeros(1, 1, 16, 16, 16)
+    volume.narrow(axis + 2, 5, 6).copy_(0.6 + 0.4 * torch.rand(1, 1, *(6 if i == axis else 16 for i in range(3))))
+    inferer = BrainSegmentation(multiple=4, background=[20.0, 0.0, 0.0])
+    found = inferer(volume, network)[0]
+    assert torch.equal(found.argmax(0) > 0, volume[0, 0] > 0.5) and found[0, 0, 0, 0] == 20
+    slab = volume[0, 0].narrow(axis, 5, 6)
+    extended = seen[0][0, 0]
+    start = [int(size) for size in (extended > 0).nonzero().amin(0)][axis]
+    torch.testing.assert_close(extended.narrow(axis, start + 5, 6), slab)
+    torch.testing.assert_close(extended.narrow(axis, start, 5), slab.flip(axis).narrow(axis, 0, 5))
+
+
+def test_a_slab_of_a_head_whose_brain_fills_most_of_it_keeps_its_skull_unlabelled() -> None:
+    """The network labels 64 % of the foreground; the skull, deep in the slab, is none of it."""
+    slab = torch.from_numpy(head(air=0)[:, :, 27:37] / 200)[None, None]
+    foreground = slab[0, 0] > 0.05
+    found = classes(slab, Thresholder())
+    brain = torch.from_numpy(RADII[:, :, 27:37] < 45)
+    assert foreground.sum() < brain.sum() / STRIPPED_SHARE
+    assert not found[~brain & (slab[0, 0] < 0.05)].any()

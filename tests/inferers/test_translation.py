@@ -200,3 +200,16 @@ def test_each_view_has_a_progress_bar_that_completes(
     inferer(volume(8, 9, 6), Oracle(inferer.inferer.scheduler, lambda x: x[:, :1]))
     assert Bar.ended == [(shown, 4 * 2)] * 2
     assert ("0/8" in screen.getvalue()) == (shown > 0)
+
+
+def test_a_slab_is_sliced_in_its_own_plane() -> None:
+    """A coronal slab of 6 slices has 6 slices for the network, not 20 strips."""
+    seen: list[torch.Size] = []
+
+    def network(slices: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(slices.shape)
+        return torch.zeros_like(slices[:, :1])
+
+    source = 0.1 + 0.9 * torch.rand(1, 1, 20, 6, 20, generator=torch.Generator().manual_seed(2))
+    translation(steps=1)(source, network)
+    assert all(shape[0] == 6 and shape[2:] == (20, 20) for shape in seen)
