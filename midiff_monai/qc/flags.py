@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from midiff_monai.labels import GROUPS, STRUCTURES
+from midiff_monai.qc.geometry import Geometry, brain_geometry, coverage_faults, orientation_faults, size_faults
 from midiff_monai.transforms.foreground import air_level
 
 OUTLIER_Z = 3.5
@@ -53,9 +54,10 @@ class Flag(NamedTuple):
     """A reason to look at a result.
 
     Attributes:
-        kind: "edge", "volume", "absent", "edge_correlation" or "synthetic_std".
-        value: the measured value: largest area of contact (cm²), volume (ml), number of missing structures, edge
-            correlation in [-1, 1], or mean standard deviation of the samples.
+        kind: "edge", "coverage", "size", "orientation", "volume", "absent", "edge_correlation" or "synthetic_std".
+        value: the measured value: largest area of contact (cm²), smallest extent (mm), brain volume (ml), offset of a
+            structure (mm), volume (ml), number of missing structures, edge correlation in [-1, 1], or mean standard
+            deviation of the samples.
         text: sentences for the reader of the result.
     """
 
@@ -73,12 +75,14 @@ class Measures:
         contact: cm² of foreground on each face of the volume, by the face's anatomical name.
         edge_correlation: `edge_correlation` of source and synthetic T1w, NaN if either is missing.
         synthetic_std: mean standard deviation of the samples in the foreground, NaN for a single sample.
+        geometry: size and position of the segmented brain.
     """
 
     volumes: Mapping[int, float]
     contact: Mapping[str, float]
     edge_correlation: float = nan
     synthetic_std: float = nan
+    geometry: Geometry = Geometry()
 
     def scores(self) -> dict[str, float]:
         """Return the values that a study compares: volumes of groups (ml), edge correlation and mean deviation."""
@@ -204,6 +208,7 @@ def measure(
         edge_contact(segmentation, image, affine),
         edge_correlation(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
         nan if synthetic_std is None else float(synthetic_std[mask].mean()),
+        brain_geometry(segmentation, affine),
     )
 
 
@@ -216,6 +221,9 @@ def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) ->
     """
     return [
         *_edge_flags(measures),
+        *_coverage_flags(measures),
+        *_size_flags(measures),
+        *_orientation_flags(measures),
         *_volume_flags(measures, z),
         *_absent_flags(measures),
         *_edge_correlation_flags(measures, z),
@@ -230,6 +238,40 @@ def _edge_flags(measures: Measures) -> list[Flag]:
     faces = ", ".join(f"{face} ({area:.0f} cm²)" for face, area in touched.items())
     text = f"The anatomy touches the edge of the volume: {faces}. Look whether part of it is cut off."
     return [Flag("edge", max(touched.values()), text)]
+
+
+def _is_cut(measures: Measures) -> bool:
+    return any(area > MAX_CONTACT_CM2 for area in measures.contact.values())
+
+
+def _coverage_flags(measures: Measures) -> list[Flag]:
+    faults = coverage_faults(measures.geometry, _is_cut(measures))
+    if not faults:
+        return []
+    extents = " and ".join(text for _, text in faults)
+    text = f"The volume covers only a part of the brain: {extents}. Structures are cut or missing."
+    return [Flag("coverage", min(extent for extent, _ in faults), text)]
+
+
+def _size_flags(measures: Measures) -> list[Flag]:
+    brain_ml = sum(measures.volumes.values())
+    faults = size_faults(measures.geometry, brain_ml, _is_cut(measures))
+    if not faults:
+        return []
+    text = f"No brain has this size: {', '.join(faults)}. Check the voxel size in the header of the file."
+    return [Flag("size", brain_ml, text)]
+
+
+def _orientation_flags(measures: Measures) -> list[Flag]:
+    if measures.geometry.identity:
+        text = "The affine of the file is the identity: voxel sizes and orientation are not those of the scan."
+        return [Flag("orientation", 0.0, f"{text} Convert it again from the original.")]
+    faults = orientation_faults(measures.geometry)
+    if not faults:
+        return []
+    names = ", ".join(text for _, text in faults)
+    text = f"Structures lie where they cannot be: {names}. Check the orientation in the header of the file."
+    return [Flag("orientation", faults[0][0], text)]
 
 
 def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:

@@ -22,6 +22,7 @@ from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.provenance import environment
 from midiff_monai.qc.flags import Measures, measure
+from midiff_monai.qc.geometry import Geometry
 from midiff_monai.qc.mosaic import montage
 from midiff_monai.qc.subject import Images, Subject
 from midiff_monai.qc.viewer import write_viewer_script
@@ -49,7 +50,10 @@ class Summary:
         """Restore a summary from JSON, in which the keys of `volumes` have become strings."""
         measures = facts["measures"]
         volumes = {int(label): volume for label, volume in measures["volumes"].items()}
-        return cls(Measures(**measures | {"volumes": volumes}), facts["pictures"], facts["warnings"])
+        geometry = Geometry(**measures["geometry"])
+        return cls(
+            Measures(**measures | {"volumes": volumes, "geometry": geometry}), facts["pictures"], facts["warnings"]
+        )
 
 
 def make_summary(subject: Subject, script: Path) -> Summary:

@@ -17,6 +17,9 @@ const anyStd = study.subjects.some((subject) => subject.scores.synthetic_std !==
 const anyContrast = study.subjects.some((subject) => subject.contrast);
 const flagLabels = {
   edge: "touches edge",
+  coverage: "partial coverage",
+  size: "implausible size",
+  orientation: "implausible orientation",
   volume: "unusual volume",
   absent: "missing structure",
   edge_correlation: "low edge correlation",
