@@ -5,7 +5,7 @@
     python evaluation/faults.py compare FOLDER
 
 DATA is the folder of the development data. Every volume is written twice: clean, and with a fault of its intensities,
-and perhaps one of its header or of its coverage too. A result is wrong if the volume of the brain, of the cortex or of the
+and perhaps one of its header or of its coverage too. A result is wrong if the volume of the brain, the cortex or the
 white matter differs by more than 5 % from that of the clean copy. Every wrong result must have a flag or a warning that
 the clean copy does not have.
 """

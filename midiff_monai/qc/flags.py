@@ -263,9 +263,6 @@ def _size_flags(measures: Measures) -> list[Flag]:
 
 
 def _orientation_flags(measures: Measures) -> list[Flag]:
-    if measures.geometry.identity:
-        text = "The affine of the file is the identity: voxel sizes and orientation are not those of the scan."
-        return [Flag("orientation", 0.0, f"{text} Convert it again from the original.")]
     faults = orientation_faults(measures.geometry)
     if not faults:
         return []

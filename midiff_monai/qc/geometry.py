@@ -62,25 +62,22 @@ class Geometry:
         extents: mm from left to right, back to front, bottom to top; NaN without a segmentation.
         offsets: mm from the centroid of the cerebrum to that of the structures of each of `POSITIONS`, along its axis,
             by name; those that were found only.
-        identity: the affine is the identity matrix: the file states neither voxel sizes nor an orientation.
     """
 
     extents: tuple[float, float, float] = (nan, nan, nan)
     offsets: Mapping[str, float] | None = None
-    identity: bool = False
 
 
 def brain_geometry(segmentation: NDArray | None, affine: NDArray[np.float64]) -> Geometry:
     """Measure a segmentation (X, Y, Z) of FreeSurfer ids, or None, with an affine to RAS mm."""
-    identity = bool(np.allclose(affine, np.eye(4)))
     if segmentation is None or not segmentation.any():
-        return Geometry(identity=identity)
+        return Geometry()
     indices = np.argwhere(segmentation > 0)
     labels, points = segmentation[tuple(indices.T)], apply_affine(affine, indices)
     low, high = np.percentile(points, EXTENT_PERCENTILES, axis=0)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     extents = [float(extent) for extent in high - low]
-    return Geometry((extents[0], extents[1], extents[2]), dict(_offsets(labels, points, voxel_ml)), identity)
+    return Geometry((extents[0], extents[1], extents[2]), dict(_offsets(labels, points, voxel_ml)))
 
 
 def _offsets(labels: NDArray, points: NDArray, voxel_ml: float) -> Iterator[tuple[str, float]]:
