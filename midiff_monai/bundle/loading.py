@@ -1,0 +1,97 @@
+"""Reads the inputs of a bundle run in the way the command does, so that both treat a file alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from midiff_monai.errors import InputError
+from midiff_monai.io.volumes import read_volume, reading_warnings
+
+_logger = logging.getLogger(__name__)
+
+
+class LoadVolumed(MapTransform):
+    """Load volumes with `io.volumes.read_volume`: the same formats, checks and header rules as in the command.
+
+    MONAI's `LoadImaged` takes the affine of a NIfTI header that contradicts itself as it is, and needs another package
+    for NRRD and MetaImage.
+
+    Args:
+        keys: keys of paths; afterwards of MetaTensors (1, X, Y, Z), float32, with the metadata of `LoadImaged` that
+            transforms and savers need: `affine`, `original_affine`, `spatial_shape` and `filename_or_obj`.
+
+    Raises:
+        InputError: a file is not a usable volume.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = Path(result[key])
+            image = read_volume(path)
+            for warning in reading_warnings(image):
+                _logger.warning("%s: %s", path, warning)
+            meta = {"original_affine": image.affine, "spatial_shape": np.asarray(image.shape)}
+            meta |= {"filename_or_obj": str(path)}
+            voxels = torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)[None])
+            result[key] = MetaTensor(voxels, affine=torch.from_numpy(image.affine), meta=meta)
+        return result
+
+
+class InputVolumes:
+    """The volumes of a bundle run: the readable ones are processed, the others are reported at the end.
+
+    Args:
+        datalist: one dictionary a volume, with its path under "image".
+        folder: the folder they were looked for in.
+    """
+
+    def __init__(self, datalist: Sequence[Mapping[str, Any]], folder: str | Path) -> None:
+        self.datalist, self.folder = list(datalist), Path(folder)
+        self._errors: list[InputError] = []
+
+    @cached_property
+    def readable(self) -> list[Mapping[str, Any]]:
+        """The entries of the data list whose file can be read. An error is logged for each of the others."""
+        return [entry for entry in self.datalist if self._is_readable(entry)]
+
+    def _is_readable(self, entry: Mapping[str, Any]) -> bool:
+        try:
+            read_volume(entry["image"])
+        except InputError as error:
+            _logger.error("%s", error)
+            self._errors.append(error)
+            return False
+        return True
+
+    def check(self) -> None:
+        """Check that there is something to process, before the run.
+
+        Raises:
+            InputError: the folder does not exist, or no volume in it can be read.
+        """
+        if not self.folder.is_dir():
+            raise InputError(self.folder, "does not exist", "Name the folder of the volumes with --dataset_dir")
+        if not self.datalist:
+            raise InputError(self.folder, "holds no volume", "Name the folder of the volumes with --dataset_dir")
+        if not self.readable:
+            raise self._errors[0]
+
+    def report(self) -> None:
+        """Report the volumes that could not be read, after the run.
+
+        Raises:
+            InputError: there are such volumes. All others have been processed.
+        """
+        if self._errors:
+            names = ", ".join(error.path.name for error in self._errors)
+            raise InputError(self.folder, f"holds volumes that cannot be read: {names}", "See the errors above")
