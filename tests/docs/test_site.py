@@ -13,7 +13,9 @@ from docstrings import missing_docstrings
 from equations import Equations
 from hooks import INCLUDED, REPOSITORY, api_pages
 from links import rewrite_links
+from monai.bundle import ConfigParser
 
+from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.cli.commands import COMMANDS
 
 PACKAGE = REPOSITORY / "midiff_monai"
@@ -80,6 +82,27 @@ def test_python_in_the_documentation_imports_what_exists(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("midiff_monai"):
                 module = importlib.import_module(node.module or "")
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    ("section", "bundle", "file"),
+    [
+        ("Both bundles, `inference.yaml`", "t1_lmi_translation", "inference.yaml"),
+        ("Both bundles, `inference.yaml`", "t1_brain_segmentation", "inference.yaml"),
+        ("`t1_lmi_translation`", "t1_lmi_translation", "inference.yaml"),
+        ("`t1_brain_segmentation`", "t1_brain_segmentation", "inference.yaml"),
+        ("`train.yaml`", "t1_brain_segmentation", "train.yaml"),
+        ("`train.yaml`", "t1_lmi_translation", "train.yaml"),
+    ],
+)
+def test_documented_ids_are_those_of_the_bundles(section: str, bundle: str, file: str) -> None:
+    text = (REPOSITORY / "docs/reference/bundle-ids.md").read_text(encoding="utf-8")
+    table = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    names = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
+    parser = ConfigParser(ConfigParser.load_config_file(bundle_root(bundle) / "configs" / file))
+    assert names and not [name for name in names if name.replace("::", "#") not in parser]
 
 
 def test_the_first_page_is_short() -> None:
