@@ -31,8 +31,9 @@ lint: $(TEST)  ## ruff and mypy
 docs: $(DOCS)  ## build the documentation in build/site; a broken link or a missing docstring is an error
 	$(BIN)/mkdocs build --strict
 
-figures: $(RUNTIME)  ## draw the pictures of the documentation again, from the phantom
+figures: $(TEST)  ## draw the pictures of the documentation again, from phantoms; the study page needs Chromium
 	$(BIN)/python docs/_tools/schematic.py docs/method.svg
+	$(BIN)/python docs/_tools/study_page.py docs/study_page.png
 	$(BIN)/midiff demo -o build/demo
 	cp build/demo/phantom_PD_qc.png docs/demo.png
 

@@ -6,16 +6,17 @@ import ast
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from command_line import command_reference
 from docstrings import missing_docstrings
 from equations import Equations
 from hooks import INCLUDED, REPOSITORY, api_pages
 from links import rewrite_links
-from monai.bundle import ConfigParser
 
-from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.resources import bundle_root, overlay_path
 from midiff_monai.cli.commands import COMMANDS
 
 PACKAGE = REPOSITORY / "midiff_monai"
@@ -84,25 +85,37 @@ def test_python_in_the_documentation_imports_what_exists(page: Path) -> None:
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
+def resolve(config: dict, identifier: str) -> None:
+    """Raise LookupError for an id that a configuration does not have."""
+    part: Any = config
+    for name in re.split("::|#", identifier):
+        part = part[name]
+
+
 @pytest.mark.parametrize(
-    ("section", "bundle", "file"),
+    ("title", "files"),
     [
-        ("Both bundles, `inference.yaml`", "t1_lmi_translation", "inference.yaml"),
-        ("Both bundles, `inference.yaml`", "t1_brain_segmentation", "inference.yaml"),
-        ("`t1_lmi_translation`", "t1_lmi_translation", "inference.yaml"),
-        ("`t1_brain_segmentation`", "t1_brain_segmentation", "inference.yaml"),
-        ("`train.yaml`", "t1_brain_segmentation", "train.yaml"),
-        ("`train.yaml`", "t1_lmi_translation", "train.yaml"),
+        ("Both bundles, `inference.yaml`", ["t1_lmi_translation/inference", "t1_brain_segmentation/inference"]),
+        ("`t1_lmi_translation`", ["t1_lmi_translation/inference"]),
+        ("`t1_brain_segmentation`", ["t1_brain_segmentation/inference"]),
+        ("`train.yaml`", ["t1_lmi_translation/train", "t1_brain_segmentation/train"]),
     ],
 )
-def test_documented_ids_are_those_of_the_bundles(section: str, bundle: str, file: str) -> None:
-    text = (REPOSITORY / "docs/reference/bundle-ids.md").read_text(encoding="utf-8")
-    table = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    names = [
-        name for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
-    ]
-    parser = ConfigParser(ConfigParser.load_config_file(bundle_root(bundle) / "configs" / file))
-    assert names and not [name for name in names if name.replace("::", "#") not in parser]
+def test_documented_ids_exist(title: str, files: list[str]) -> None:
+    page = (REPOSITORY / "docs" / "reference" / "bundle-ids.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    identifiers = [name for row in re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE) for name in row.split(", ")]
+    assert identifiers
+    for file in files:
+        bundle, _, config = file.partition("/")
+        parsed = yaml.safe_load((bundle_root(bundle) / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
+        for identifier in identifiers:
+            resolve(parsed, identifier.strip("`"))
+
+
+def test_the_documented_overlay_is_the_one_for_ct() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/how-to/modality.md").read_text("utf-8"), re.DOTALL)
+    assert yaml.safe_load(shown) == yaml.safe_load(overlay_path("CT").read_text(encoding="utf-8"))
 
 
 def test_the_first_page_is_short() -> None:
