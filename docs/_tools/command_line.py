@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from midiff_monai.cli.parser import build_parser
 
@@ -15,7 +16,7 @@ def command_reference() -> str:
     parts = [
         "# Command line",
         "This page is generated from the `midiff` command. `midiff COMMAND --help` prints the same text.",
-        _code(parser.format_usage()),
+        _usage(parser),
         *(part for name, command in _subcommands(parser) for part in _section(name, command)),
         "## Exit codes",
         _text(parser.epilog or ""),
@@ -32,7 +33,7 @@ def _subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argpars
 def _section(name: str, command: argparse.ArgumentParser) -> list[str]:
     rows = [_row(command, action) for action in command._actions if not isinstance(action, argparse._HelpAction)]
     table = "\n".join(["| argument | meaning |", "|---|---|", *rows])
-    return [f"## midiff {name}", _text(command.description or ""), _code(command.format_usage()), table]
+    return [f"## midiff {name}", _text(command.description or ""), _usage(command), table]
 
 
 def _row(command: argparse.ArgumentParser, action: argparse.Action) -> str:
@@ -40,7 +41,7 @@ def _row(command: argparse.ArgumentParser, action: argparse.Action) -> str:
     value = _value(action) if action.option_strings else ""
     choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices and not value else ""
     meaning = command._get_formatter()._expand_help(action) if action.help else ""
-    required = " Required." if action.required and action.option_strings else ""
+    required = " (required)" if action.required and action.option_strings else ""
     return f"| {names}{value} | {_text(meaning)}{required}{choices} |"
 
 
@@ -56,5 +57,6 @@ def _text(sentence: str) -> str:
     return re.sub(r"([|*_<>])", r"\\\1", " ".join(sentence.split()))
 
 
-def _code(usage: str) -> str:
-    return f"```text\n{usage.strip()}\n```"
+def _usage(parser: argparse.ArgumentParser) -> str:
+    parser.formatter_class = partial(argparse.HelpFormatter, width=100)  # else that of the terminal
+    return f"```text\n{parser.format_usage().strip()}\n```"

@@ -128,7 +128,8 @@ def _record_steps(image: nib.Nifti1Image) -> tuple[list[NDArray], list[Step]]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "evaluation"))
     from phantom_figures import TRANSLATION, _slab, _volume, open_bundle, record
 
-    bundle = open_bundle(TRANSLATION, **{"inferer::mirror": False})
+    single_view: dict[str, Any] = {"inferer::mirror": False}
+    bundle = open_bundle(TRANSLATION, **single_view)
     conformed = bundle.conform(_volume(image))
     slices, centre = _slab(conformed, bundle.setting("context"), 2)
     inputs: list[torch.Tensor] = []
