@@ -25,9 +25,8 @@ class LoadVolumed(MapTransform):
     MONAI's `LoadImaged` takes the affine of a NIfTI header that contradicts itself as it is, and needs another package
     for NRRD and MetaImage.
 
-    Args:
-        keys: keys of paths; afterwards of MetaTensors (1, X, Y, Z), float32, with the metadata of `LoadImaged` that
-            transforms and savers need: `affine`, `original_affine`, `spatial_shape` and `filename_or_obj`.
+    Paths under `keys` become MetaTensors (1, X, Y, Z), float32, with the metadata of `LoadImaged` that transforms and
+    savers need: `affine`, `original_affine`, `spatial_shape` and `filename_or_obj`.
 
     Raises:
         InputError: a file is not a usable volume.
