@@ -57,7 +57,13 @@ MIN_NEGATIVE_SHARE = 0.1
 """Least share of negative voxels near the object if they are ripples."""
 
 NOISE_MARGIN = 1.25
-"""Factor from the 99.9th percentile of the noise to its maximum."""
+"""Factor from the 99.9th percentile of the noise, or from the 99th of the ripples, to its maximum."""
+
+MAX_RIPPLE = 0.25
+"""Largest negative overshoot of an interpolation. More means that the object has negative intensities itself."""
+
+MAX_AIR_HU = -900.0
+"""Upper bound of air in Hounsfield units. A volume that is surrounded by such values is a CT, not a padded MR."""
 
 MAX_RIPPLE_TAIL = 5e-4
 """Largest median magnitude far from the object if its disturbance comes from ripples. The air of a head has more."""
@@ -91,7 +97,7 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
 
     The background may be a constant other than 0, an offset of all intensities, dust (values far below those of the
     object), the noise around a skull-stripped brain, or the ripples of an interpolation. A volume whose background is 0
-    is returned as it is, and so is a head with the noise of its air.
+    is returned as it is, and so are a head with the noise of its air, a CT, and an object with negative intensities.
 
     Args:
         voxels: (X, Y, Z).
@@ -102,6 +108,8 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
         (X, Y, Z), the same array if there is nothing to clear.
     """
     if not absolute:
+        if np.median(_shell(voxels)) <= MAX_AIR_HU:
+            return voxels
         voxels = _without_padding(voxels)
     limit = _dust_limit(voxels)
     if limit:
@@ -183,6 +191,8 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
     """Set the noise and the ripples around an object to 0. The air noise of a head stays."""
     if (voxels == 0).sum() > (1 - MIN_DISTURBED_SHARE) * voxels.size or not (voxels > 0).any():
         return voxels
+    if _is_substantially_negative(voxels):
+        return voxels
     head = shows_skull(voxels, spacing)
     if head and (voxels < 0).mean() < MIN_NEGATIVE_SHARE / 2:
         return voxels
@@ -197,9 +207,15 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
         return voxels
     limit = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
     if ripples:
-        limit = max(limit, float(np.percentile(-near[near < 0], 99)))
+        limit = max(limit, NOISE_MARGIN * float(np.percentile(-near[near < 0], 99)))
     limit = min(limit, air_level(voxels[voxels > 0]))
     # clefts between the parts of a brain belong to the background, but ventricles of a FLAIR must stay
     reach = max(1, round(CLEFT_MM / min(spacing)))
     background = ndimage.binary_dilation(outside & (voxels <= limit), iterations=reach, mask=voxels <= limit)
     return np.where(background, np.float32(0), voxels)
+
+
+def _is_substantially_negative(voxels: NDArray) -> bool:
+    """Whether negative intensities are larger than the ripples of an interpolation, as after a z-score."""
+    negative = -voxels[voxels < 0]
+    return bool(negative.size) and np.percentile(negative, 95) > MAX_RIPPLE * np.percentile(voxels[voxels > 0], 95)

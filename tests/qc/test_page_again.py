@@ -153,7 +153,7 @@ def test_flags_of_the_run_are_not_repeated_beside_those_of_the_page(tmp_path: Pa
     warnings = ["Look twice.", *(flag.text for flag in flags)]
     write_result(tmp_path, "a", warnings=warnings, flags=[flag._asdict() for flag in flags])
     subject = subjects_of(write_study_page(tmp_path))["a"]
-    assert [flag["kind"] for flag in subject["flags"]] == ["absent"]
+    assert [flag["kind"] for flag in subject["flags"]] == ["size", "absent"]  # the ellipsoid is 114 mm long
     assert subject["warnings"] == ["Look twice.", "The samples disagree."]
 
 

@@ -30,7 +30,7 @@ CHANGES: dict[str, Callable[[NDArray[np.float32]], NDArray]] = {
     "faint noise": lambda d: np.where(d == 0, uniform(4.0), d),
     "offset": lambda d: d + 1,
     "large offset": lambda d: d + 1000,
-    "negative offset": lambda d: d - 1000,
+    "negative offset": lambda d: d - 500,
     "offset with dust": lambda d: d + 1 + uniform(1e-4),
     "min-max": lambda d: (d - d.min()) / np.ptp(d) * 0.8 + 0.1,
     "z-score of the whole volume": lambda d: (d - d.mean()) / d.std(),
@@ -93,3 +93,16 @@ def test_the_transform_keeps_the_metadata() -> None:
     cleared = ClearBackgroundd("image")({"image": image})["image"]
     assert torch.equal(cleared.affine, image.affine)
     np.testing.assert_allclose(cleared[0].numpy(), brain(), atol=1e-4)
+
+
+def test_an_object_with_negative_intensities_stays_as_it_is() -> None:
+    """A z-score within the brain: half of the brain is negative, and must not be cleared as ripples."""
+    brain = RADII < 45
+    volume = np.where(brain, np.random.default_rng(0).normal(size=RADII.shape), 0).astype(np.float32)
+    np.testing.assert_array_equal(clear_background(volume, SPACING), volume)
+
+
+def test_a_ct_stays_as_it_is_without_its_modality() -> None:
+    """Otherwise it would pass for an MR with padding, and not be refused with the hint to name the modality."""
+    volume = np.where(RADII < 45, 35, -1000).astype(np.float32)
+    np.testing.assert_array_equal(clear_background(volume, SPACING), volume)
