@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from small_study import draw_nothing
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.reader import read_series
@@ -21,7 +22,6 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.pipeline import result as results
 from midiff_monai.pipeline.result import Result
 from midiff_monai.qc.study import contrast, read_study, write_volumes_table
 from midiff_monai.qc.subject import Subject
@@ -30,9 +30,8 @@ HEADER = "input,status,seconds,warnings,error,report\n"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Results of one volume with a synthetic T1w and a segmentation; drawing of the QC image is skipped."""
-    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
     source = tmp_path / "in" / "sub-01_PDw.nii.gz"
     source.parent.mkdir()
     data = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
@@ -41,7 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     out.mkdir()
     report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
     segmentation = np.full(data.shape, 3, np.int16)
-    Result(read_volume(source), output_paths(source, out), report, data / 2, None, segmentation).write()
+    Result(
+        read_volume(source), output_paths(source, out), report, data / 2, None, segmentation, render=draw_nothing
+    ).write()
     return out
 
 
@@ -288,7 +289,8 @@ def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
         shutil.copy(folder.parent / "in" / "sub-01_PDw.nii.gz", path)
         (folder / name).mkdir()
         report = RunReport("segment", path, {})
-        Result(source, output_paths(path, folder / name), report, np.zeros(source.shape), None, labels).write()
+        paths = output_paths(path, folder / name)
+        Result(source, paths, report, np.zeros(source.shape), None, labels, render=draw_nothing).write()
 
 
 def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path) -> None:
@@ -320,9 +322,8 @@ def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:
     assert pd.read_csv(write_volumes_table(tmp_path)).empty
 
 
-def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path) -> None:
     """The sform is scaled, and the qform is used. The results have both."""
-    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
     scanner = np.array([[-2, 0, 0, 9], [0, 2, 0, -9], [0, 0, 3, 5], [0, 0, 0, 1.0]])
     image = nib.Nifti1Image(np.random.default_rng(0).random((6, 7, 8), dtype=np.float32), scanner)
     image.set_qform(scanner, 1)
@@ -333,7 +334,8 @@ def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path, monkey
     report = RunReport("segment", tmp_path / "scan.nii", {"seed": 0})
     segmentation = np.full(source.shape, 3, np.int16)
     (tmp_path / "out").mkdir()
-    Result(source, output_paths("scan.nii", tmp_path / "out"), report, image.get_fdata(), None, segmentation).write()
+    paths = output_paths("scan.nii", tmp_path / "out")
+    Result(source, paths, report, image.get_fdata(), None, segmentation, render=draw_nothing).write()
     subject = only(tmp_path / "out")
     np.testing.assert_allclose(subject._read("segmentation", []).affine, scanner, atol=1e-4)  # type: ignore[union-attr]
     np.testing.assert_allclose(subject.images()[0].affine, scanner, atol=1e-4)  # type: ignore[union-attr]
@@ -355,12 +357,11 @@ def test_a_dicom_series_can_be_shown(write_dicom: Callable[..., list[Path]], tmp
 def test_a_volume_in_two_files_is_shown_until_its_voxels_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "qc_mosaic", lambda *arguments: arguments[4].touch())
     voxels = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
     nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "x.hdr")
     (job,) = find_jobs([tmp_path / "x.hdr"], tmp_path / "out")
     report = RunReport("segment", job.source, {}, files=job.files)
-    Result(read_volume(job.source), job.paths, report, voxels).write()
+    Result(read_volume(job.source), job.paths, report, voxels, render=draw_nothing).write()
     images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, voxels)
