@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import Bundle
@@ -211,7 +212,7 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
 def _with_clear_background(source: nib.Nifti1Image, modality: str | None) -> nib.Nifti1Image:
     """The volume with a background of exactly 0, as the bundles' own transform gives it."""
     voxels = np.asarray(source.dataobj)
-    cleared = clear_background(voxels, source.header.get_zooms()[:3], absolute=modality is not None)
+    cleared = clear_background(voxels, voxel_sizes(source.affine), absolute=modality is not None)
     return source if cleared is voxels else with_voxels(source, cleared, BACKGROUND_CLEARED)
 
 
