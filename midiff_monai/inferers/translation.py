@@ -65,8 +65,8 @@ class SlicewiseTranslation(VolumeInferer):
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
         self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
         self.progress, self.batch_size = progress, batch_size
-        self.runner = SliceRunner(context, axis, mirror, multiple)
-        self._runners = {number: SliceRunner(context, number, mirror, multiple) for number in range(3)}
+        self._runners = [SliceRunner(context, number, mirror, multiple) for number in range(3)]
+        self.runner = self._runners[axis]
 
     def set_timesteps(self) -> int:
         """Set the scheduler to `steps` denoising steps; return the number of steps that it takes."""

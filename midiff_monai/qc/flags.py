@@ -20,7 +20,7 @@ from scipy import ndimage, stats
 
 from midiff_monai.labels import GROUPS, STRUCTURES
 from midiff_monai.qc.geometry import Geometry, brain_geometry, coverage_faults, orientation_faults, size_faults
-from midiff_monai.transforms.foreground import air_level
+from midiff_monai.transforms.foreground import above_air
 
 OUTLIER_Z = 3.5
 """Absolute robust z-score beyond which a value counts as an outlier (Iglewicz and Hoaglin 1993)."""
@@ -122,7 +122,7 @@ def foreground(segmentation: NDArray | None, source: NDArray | None) -> NDArray[
     if segmentation is not None and segmentation.any():
         return segmentation > 0
     assert source is not None
-    return source > air_level(source[source > 0])
+    return above_air(source)
 
 
 def edge_contact(segmentation: NDArray | None, source: NDArray | None, affine: NDArray[np.float64]) -> dict[str, float]:

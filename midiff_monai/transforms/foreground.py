@@ -16,6 +16,12 @@ def air_level(positive: NDArray) -> float:
     return 0.1 * np.percentile(positive, 99)
 
 
+def above_air(volume: NDArray) -> NDArray[np.bool_]:
+    """Mask of the voxels of a volume above its `air_level`. It is empty if no voxel is positive."""
+    positive = volume[volume > 0]
+    return volume > air_level(positive) if positive.size else np.zeros(volume.shape, dtype=bool)
+
+
 def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: float = 99.0) -> tuple[float, float]:
     """Intensities at two percentiles of the foreground, which is everything above `air_level`.
 

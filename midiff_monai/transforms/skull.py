@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from midiff_monai.transforms.foreground import air_level, fill_holes
+from midiff_monai.transforms.foreground import above_air, fill_holes
 
 RESOLUTION_MM = 2.5
 """Voxel size to which a volume is averaged before it is measured."""
@@ -103,10 +103,7 @@ def surface_profile(volume: NDArray, spacing: Sequence[float]) -> SurfaceProfile
 
 def solid_object(volume: NDArray) -> NDArray[np.bool_]:
     """Largest component above `air_level` of a volume (X, Y, Z), with the holes of each of its slices filled."""
-    positive = volume[volume > 0]
-    if not positive.size:
-        return np.zeros(volume.shape, dtype=bool)
-    mask = ndimage.binary_opening(volume > air_level(positive))
+    mask = ndimage.binary_opening(above_air(volume))
     components, count = ndimage.label(mask)
     if count > 1:
         mask = components == 1 + np.bincount(components.ravel())[1:].argmax()
@@ -120,10 +117,9 @@ def solid_object(volume: NDArray) -> NDArray[np.bool_]:
 
 def _outline(volume: NDArray, sides: NDArray[np.float64]) -> NDArray[np.bool_]:
     """What a ball of `CLOSING_MM` cannot reach from outside: the object with its gaps, such as a dark skull."""
-    positive = volume[volume > 0]
-    if not positive.size:
-        return np.zeros(volume.shape, dtype=bool)
-    mask = volume > air_level(positive)
+    mask = above_air(volume)
+    if not mask.any():
+        return mask
     components, _ = ndimage.label(mask)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
