@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from math import dist
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import SimpleITK as sitk
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
 from run import CONTRASTS
 
 BINS = 50
@@ -39,6 +44,47 @@ def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Trans
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(sitk.Euler3DTransform(centre), inPlace=False)
     return method.Execute(fixed, moving)
+
+
+def mutual_information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
+    """Compute the mutual information of all voxels, in nats, that `register` maximises on a part of them."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetInitialTransform(transform)
+    return -float(method.MetricEvaluate(fixed, moving))
+
+
+def distance(first: sitk.Transform, second: sitk.Transform, points: NDArray) -> float:
+    """Compute the mean distance in mm between the images of points (N, 3), in LPS mm, under two transforms."""
+    pairs = ((first.TransformPoint(point), second.TransformPoint(point)) for point in points.tolist())
+    return float(np.mean([dist(*pair) for pair in pairs]))
+
+
+def as_itk(image: nib.Nifti1Image) -> sitk.Image:
+    """Convert a volume (X, Y, Z) to ITK, with the voxels of the file and the affine of the image."""
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    spacing = voxel_sizes(lps)
+    converted = sitk.GetImageFromArray(np.asarray(image.dataobj).transpose())
+    converted.SetSpacing(spacing.tolist())
+    converted.SetOrigin(lps[:3, 3].tolist())
+    converted.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return converted
+
+
+def move_labels(
+    labels: nib.Nifti1Image, grid: nib.Nifti1Image, transform: sitk.Transform | None = None
+) -> NDArray[np.int16]:
+    """Return labels on another grid: at each voxel the label with the largest trilinear weight, 0 outside.
+
+    Args:
+        labels: (X, Y, Z), whole numbers.
+        grid: a volume (X', Y', Z') on the grid.
+        transform: maps points of the grid to points of the labels, in LPS mm. None leaves them where they are.
+    """
+    moving = sitk.Cast(as_itk(labels), sitk.sitkInt16)
+    place = as_itk(grid), transform or sitk.Transform(), sitk.sitkLabelLinear, 0.0
+    return sitk.GetArrayFromImage(sitk.Resample(moving, *place)).transpose()
 
 
 def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:

@@ -39,7 +39,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     measures = rows.select_dtypes("number").columns
     return pd.DataFrame(
         [
-            dict(zip(GROUP, group, strict=True)) | {"measure": measure} | _mean_and_interval(values[measure].dropna())
+            dict(zip(GROUP, group, strict=True)) | {"measure": measure} | mean_and_interval(values[measure].dropna())
             for group, values in rows.groupby(GROUP, sort=False)
             for measure in measures
             if values[measure].notna().any()
@@ -83,6 +83,6 @@ def _cell(row: pd.Series) -> str:
     return f"{row['mean']:.2f}{interval}"
 
 
-def _mean_and_interval(values: pd.Series) -> dict[str, float]:
+def mean_and_interval(values: pd.Series) -> dict[str, float]:
     low, high = bootstrap_interval(values) if np.isfinite(values).all() else (np.nan, np.nan)
     return {"subjects": values.size, "mean": values.mean(), "low": low, "high": high}

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,18 @@ GROUPS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     }
 )
 """Tissue → FreeSurfer ids, for evaluation. Grey and white matter are those of the cerebrum. Tissues may overlap."""
+
+
+def nearest_side_is_right(segmentation: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return where the nearest voxel of a paired structure belongs to the right side.
+
+    Args:
+        segmentation: FreeSurfer ids (X, Y, Z) on an isotropic grid, with a voxel of a paired structure at least.
+    """
+    left = np.isin(segmentation, [structure.id for structure in STRUCTURES if structure.name.startswith("Left-")])
+    right = np.isin(segmentation, [structure.id for structure in STRUCTURES if structure.name.startswith("Right-")])
+    nearest = distance_transform_edt(~(left | right), return_distances=False, return_indices=True)
+    return right[tuple(nearest)]
 
 
 def write_label_table(path: Path) -> None:

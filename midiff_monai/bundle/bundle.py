@@ -37,9 +37,15 @@ class Bundle:
         """Return the value of an id of the configuration."""
         return self.parser.get_parsed_content(name)
 
-    def conform(self, volume: MetaTensor) -> MetaTensor:
-        """Resample a volume (1, X, Y, Z) to the network's grid and normalise its intensities."""
-        return self.setting("conform")({"image": volume})["image"]
+    def conform(self, volume: MetaTensor, key: str = "image") -> MetaTensor:
+        """Resample a volume (1, X, Y, Z) to the grid of a network and normalise its intensities.
+
+        Args:
+            volume: the volume.
+            key: "image" for the network, "fine" for the detail branch.
+        """
+        transform = "conform" if key == "image" else f"conform_{key}"
+        return self.setting(transform)({key: volume})[key]
 
     def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
         """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""

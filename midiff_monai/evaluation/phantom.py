@@ -140,6 +140,8 @@ def _undo_averaging(t1: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArra
 def average_over_voxels(maps: NDArray[np.float32], spacing: Sequence[float]) -> NDArray[np.float32]:
     """Average maps (C, X, Y, Z) at 1 mm over voxels of `spacing` mm, exactly, from the first corner of the grid."""
     for axis, size in enumerate(spacing, start=1):
+        if size == 1:
+            continue
         lines = np.moveaxis(maps, axis, 0)
         averaged = _overlaps(len(lines), size) @ lines.reshape(len(lines), -1)
         maps = np.moveaxis(averaged.reshape(-1, *lines.shape[1:]), 0, axis)

@@ -18,10 +18,28 @@ from midiff_monai.evaluation.metrics import (
 )
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.labels import GROUPS, TISSUES
+from midiff_monai.labels import STRUCTURES as ALL_STRUCTURES
 from midiff_monai.pipeline.result import Result
 
 STRUCTURES = ("white matter", "grey matter", "lateral ventricles")
 """Scored structures of the cerebrum, groups of `labels.GROUPS`. Grey matter is cortex and deep grey matter."""
+
+REGIONS = {
+    "white matter": GROUPS["white matter"],
+    "cortex": GROUPS["cortex"],
+    "deep grey matter": (10, 11, 12, 13, 49, 50, 51, 52),
+    "hippocampus": (17, 53),
+    "lateral ventricles": GROUPS["lateral ventricles"],
+    "cerebellum": GROUPS["cerebellum"],
+}
+"""Region → FreeSurfer ids, for comparisons with labels of others. Deep grey matter is thalamus, caudate, putamen and
+pallidum."""
+
+CSF = 24
+"""FreeSurfer id of the fluid outside the ventricles. FreeSurfer's own segmentation labels only a few ml of it."""
+
+MEAN, MEAN_WITHOUT_CSF = "mean of 32 structures", "mean of 31 structures"
+"""Names of the means over all structures, with `CSF` and without it."""
 
 PEAK_PERCENTILE = 99.5
 """Percentile of the real T1w in the brain that is the peak of PSNR and the data range of SSIM."""
@@ -71,6 +89,30 @@ def structure_scores(segmentation: NDArray, truth: NDArray, affine: NDArray) -> 
         scores[f"{name} volume error"] = volume_error(segmentation, truth, ids)
         scores[f"{name} reference ml"] = float(np.isin(truth, ids).sum() * voxel)
     return scores
+
+
+def region_dice(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
+    """Compute the Dice of `REGIONS`."""
+    return {region: dice(segmentation, truth, ids) for region, ids in REGIONS.items()}
+
+
+def structure_dice(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
+    """Compute the Dice of the 32 structures by name, and `MEAN` and `MEAN_WITHOUT_CSF`.
+
+    A structure that both volumes lack is NaN and is not part of a mean.
+    """
+    box = brain_box((segmentation > 0) | (truth > 0), margin=0)
+    scores = {found: dice(segmentation[box], truth[box], [found.id]) for found in ALL_STRUCTURES if found.id}
+    means = {MEAN: [*scores.values()], MEAN_WITHOUT_CSF: [scores[found] for found in scores if found.id != CSF]}
+    by_name = {found.name: score for found, score in scores.items()}
+    return by_name | {name: float(np.nanmean(values)) for name, values in means.items()}
+
+
+def lesion_shares(segmentation: NDArray, lesions: NDArray[np.bool_]) -> dict[str, float]:
+    """Compute the shares of the voxels of white matter lesions that are labelled cortex or CSF, or nothing."""
+    labels = segmentation[lesions]
+    shares = {region: np.isin(labels, GROUPS[region]).mean() for region in ("cortex", "cerebrospinal fluid")}
+    return {region: float(share) for region, share in shares.items()} | {"background": float((labels == 0).mean())}
 
 
 def image_scores(image: NDArray, reference: NDArray, brain: NDArray[np.bool_], axis: int) -> dict[str, float]:

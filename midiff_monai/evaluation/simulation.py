@@ -30,7 +30,12 @@ from midiff_monai.io.paths import volume_stem
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.labels import TISSUES as STRUCTURES_OF
 
-SPACING = (1.0, 1.0, 3.0)
+Spacing = tuple[float, float, float]
+"""Sides of a voxel in mm, to the right, forwards and upwards."""
+
+SPACING: Spacing = (1.0, 1.0, 3.0)
+"""Usual sides of the voxels, those of a clinical scan."""
+
 NOISE, BIAS = 0.02, 0.2
 NECK = 30
 
@@ -72,12 +77,14 @@ class Anatomy(NamedTuple):
     Attributes:
         structures: FreeSurfer ids of the brain (X, Y, Z) at 1 mm.
         everything: labels of the brain and, for a head, of all other tissues.
-        affine: affine of the simulated images, with voxels of `SPACING`.
+        affine: affine of the simulated images, with voxels of `spacing`.
+        spacing: sides of the voxels of the simulated images, at least 1 mm.
     """
 
     structures: NDArray[np.int16]
     everything: NDArray
     affine: NDArray[np.float64]
+    spacing: Spacing = SPACING
 
 
 def simulate_pairs(label_maps: Path | None, count: int, out: Path, heads: bool = False) -> None:
@@ -87,9 +94,9 @@ def simulate_pairs(label_maps: Path | None, count: int, out: Path, heads: bool =
         simulate(path, out, number, heads)
 
 
-def simulate(label_map: Path, out: Path, seed: int, heads: bool = False) -> None:
-    """Write four contrasts and the true labels of a label map, and a CT if it is a head."""
-    anatomy = read_anatomy(label_map, heads)
+def simulate(label_map: Path, out: Path, seed: int, heads: bool = False, spacing: Spacing = SPACING) -> None:
+    """Write four contrasts and the true labels of a label map, and a CT if it is a head, with voxels of `spacing`."""
+    anatomy = read_anatomy(label_map, heads, spacing)
     fractions = tissue_fractions(anatomy)
     images = {}
     for number, (contrast, sequence) in enumerate(CONTRASTS.items()):
@@ -110,14 +117,14 @@ def save_pair(out: Path, subject: str, images: Mapping[str, NDArray], labels: ND
         nib.save(nib.Nifti1Image(image, affine), out / f"{subject}_{contrast}.nii.gz")
 
 
-def read_anatomy(label_map: Path, heads: bool = False) -> Anatomy:
+def read_anatomy(label_map: Path, heads: bool = False, spacing: Spacing = SPACING) -> Anatomy:
     """Read a label map with FreeSurfer ids at 1 mm in any orientation, and crop it to `field_of_view`."""
     stored = nib.as_closest_canonical(nib.load(label_map))
     box = field_of_view(brain_structures(np.asarray(stored.dataobj)) > 0, heads)
     everything = np.asarray(stored.dataobj)[box]
     structures = brain_structures(everything)
-    affine = _coarse_affine(stored.slicer[box].affine)
-    return Anatomy(structures, everything if heads else structures, affine)
+    affine = _coarse_affine(stored.slicer[box].affine, spacing)
+    return Anatomy(structures, everything if heads else structures, affine, spacing)
 
 
 def simulate_ct(anatomy: Anatomy, seed: int) -> NDArray[np.float32]:
@@ -128,7 +135,7 @@ def simulate_ct(anatomy: Anatomy, seed: int) -> NDArray[np.float32]:
     tissue = brain_tissue(anatomy.structures)
     for label, value in HOUNSFIELD.items():
         hounsfield[tissue == label] = value
-    image = average_over_voxels(hounsfield[None], SPACING)[0]
+    image = average_over_voxels(hounsfield[None], anatomy.spacing)[0]
     return image + np.random.default_rng(seed).normal(scale=CT_NOISE, size=image.shape).astype(np.float32)
 
 
@@ -157,34 +164,34 @@ def brain_tissue(structures: NDArray[np.int16]) -> NDArray[np.uint8]:
 
 
 def tissue_fractions(anatomy: Anatomy) -> NDArray[np.float32]:
-    """Compute the fractions (6, X, Y, Z) of background and `HEAD_TISSUES` in voxels of `SPACING`."""
+    """Compute the fractions (6, X, Y, Z) of background and `HEAD_TISSUES` in the voxels of the simulated images."""
     tissue = brain_tissue(anatomy.structures)
     for value, ids in TISSUES_OUTSIDE_BRAIN.items():
         tissue[np.isin(anatomy.everything, ids) & (tissue == BACKGROUND)] = value
-    fractions = [average_over_voxels((tissue == value)[None].astype(np.float32), SPACING) for value in range(6)]
-    return np.concatenate(fractions)
+    of_tissues = ((tissue == value)[None].astype(np.float32) for value in range(6))
+    return np.concatenate([average_over_voxels(fraction, anatomy.spacing) for fraction in of_tissues])
 
 
 def true_labels(anatomy: Anatomy, fractions: NDArray[np.float32]) -> NDArray[np.int16]:
     """Return the structure with the largest fraction of each voxel, 0 where the background prevails."""
-    labels = majority(anatomy.structures)
+    labels = majority(anatomy.structures, anatomy.spacing)
     labels[fractions.argmax(axis=0) == BACKGROUND] = 0
     return labels
 
 
-def majority(structures: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return the structure with the largest fraction of each voxel of `SPACING`."""
-    shape = average_over_voxels(np.zeros((1, *structures.shape), dtype=np.float32), SPACING).shape[1:]
+def majority(structures: NDArray[np.int16], spacing: Spacing = SPACING) -> NDArray[np.int16]:
+    """Return the structure with the largest fraction of each voxel of `spacing`."""
+    shape = average_over_voxels(np.zeros((1, *structures.shape), dtype=np.float32), spacing).shape[1:]
     winner, largest = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=np.float32)
     for label in np.unique(structures):
-        fraction = average_over_voxels((structures == label)[None].astype(np.float32), SPACING)[0]
+        fraction = average_over_voxels((structures == label)[None].astype(np.float32), spacing)[0]
         winner[fraction > largest] = label
         largest = np.maximum(fraction, largest)
     return winner
 
 
-def _coarse_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the affine of the grid of `SPACING` that starts at the same corner."""
-    scale = np.diag([*SPACING, 1.0])
-    scale[:3, 3] = (np.asarray(SPACING) - 1) / 2
+def _coarse_affine(affine: NDArray[np.float64], spacing: Spacing) -> NDArray[np.float64]:
+    """Compute the affine of the grid of `spacing` that starts at the same corner."""
+    scale = np.diag([*spacing, 1.0])
+    scale[:3, 3] = (np.asarray(spacing) - 1) / 2
     return affine @ scale

@@ -1,6 +1,7 @@
 """From slices to volumes: guided diffusion, translation, segmentation."""
 
 from midiff_monai.inferers.brain_mask import extract_brain
+from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.segmentation import BrainSegmentation
 from midiff_monai.inferers.slicewise import SliceRunner, SlicewiseInferer, VolumeInferer
@@ -8,7 +9,9 @@ from midiff_monai.inferers.translation import SlicewiseTranslation
 
 __all__ = [
     "BrainSegmentation",
+    "DetailRefiner",
     "LMIGuidedInferer",
+    "RefineProbabilitiesToLabelsd",
     "SliceRunner",
     "SlicewiseInferer",
     "SlicewiseTranslation",

@@ -52,11 +52,13 @@ def load_models(task: Task, progress: bool = False) -> Models:
     device = f"$torch.device('{settings.device}')" if settings.device else None
     amp = PRECISIONS[settings.precision]
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
-    segmentation = open_bundle(SEGMENTATION, **common)
+    segmentation = open_bundle(SEGMENTATION, **common, fast=settings.fast)
     if not task.mode.translates:
         return Models(segmentation)
     sampling = {name: getattr(settings, name) for name in ("steps", "samples", "seed")}
     overlays = [settings.modality] if settings.modality else []
+    if settings.fast:
+        sampling["detail_radius"] = 0
     return Models(segmentation, open_bundle(TRANSLATION, overlays, **common, **sampling, progress=progress))
 
 
@@ -66,6 +68,7 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | N
     if models.translation:
         used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
         used["steps"] = models.translation.setting("inferer").set_timesteps()
+    used["fast"] = models.segmentation.setting("fast")
     bundle = models.translation or models.segmentation
     device, amp = (bundle.setting(name) for name in ("device", "amp"))
     precision = "bfloat16" if amp else "float32"

@@ -53,6 +53,7 @@ class Settings:
         seed: seed of the noise.
         device: "cpu", "cuda", "cuda:1" …
         precision: a key of `PRECISIONS`.
+        fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
         trust_weights: load weights whose hash differs from the bundle's metadata.
     """
 
@@ -72,6 +73,11 @@ class Settings:
         "auto",
         "precision of the networks (default: auto, which is bfloat16 where the device has units for it)",
         choices=list(PRECISIONS),
+    )
+    fast: bool = _option(
+        False,
+        "compute at 2 mm only, in less time: a smoother synthetic T1w, a coarser segmentation",
+        action="store_true",
     )
     trust_weights: bool = _option(
         False, "load weights whose hash differs from the bundle's metadata", action="store_true"

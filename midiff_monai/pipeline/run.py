@@ -36,7 +36,6 @@ from midiff_monai.qc.flags import quality_flags
 from midiff_monai.transforms.background import clear_background
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
-from midiff_monai.transforms.resampling import restore_foreground
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
 SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
@@ -189,7 +188,10 @@ def process(job: Job, task: Task, models: Models) -> Result:
             image, logits = _translate(image, foreground, models.translation, models.segmentation, result)
     if task.mode.segments:
         with report.timed("segment"):
-            _segment(image, foreground, models.segmentation, result, logits)
+            fine = image
+            if result.synthetic is not None:
+                fine = MetaTensor(torch.from_numpy(result.synthetic[None]), affine=torch.from_numpy(source.affine))
+            _segment(image, fine, foreground, models.segmentation, result, logits)
     with report.timed("check"):
         report.flags = [flag._asdict() for flag in quality_flags(result.measures())]
         report.warnings += [flag["text"] for flag in report.flags]
@@ -247,19 +249,28 @@ def _translate(
     """Store the synthetic T1w in the result; returns it on the network's grid, with its logits where they are known."""
     conformed = translation.conform(image)
     samples, logits = translate_two_pass(image, conformed, translation, segmentation)
-    grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, image.affine
-    restored = [restore_foreground(sample, *grids).numpy() for sample in samples]
+    restored = translation.setting("upsampling")(samples, conformed, image, foreground).numpy()
     result.synthetic, result.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
     return MetaTensor(samples[:1], affine=conformed.affine), logits
 
 
 def _segment(
-    image: MetaTensor, foreground: torch.Tensor, bundle: Bundle, result: Result, logits: torch.Tensor | None
+    image: MetaTensor,
+    fine: MetaTensor,
+    foreground: torch.Tensor,
+    bundle: Bundle,
+    result: Result,
+    logits: torch.Tensor | None,
 ) -> None:
     """Store the segmentation in the result; computes the logits unless they are given."""
     conformed = bundle.conform(image)
     probabilities = (bundle.infer(conformed) if logits is None else logits).softmax(dim=0)
-    grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, result.source.affine
-    result.segmentation = probabilities_to_labels(probabilities, *grids).numpy()
+    known, affine = as_plain_tensor(conformed[0] != 0), result.source.affine
+    if bundle.setting("fast"):
+        labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine)
+    else:
+        coarse = MetaTensor(probabilities * known, affine=conformed.affine)
+        labels = bundle.setting("refiner")(coarse, bundle.conform(fine, "fine"), foreground, affine)
+    result.segmentation = labels.numpy()
     if not result.segmentation.any():
         result.report.warnings.append("No structure was found: look at the picture and check the input.")

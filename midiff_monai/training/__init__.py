@@ -9,6 +9,7 @@ from midiff_monai.training.label_transforms import (
     BrainMaskd,
     BrainSignedDistanced,
     ClassIndexFromMUSEd,
+    IgnoreBoundaryd,
     LabelBoundaryd,
     LabelStructuresd,
     NormalizeTissuesd,
@@ -16,6 +17,8 @@ from midiff_monai.training.label_transforms import (
 from midiff_monai.training.losses import SobolevLoss
 from midiff_monai.training.prepare_batch import LMIPrepareBatch, SlabPrepareBatch
 from midiff_monai.training.regions import Region
+from midiff_monai.training.simulated_t1 import RandSimulateT1wd
+from midiff_monai.training.two_scale import TwoScaleLoss, TwoScaleNetwork, TwoScalePrepareBatch
 
 __all__ = [
     "BrainMaskd",
@@ -25,16 +28,21 @@ __all__ = [
     "ContrastRandomizer",
     "ExtendableOneCycleLR",
     "GradientClipHandler",
+    "IgnoreBoundaryd",
     "LMIPrepareBatch",
     "LabelBoundaryd",
     "LabelStructuresd",
     "NormalizeTissuesd",
     "RandDeformCropd",
     "RandLabelContrastd",
+    "RandSimulateT1wd",
     "RandSkullStripd",
     "RandomizeContrastd",
     "Region",
     "ReseedHandler",
     "SlabPrepareBatch",
     "SobolevLoss",
+    "TwoScaleLoss",
+    "TwoScaleNetwork",
+    "TwoScalePrepareBatch",
 ]

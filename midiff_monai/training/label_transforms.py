@@ -201,3 +201,34 @@ class ClassIndexFromMUSEd(MapTransform):
             classes = np.searchsorted(FREESURFER_IDS, ids).astype(np.uint8)
             result[key] = with_meta_of(torch.from_numpy(classes)[None], result[key])
         return result
+
+
+class IgnoreBoundaryd(MapTransform):
+    """Mark voxels where parcellation protocols may differ: at the boundary of a class, or of a doubtful class.
+
+    Two protocols draw the boundary of a structure differently, but agree on its interior.
+
+    Args:
+        keys: class indices (1, X, Y, Z), uint8.
+        doubtful: class indices whose voxels are all marked.
+        ignored: value of the marked voxels.
+    """
+
+    def __init__(self, keys: KeysCollection, doubtful: Sequence[int] = (), ignored: int = 255) -> None:
+        super().__init__(keys)
+        self.doubtful, self.ignored = list(doubtful), ignored
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Mark the voxels of the label maps of a sample."""
+        result = dict(data)
+        face_neighbours = ndimage.generate_binary_structure(3, 1)
+        for key in self.key_iterator(result):
+            labels = np.asarray(result[key][0])
+            lowest, highest = (
+                extreme(labels, footprint=face_neighbours)
+                for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+            )
+            marked = (lowest != highest) | np.isin(labels, self.doubtful)
+            values = np.where(marked, self.ignored, labels).astype(np.uint8)
+            result[key] = with_meta_of(torch.from_numpy(values)[None], result[key])
+        return result

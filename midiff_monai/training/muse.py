@@ -7,9 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
-from midiff_monai.labels import STRUCTURES
+from midiff_monai.labels import nearest_side_is_right
 
 
 def _muse_to_freesurfer() -> dict[int, int]:
@@ -64,15 +63,8 @@ def freesurfer_from_muse(parcellation: NDArray[np.integer]) -> NDArray[np.int16]
         raise ValueError(f"MUSE has no values {sorted(unknown)}")
     ids = np.array([MUSE_TO_FREESURFER.get(value, 0) for value in present.tolist()], dtype=np.int16)
     translated = ids[np.searchsorted(present, parcellation)]
-    on_right = _nearest_side_is_right(translated)
+    on_right = nearest_side_is_right(translated)
     for value, (left, right) in MUSE_MIDLINE.items():
         midline = parcellation == value
         translated[midline] = np.where(on_right[midline], right, left)
     return translated
-
-
-def _nearest_side_is_right(segmentation: NDArray[np.int16]) -> NDArray[np.bool_]:
-    left = np.isin(segmentation, [structure.id for structure in STRUCTURES if structure.name.startswith("Left-")])
-    right = np.isin(segmentation, [structure.id for structure in STRUCTURES if structure.name.startswith("Right-")])
-    nearest = distance_transform_edt(~(left | right), return_distances=False, return_indices=True)
-    return right[tuple(nearest)]

@@ -2,12 +2,20 @@
 
 from midiff_monai.transforms.background import ClearBackgroundd
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
+from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
-from midiff_monai.transforms.spatial import InvertMaskedSpacingd, InvertProbabilitiesToLabelsd, MaskedSpacingd
+from midiff_monai.transforms.spatial import (
+    GuidedUpsamplingd,
+    InvertMaskedSpacingd,
+    InvertProbabilitiesToLabelsd,
+    MaskedSpacingd,
+)
 
 __all__ = [
     "ClearBackgroundd",
+    "GuidedUpsampling",
+    "GuidedUpsamplingd",
     "InvertMaskedSpacingd",
     "InvertProbabilitiesToLabelsd",
     "MaskedSpacingd",

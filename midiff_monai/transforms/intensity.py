@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
@@ -15,6 +16,9 @@ from midiff_monai.transforms.meta import Data
 
 MIN_FOREGROUND_VALUE = 1e-3
 """Least value of a foreground voxel after scaling; 0 is reserved for the background."""
+
+INTENSITY_RANGE = "intensity_range"
+"""Key of the metadata of a scaled image, under which the intensities lie that became 0 and 1."""
 
 
 class ScaleForegroundIntensityd(MapTransform):
@@ -24,7 +28,7 @@ class ScaleForegroundIntensityd(MapTransform):
     Scaling is important for proton density, whose contrast occupies a fifth of its intensity range.
 
     The output is 0 in the background: at voxels at or below 0, except for holes of the foreground. All other voxels are
-    at least `MIN_FOREGROUND_VALUE`.
+    at least `MIN_FOREGROUND_VALUE`. A MetaTensor keeps the two intensities in its metadata, under `INTENSITY_RANGE`.
 
     Args:
         keys: keys of images (1, X, Y, Z).
@@ -60,10 +64,17 @@ class ScaleForegroundIntensityd(MapTransform):
             image = np.asarray(result[key][0])
             foreground_mask = fill_holes((image != 0) & (image > (low if self.window else 0)))
             scaled = ((result[key] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
-            result[key] = scaled * torch.from_numpy(foreground_mask)[None]
+            result[key] = _with_range(scaled * torch.from_numpy(foreground_mask)[None], low, high)
         return result
 
     def _percentiles(self, image: torch.Tensor) -> tuple[float, float]:
         """The percentiles of every other voxel along each axis; of all voxels if none of those is positive."""
         subsampled = image[..., ::2, ::2, ::2]
         return foreground_percentiles(subsampled if (subsampled > 0).any() else image, self.lower, self.upper)
+
+
+def _with_range(scaled: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """The image with its intensity range in the metadata; a tensor without metadata stays as it is."""
+    if not isinstance(scaled, MetaTensor):
+        return scaled
+    return MetaTensor(scaled, meta=scaled.meta | {INTENSITY_RANGE: torch.tensor([low, high], dtype=torch.float64)})

@@ -15,8 +15,12 @@ from scipy import ndimage
 
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.foreground import fill_holes
+from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
 from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
+
+Grids = tuple[torch.Tensor, Any, torch.Tensor, Any]
+"""The last four arguments of `resampling.restore_foreground`."""
 
 
 class MaskedSpacingd(MapTransform):
@@ -103,14 +107,34 @@ class InvertMaskedSpacingd(MapTransform):
                 as_plain_tensor(foreground[0]).float(), foreground.affine, shape, affine, fill=0.0, mode="nearest"
             )
             grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground_in_file > 0.5, affine
-            restored = self._restore(as_plain_tensor(image), *grids)
+            restored = self._restore(as_plain_tensor(image), grids, conformed, result)
             # a new dictionary of metadata: that of the conformed image keeps its affine
             result[key] = MetaTensor(restored, meta=conformed.meta | {"affine": affine})
         return result
 
-    def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
-        """Resample (C, X, Y, Z); `grids` are the last four arguments of `restore_foreground`."""
+    def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
+        """Resample (C, X, Y, Z); `data` is the sample, `conformed` its image on the grid of the network."""
         return torch.stack([restore_foreground(channel, *grids) for channel in image])
+
+
+class GuidedUpsamplingd(InvertMaskedSpacingd):
+    """Resample images back to the grid of the source file, with the detail of the source.
+
+    Args:
+        keys: as for `InvertMaskedSpacingd`.
+        orig_keys: as for `InvertMaskedSpacingd`; scaled by `ScaleForegroundIntensityd`.
+        source_key: key of the source (1, X', Y', Z') as it was loaded.
+        upsampling: a `GuidedUpsampling`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, orig_keys: KeysCollection, source_key: Hashable, upsampling: GuidedUpsampling
+    ) -> None:
+        super().__init__(keys, orig_keys)
+        self.source_key, self.upsampling = source_key, upsampling
+
+    def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
+        return self.upsampling(image, conformed, data[self.source_key].cpu(), grids[2])
 
 
 class InvertProbabilitiesToLabelsd(InvertMaskedSpacingd):
@@ -121,7 +145,7 @@ class InvertProbabilitiesToLabelsd(InvertMaskedSpacingd):
         orig_keys: as for `InvertMaskedSpacingd`.
     """
 
-    def _restore(self, image: torch.Tensor, *grids: Any) -> torch.Tensor:
+    def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
         return probabilities_to_labels(image, *grids)[None]
 
 

@@ -122,7 +122,7 @@ def test_training_and_inference_have_the_same_network_and_guide(name: str) -> No
     configs = [
         ConfigParser.load_config_file(str(bundle_root(name) / "configs" / f"{c}.yaml")) for c in ("train", "inference")
     ]
-    for part in ("network_def", "guide", "scheduler", "context"):
+    for part in ("network_def", "body", "guide", "scheduler", "context"):
         assert configs[0].get(part) == configs[1].get(part)
 
 
@@ -244,7 +244,7 @@ def test_real_and_synthetic_t1w_are_drawn_equally_often() -> None:
     parser = ConfigParser()
     parser.read_config(str(bundle_root("t1_brain_segmentation") / "configs" / "train.yaml"))
     parser.update({"images": [f"{n}_T1.nii.gz" for n in range(10)], "synthetic": [{"image": "synthetic"}] * 12})
-    parser.update({"train#dataset": {"_target_": "Dataset", "data": "@train_datalist"}, "epoch_length": 500})
+    parser.update({"train#dataset": {"_target_": "Dataset", "data": "@train_datalist"}, "epoch_length": 1000})
     torch.manual_seed(0)
     drawn = list(parser.get_parsed_content("train#sampler"))
     items = parser.get_parsed_content("train#dataset")

@@ -40,6 +40,21 @@ def test_true_labels_have_the_positions_of_the_label_map(simulated: Path) -> Non
     assert set(np.unique(truth.dataobj)) == {0, 2, 4, 24}
 
 
+def test_at_1_mm_the_true_labels_are_those_of_the_label_map(simulated: Path) -> None:
+    stored = nib.load(simulated.parent / "maps" / "map_01.nii.gz")
+    label_map = simulate.brain_structures(np.asarray(stored.dataobj))
+    simulate.simulate(simulated.parent / "maps" / "map_01.nii.gz", simulated.parent / "fine", 0, True, (1, 1, 1))
+    truth = nib.load(simulated.parent / "fine" / "map-01_dseg.nii.gz")
+    brain = np.argwhere(np.asarray(truth.dataobj) > 0)
+    assert len(brain) == (label_map > 0).sum()
+    places = nib.affines.apply_affine(np.linalg.inv(stored.affine) @ truth.affine, brain).round().astype(int)
+    np.testing.assert_array_equal(np.asarray(truth.dataobj)[tuple(brain.T)], label_map[tuple(places.T)])
+    image = nib.load(simulated.parent / "fine" / "map-01_T2.nii.gz").get_fdata()
+    white, ventricle = (image[np.asarray(truth.dataobj) == label] for label in (2, 4))
+    expected = CONTRASTS["T2"].signal(TISSUES[1]) / CONTRASTS["T2"].signal(TISSUES[3])
+    assert white.std() < 1e-3 and ventricle.mean() / white.mean() == pytest.approx(expected, rel=1e-4)
+
+
 def test_every_contrast_has_the_signal_of_its_tissues(simulated: Path) -> None:
     truth = np.asarray(nib.load(simulated / "map-01_dseg.nii.gz").dataobj)
     for name, sequence in CONTRASTS.items():

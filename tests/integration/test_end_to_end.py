@@ -90,7 +90,7 @@ def train_small(
     "name, narrow",
     [
         ("t1_lmi_translation", {"network_def#network#network#channels": [16, 16, 16, 16]}),
-        ("t1_brain_segmentation", {"network_def#network#filters": [8, 8, 8, 8]}),
+        ("t1_brain_segmentation", {"body#network#filters": [8, 8, 8, 8]}),
     ],
 )
 def test_an_interrupted_training_resumes_to_the_same_result(

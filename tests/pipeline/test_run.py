@@ -12,6 +12,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
+from monai.data import MetaTensor
 from scipy import ndimage
 
 from midiff_monai import segment, translate
@@ -28,6 +29,9 @@ from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
 from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.pipeline.run import BACKGROUND_CLEARED, read
 from midiff_monai.provenance import sha256
+from midiff_monai.transforms.foreground import fill_holes
+from midiff_monai.transforms.meta import as_plain_tensor
+from midiff_monai.transforms.spatial import probabilities_to_labels
 
 BUNDLES = (TRANSLATION, SEGMENTATION)
 
@@ -103,6 +107,25 @@ def test_volumes_are_those_of_the_label_map(thin_phantom: Path, tmp_path: Path) 
     for label in (2, 41, 3, 42):
         assert table[label] == pytest.approx((labels == label).sum() * voxel, abs=1e-3)
     assert not result.paths.synthetic.exists()
+
+
+def test_fast_interpolates_the_probabilities_at_2_mm(thin_phantom: Path, tmp_path: Path) -> None:
+    fast, full = (
+        segment([thin_phantom], tmp_path / str(fast), translated=False, fast=fast)[0] for fast in (True, False)
+    )
+    bundle = open_bundle(SEGMENTATION)
+    (job,) = find_jobs(thin_phantom, tmp_path)
+    source = read(job, Settings())
+    image = MetaTensor(np.asarray(source.dataobj, np.float32)[None], affine=torch.from_numpy(source.affine))
+    conformed = bundle.conform(image)
+    probabilities = bundle.infer(conformed).softmax(dim=0)
+    foreground = torch.from_numpy(fill_holes(np.asarray(source.dataobj) != 0))
+    grids = as_plain_tensor(conformed[0] != 0), conformed.affine, foreground, source.affine
+    np.testing.assert_array_equal(fast.segmentation, probabilities_to_labels(probabilities, *grids))
+    assert full.segmentation is not None
+    assert (full.segmentation != fast.segmentation).any()
+    for result in (fast, full):
+        assert json.loads(result.paths.report.read_text())["settings"]["fast"] == (result is fast)
 
 
 def test_the_same_seed_gives_the_same_voxels(thin_phantom: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from midiff_monai.training.label_transforms import (
     BrainMaskd,
     BrainSignedDistanced,
     ClassIndexFromMUSEd,
+    IgnoreBoundaryd,
     LabelBoundaryd,
     LabelStructuresd,
     NormalizeTissuesd,
@@ -178,3 +179,18 @@ def test_classes_are_the_structures_of_the_parcellation() -> None:
     np.testing.assert_array_equal(np.array(FREESURFER_IDS)[np.asarray(classes[0])], freesurfer_from_muse(muse))
     # background, left and right thalamus, left cortex, fourth ventricle, from the published table
     assert classes[0, [5, 0, 1, 2, 3], [0, 0, 0, 0, 0], 0].tolist() == [0, 7, 25, 2, 12]
+
+
+def test_the_boundary_of_a_class_is_ignored_and_its_interior_kept() -> None:
+    labels = np.zeros((1, 9, 9, 9), dtype=np.uint8)
+    labels[0, 2:7, 2:7, 2:7] = 3
+    labels[0, 7:, 7:, 7:] = 5
+    marked = IgnoreBoundaryd("label", doubtful=[5])({"label": MetaTensor(labels)})["label"][0].numpy()
+    for voxel in np.ndindex(labels.shape[1:]):
+        neighbours = {int(labels[0][voxel])}
+        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)):
+            other = np.array(voxel)
+            other[axis] = np.clip(other[axis] + step, 0, 8)
+            neighbours.add(int(labels[0][tuple(other)]))
+        doubtful = len(neighbours) > 1 or labels[0][voxel] == 5
+        assert marked[voxel] == (255 if doubtful else labels[0][voxel])

@@ -106,3 +106,13 @@ def test_zeros_of_a_stripped_ct_are_background_in_any_window() -> None:
     brain = torch.where(inside, 35.0, 0.0)
     result = ScaleForegroundIntensityd("image", window=(-10, 90))({"image": brain})["image"]
     torch.testing.assert_close(result, torch.where(inside, 0.45, 0.0))
+
+
+@pytest.mark.parametrize("window", [None, (110.0, 170.0)])
+def test_the_metadata_hold_the_intensities_that_became_0_and_1(window: tuple[float, float] | None) -> None:
+    volume = MetaTensor(brain_in_air(0), affine=AFFINE)
+    result = ScaleForegroundIntensityd("image", window=window)({"image": volume})["image"]
+    low, high = result.meta["intensity_range"]
+    inside = (result > MIN_FOREGROUND_VALUE) & (result < 1)
+    torch.testing.assert_close((low + result * (high - low))[inside], volume[inside], atol=1e-3, rtol=0)
+    assert inside.any() and "intensity_range" not in volume.meta
