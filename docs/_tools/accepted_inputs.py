@@ -81,7 +81,7 @@ def reading(case: Case) -> Reading:
         path = case.write(Path(folder))
         try:
             image = read_volume(path)
-            check_intensity_range(image, path, case.modality)
+            check_intensity_range(image, path, case.modality or "MR")
         except InputError as error:
             return Reading(case.kind, REFUSED, _anonymous(str(error), path))
         warnings = reading_warnings(image) + ([] if states_orientation(image) else [SIDES_UNKNOWN])

@@ -54,16 +54,16 @@ class Bundle:
 
 
 def open_bundle(
-    name: str,
+    name: str | Path,
     overlays: Sequence[str | Path] = (),
     weights: Path | None = None,
     trusted: bool = False,
     **settings: Any,
 ) -> Bundle:
-    """Open the inference configuration of a bundle that came with the package.
+    """Open the inference configuration of a bundle.
 
     Args:
-        name: name of the bundle, see `resources.available_bundles`.
+        name: name of a bundle that came with the package, or the folder of another one; see `resources.bundle_root`.
         overlays: configurations that are merged over it in this order. A string names one of
             `resources.available_overlays`; a path is a YAML file.
         weights: state dict to load instead of the bundle's own weights. Its hash is not checked.

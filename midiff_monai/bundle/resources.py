@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from midiff_monai.errors import BundleError
 
@@ -19,13 +22,39 @@ def available_overlays() -> list[str]:
     return sorted(overlay.stem for overlay in _folder("transforms").glob("*.yaml"))
 
 
-def bundle_root(name: str) -> Path:
+def bundle_root(name: str | Path) -> Path:
     """Find the folder of a bundle, which holds `configs/` and `models/`.
+
+    Args:
+        name: name of a bundle that came with the package, or the path of the folder of any other.
 
     Raises:
         BundleError: the bundle does not exist. The message lists the available ones.
     """
-    return _known(_folder("bundles") / name, name, available_bundles())
+    if str(name) in available_bundles():
+        return _folder("bundles") / name
+    if name and metadata_path(name).is_file():
+        return Path(name).resolve()
+    hint = f"Available are: {', '.join(available_bundles()) or 'none'}; or name the folder of a bundle of your own"
+    raise BundleError(name or "''", "is not a bundle", hint)
+
+
+def metadata_path(root: str | Path) -> Path:
+    """The file with the metadata of a bundle."""
+    return Path(root) / "configs" / "metadata.json"
+
+
+def read_metadata(root: str | Path) -> dict[str, Any]:
+    """Read `configs/metadata.json` of a bundle.
+
+    Raises:
+        BundleError: it is no JSON object.
+    """
+    path = metadata_path(root)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BundleError(path, f"cannot be read ({error})", "Correct it, or restore the file") from error
 
 
 def overlay_path(name: str) -> Path:
@@ -34,13 +63,38 @@ def overlay_path(name: str) -> Path:
     Raises:
         BundleError: the overlay does not exist. The message lists the available ones.
     """
-    return _known(_folder("transforms") / f"{name}.yaml", name, available_overlays())
-
-
-def _known(path: Path, name: str, available: list[str]) -> Path:
-    if name not in available:
-        raise BundleError(path, "does not exist", f"Available are: {', '.join(available) or 'none'}")
+    path = _folder("transforms") / f"{name}.yaml"
+    if name not in available_overlays():
+        raise BundleError(path, "does not exist", f"Available are: {', '.join(available_overlays()) or 'none'}")
     return path
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What reading a scan must know of a preprocessing overlay.
+
+    Attributes:
+        dicom_modality: its DICOM modality, such as "MR" or "CT"; empty if the overlay names none.
+        absolute: its intensities have an absolute scale, see `ClearBackgroundd`.
+    """
+
+    dicom_modality: str
+    absolute: bool
+
+
+def read_preset(name: str | None) -> Preset:
+    """Read an overlay. Without one, scans are MR.
+
+    Raises:
+        BundleError: the overlay does not exist. The message lists the available ones.
+    """
+    if name is None:
+        return Preset("MR", absolute=False)
+    import yaml
+
+    overlay = yaml.safe_load(overlay_path(name).read_text(encoding="utf-8")) or {}
+    absolute = bool(overlay.get("clear_background", {}).get("absolute", False))
+    return Preset(overlay.get("dicom_modality", ""), absolute)
 
 
 def _folder(kind: str) -> Path:

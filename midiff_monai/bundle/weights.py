@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from monai.networks.utils import copy_model_state
 from torch import nn
 
+from midiff_monai.bundle.resources import metadata_path, read_metadata
 from midiff_monai.errors import BundleError
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.provenance import sha256
@@ -67,14 +67,16 @@ def load_state(network: nn.Module, path: Path) -> str:
 
 
 def load_matching_weights(network: nn.Module, root: str | Path) -> None:
-    """Load those weights of a bundle whose name and shape a U-Net shares; its other weights stay as they are.
+    """Load those weights of a bundle whose name and shape a network shares; its other weights stay as they are.
 
     Args:
-        network: the U-Net without its wrappers.
-        root: folder of the bundle. The names of its weights lose the prefixes of the wrappers.
+        network: a U-Net with or without its wrappers. Names are compared without the prefixes of the wrappers.
+        root: folder of the bundle.
     """
     stored = torch.load(Path(root) / WEIGHTS, map_location="cpu", weights_only=True)
-    copy_model_state(network, {name.rpartition("network.")[2]: value.float() for name, value in stored.items()})
+    unwrapped = {name.rpartition("network.")[2]: value.float() for name, value in stored.items()}
+    names = {name: name.rpartition("network.")[2] for name in network.state_dict()}
+    copy_model_state(network, {name: unwrapped[bare] for name, bare in names.items() if bare in unwrapped})
 
 
 def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
@@ -97,7 +99,7 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
     metadata, digest = read_metadata(root), sha256(path)
     metadata |= {"version": f"{metadata['version'].partition('+')[0]}+{digest[:7]}", "weights_sha256": digest}
-    with atomic_write(_metadata_path(root)) as temporary:
+    with atomic_write(metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return digest
 
@@ -110,12 +112,3 @@ def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
     places = {name: (value.data_ptr(), value.shape) for name, value in state.items()}
     halves = {places[name]: (v.half() if v.is_floating_point() else v).cpu() for name, v in state.items()}
     torch.save({name: halves[place] for name, place in places.items()}, path)
-
-
-def read_metadata(root: str | Path) -> dict[str, Any]:
-    """Read `configs/metadata.json` of a bundle."""
-    return json.loads(_metadata_path(root).read_text(encoding="utf-8"))
-
-
-def _metadata_path(root: str | Path) -> Path:
-    return Path(root) / "configs" / "metadata.json"

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.resources import bundle_root, read_preset
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.errors import InputError
 from midiff_monai.pipeline.options import Mode, Settings, Task
@@ -33,8 +33,9 @@ def task_from(arguments: argparse.Namespace) -> Task:
         mode = Mode.TRANSLATE
     else:
         mode = Mode.SEGMENT_DIRECTLY if arguments.no_translate else Mode.SEGMENT
-    settings = Settings(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
-    return Task(mode, settings, arguments.overwrite)
+    values = {setting.name: getattr(arguments, setting.name) for setting in fields(Settings)}
+    values["bundle"] = [bundle_root(name) for name in arguments.bundle or ()]
+    return Task(mode, Settings(**values), arguments.overwrite)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -59,7 +60,8 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
 def _batch(arguments: argparse.Namespace) -> int:
     from midiff_monai.io.inputs import find_jobs
 
-    code = _run_batch(find_jobs(arguments.inputs, arguments.output, arguments.modality), arguments)
+    preset, target = read_preset(arguments.modality), task_from(arguments).choose_bundles().target
+    code = _run_batch(find_jobs(arguments.inputs, arguments.output, preset.dicom_modality, target), arguments)
     if code != ExitCode.INTERRUPTED:
         _summarize(arguments.output)
     return code
@@ -75,7 +77,8 @@ def _bids(arguments: argparse.Namespace) -> int:
     if not arguments.skip_bids_validation:
         bids.check_dataset(arguments.dataset)
     labels = arguments.participant_label, arguments.session_label
-    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels)
+    target = task_from(arguments).choose_bundles().target
+    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target)
     if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
         print(f"midiff: warning: no such scan of {', '.join(without)}", file=sys.stderr)
     bids.write_description(arguments.dataset, arguments.output)
@@ -131,6 +134,22 @@ def _summarize(folder: Path) -> None:
     print(write_study_page(folder, partial(tqdm, desc="page", unit="scan", disable=None)))
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from midiff_monai.bundle.own import TargetPlan, make_bundle
+
+    spacing = arguments.spacing * 3 if len(arguments.spacing) == 1 else arguments.spacing
+    if len(spacing) != 3:
+        raise InputError("--spacing", f"has {len(spacing)} numbers", "Give one, or one for each axis")
+    window = tuple(arguments.window) if arguments.window else None
+    plan = TargetPlan(arguments.target, arguments.anatomy, tuple(spacing), arguments.slices, window)
+    bar = partial(tqdm, unit="volume", disable=None)
+    count = make_bundle(arguments.folder, arguments.data, plan, bar)
+    print(f"{arguments.folder}: {count} volumes of {plan.target}. Next: midiff train {arguments.folder}")
+    return ExitCode.OK
+
+
 def _train(arguments: argparse.Namespace) -> int:
     root = bundle_root(arguments.bundle)
     _check_training_data(root, arguments.overrides)
@@ -146,7 +165,7 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
     """Check the data set of a training command: that of `--dataset_dir`, or the bundle's own.
 
     Raises:
-        InputError: T1w or parcellations are missing, or too few subjects are left for training.
+        InputError: volumes or parcellations are missing, or too few subjects are left for training.
     """
     from monai.bundle import ConfigParser
 
@@ -154,19 +173,28 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
         return
     defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--dataset_dir", type=Path, default=root / "data")
+    parser.add_argument("--dataset_dir", default=defaults["dataset_dir"] if "labels" not in defaults else root / "data")
     parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
     given = parser.parse_known_args(overrides)[0]
-    images = sorted(given.dataset_dir.glob("*_T1.nii.gz"))
+    if "labels" not in defaults:
+        from midiff_monai.bundle.own import check_training_volumes
+
+        check_training_volumes(given.dataset_dir, given.validation_subjects)
+        return
+    _check_labelled_data(Path(given.dataset_dir), given.validation_subjects)
+
+
+def _check_labelled_data(folder: Path, validating: int) -> None:
+    images = sorted(folder.glob("*_T1.nii.gz"))
     if not images:
         hint = "Name the folder of the T1w and their parcellations with --dataset_dir"
-        raise InputError(given.dataset_dir, "holds no SUBJECT_T1.nii.gz", hint)
+        raise InputError(folder, "holds no SUBJECT_T1.nii.gz", hint)
     for label in (image.with_name(image.name.replace("_T1.nii.gz", "_T1_DLMUSE.nii.gz")) for image in images):
         if not label.exists():
             raise InputError(label, "does not exist", "Add the DLMUSE parcellation of each T1w, or remove the T1w")
-    if len(images) <= given.validation_subjects:
-        fault = f"holds {len(images)} T1w, and {given.validation_subjects} are reserved for validation"
-        raise InputError(given.dataset_dir, fault, "Add some, or reserve fewer with --validation_subjects")
+    if len(images) <= validating:
+        fault = f"holds {len(images)} T1w, and {validating} are reserved for validation"
+        raise InputError(folder, fault, "Add some, or reserve fewer with --validation_subjects")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -180,7 +208,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from midiff_monai.cli.info import describe_installation
 
-    facts = describe_installation()
+    facts = describe_installation(arguments.bundle or ())
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
@@ -193,6 +221,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "translate": _translate,
     "batch": _batch,
     "bids": _bids,
+    "init": _init,
     "train": _train,
     "demo": _demo,
     "info": _info,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,17 @@ from midiff_monai.bundle.weights import WEIGHTS, read_metadata
 from midiff_monai.provenance import environment, sha256, usable_processors
 
 
-def describe_installation() -> dict[str, Any]:
-    """Versions, bundles and whether their weights are intact, processors, GPUs and modalities, as JSON types."""
+def describe_installation(own: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, bundles and whether their weights are intact, processors, GPUs and modalities, as JSON types.
+
+    Args:
+        own: folders of further bundles.
+
+    Raises:
+        BundleError: a folder is no bundle.
+    """
     return environment() | {
-        "bundles": {name: _bundle(name) for name in available_bundles()},
+        "bundles": {name: _bundle(name) for name in [*available_bundles(), *own]},
         "cpus": usable_processors(),
         "modalities": available_overlays(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -25,4 +33,6 @@ def _bundle(name: str) -> dict[str, Any]:
     root = bundle_root(name)
     metadata, weights = read_metadata(root), root / WEIGHTS
     intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
-    return {"version": metadata["version"], "weights_sha256": metadata["weights_sha256"], "intact": intact}
+    does = {name: metadata[name] for name in ("target", "segments", "anatomy") if name in metadata}
+    weights_facts = {"weights_sha256": metadata["weights_sha256"], "intact": intact}
+    return {"version": metadata["version"]} | does | weights_facts

@@ -27,12 +27,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('midiff-monai')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_segment(commands)
-    _add_volume_options(_add(commands, "translate", "make a synthetic T1w of each volume, on the grid of the volume"))
+    _add_volume_options(_add(commands, "translate", "make a synthetic T1w, or another target, of each volume"))
     _add_batch(commands)
     _add_bids(commands)
+    _add_init(commands)
     _add_train(commands)
     _add_demo(commands)
     info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
+    info.add_argument("--bundle", action="append", metavar="PATH", help="describe a bundle of your own as well")
     info.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
@@ -79,9 +81,32 @@ def _both(option: str) -> tuple[str, str]:
     return option, "--" + option[2:].replace("-", "_")
 
 
+def _add_init(commands: Any) -> None:
+    init = _add(commands, "init", "make a bundle of your own for another target modality, trained without labels")
+    init.add_argument("folder", type=Path, metavar="NAME", help="folder of the new bundle")
+    init.add_argument("--target", required=True, metavar="NAME", help="target modality, such as FLAIR: letters, digits")
+    init.add_argument("--data", required=True, metavar="DATA", help="its volumes: folder, pattern, or .csv/.tsv")
+    init.add_argument("--anatomy", default="brain", choices=["brain", "any"], help="(default: %(default)s)")
+    init.add_argument(
+        "--spacing", type=float, nargs="+", default=[2.0], metavar="MM", help="voxel size, 1 or 3 numbers (default: 2)"
+    )
+    init.add_argument(
+        "--slices", default="axial", choices=["axial", "coronal", "sagittal"], help="(default: %(default)s)"
+    )
+    init.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="intensities on an absolute scale, such as HU, that become 0 and 1 (default: percentiles of each volume)",
+    )
+
+
 def _add_train(commands: Any) -> None:
     train = _add(commands, "train", "print and run the MONAI command that trains a bundle and replaces its weights")
-    train.add_argument("bundle", choices=available_bundles(), help="bundle to train")
+    train.add_argument(
+        "bundle", metavar="BUNDLE", help=f"{', '.join(available_bundles())}, or the folder of a bundle of your own"
+    )
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="values for the configuration: --max_epochs 2")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.files import content_fault, is_dicom, lost_images
-from midiff_monai.io.outputs import OutputPaths, named_outputs, output_paths, report_beside
+from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, named_outputs, output_paths, report_beside
 from midiff_monai.io.paths import VOLUME_SUFFIXES, files_below, volume_files
 from midiff_monai.io.placeholders import missing_file_error
 
@@ -58,7 +59,12 @@ class Job:
         return self.series.exclusion_reason if self.series else self.fault
 
 
-def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, modality: str | None = None) -> list[Job]:
+def find_jobs(
+    items: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    modality: str | None = None,
+    target: str = DEFAULT_TARGET,
+) -> list[Job]:
     """Find the volumes of a run.
 
     Args:
@@ -73,7 +79,8 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
 
             Folders and patterns skip results of midiff that have their report beside them.
         output: Folder for the results. It is skipped if it lies inside a searched folder.
-        modality: "CT" selects the CT series among DICOM series. Any other value selects the MR series.
+        modality: DICOM modality of the series to take among DICOM series. Any value but "CT" takes the MR series.
+        target: the modality that the volumes are translated to, a part of the names of the results.
 
     Returns:
         The volumes, followed by the excluded DICOM series. `Job.exclusion_reason` says why a series is excluded: it is
@@ -85,8 +92,28 @@ def find_jobs(items: Sequence[str | Path] | str | Path, output: str | Path, moda
     """
     output = Path(output)
     items = [items] if isinstance(items, str | Path) else items
-    jobs = [job for item in items for job in _expand(item, output, "CT" if modality == "CT" else "MR")]
+    modality = "CT" if modality == "CT" else "MR"
+    jobs = [job for item in items for job in _expand(item, output, modality, target)]
     return without_duplicates(jobs, hint="Rename one, or give a table with a column `output`")
+
+
+def find_volumes(item: str | Path) -> list[Path]:
+    """Find the volumes to train on.
+
+    Args:
+        item: a folder, a pattern or a table, as for `find_jobs`; results of midiff are skipped.
+
+    Returns:
+        The files, sorted, or in the order of the table.
+
+    Raises:
+        InputError: no volume is found, or a DICOM series.
+    """
+    jobs = list(_expand(item, Path(os.devnull), "MR", DEFAULT_TARGET))
+    for job in jobs:
+        if job.series is not None:
+            raise InputError(job.source, "is a DICOM series", "Convert it to NIfTI first, for example with dcm2niix")
+    return [job.source for job in jobs]
 
 
 def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
@@ -103,20 +130,20 @@ def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
     return [*by_report.values(), *(job for job in jobs if job.exclusion_reason)]
 
 
-def _expand(item: str | Path, output: Path, modality: str) -> Iterator[Job]:
+def _expand(item: str | Path, output: Path, modality: str, target: str) -> Iterator[Job]:
     """Yield the jobs of one input argument."""
     path = Path(item)
     if item == "":
         raise InputError("''", "is an empty input", "Check the variable or the pattern that it came from")
     if path.is_dir():
-        yield from _jobs_in_folder(path, output, modality)
+        yield from _jobs_in_folder(path, output, modality, target)
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        yield from (_file_job(source, folder) for source, folder in _read_table(path, output))
+        yield from (_file_job(source, folder, target) for source, folder in _read_table(path, output))
     elif not path.exists() and glob.has_magic(str(item)):
-        yield from (_file_job(volume, output) for volume in _glob_volumes(str(item), output))
+        yield from (_file_job(volume, output, target) for volume in _glob_volumes(str(item), output))
     else:
         _check_named_file(path)
-        yield _file_job(path, output)
+        yield _file_job(path, output, target)
 
 
 def _check_named_file(path: Path) -> None:
@@ -129,11 +156,11 @@ def _check_named_file(path: Path) -> None:
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
-def _file_job(source: Path, folder: Path) -> Job:
-    return Job(source, output_paths(source, folder))
+def _file_job(source: Path, folder: Path, target: str) -> Job:
+    return Job(source, output_paths(source, folder, target))
 
 
-def _jobs_in_folder(folder: Path, output: Path, modality: str) -> list[Job]:
+def _jobs_in_folder(folder: Path, output: Path, modality: str, target: str) -> list[Job]:
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, excluding=output)
@@ -145,8 +172,8 @@ def _jobs_in_folder(folder: Path, output: Path, modality: str) -> list[Job]:
     others = sorted(set(others) - set(images))
     found = _find_dicom_series(images, lost_images(others, images)) if images else []
     series = [_excluding_other_modality(each, modality) for each in found]
-    jobs = [_file_job(volume, output / volume.parent.relative_to(folder)) for volume in volumes]
-    jobs += [_series_job(each, output / each.folder.relative_to(folder)) for each in series]
+    jobs = [_file_job(volume, output / volume.parent.relative_to(folder), target) for volume in volumes]
+    jobs += [_series_job(each, output / each.folder.relative_to(folder), target) for each in series]
     if all(job.exclusion_reason for job in jobs):
         raise _no_volume_error(folder, output, series, others)
     return jobs
@@ -160,8 +187,8 @@ def _excluding_other_modality(series: DicomSeries, modality: str) -> DicomSeries
     return replace(series, exclusion_reason=f"is of modality {series.modality!r}{hint}")
 
 
-def _series_job(series: DicomSeries, folder: Path) -> Job:
-    return Job(series.folder / series.name, named_outputs(series.name, folder), series)
+def _series_job(series: DicomSeries, folder: Path, target: str) -> Job:
+    return Job(series.folder / series.name, named_outputs(series.name, folder, target), series)
 
 
 def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], others: list[Path]) -> InputError:

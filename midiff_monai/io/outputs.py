@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from midiff_monai.io.paths import volume_stem
 
@@ -19,8 +19,8 @@ class Output:
 
     Attributes:
         role: name of the file in `OutputPaths` and in the run manifest.
-        suffix: end of the file name, after the stem of the input.
-        bids: end of the file name in a BIDS derivative. `{}` takes the input's suffix where a description needs it.
+        suffix: end of the file name, after the stem of the input. `{target}` takes the target modality.
+        bids: end of the file name in a BIDS derivative. `{scan}` takes the input's suffix where a description needs it.
         stage: the stage of a run that makes the file.
     """
 
@@ -30,16 +30,22 @@ class Output:
     stage: Stage
 
 
+DEFAULT_TARGET = "T1w"
+"""The target modality of the shipped translation."""
+
+TARGET = re.compile("[0-9A-Za-z]+")
+"""Name of a target modality. It is a part of file names, and the suffix of a BIDS derivative."""
+
 OUTPUTS = (
-    Output("synthetic", "_synthT1w.nii.gz", "_desc-synthetic{}_T1w.nii.gz", "translation"),
-    Output("synthetic_std", "_synthT1w_std.nii.gz", "_desc-synthetic{}_std.nii.gz", "translation"),
-    Output("segmentation", "_dseg.nii.gz", "_desc-midiff{}_dseg.nii.gz", "segmentation"),
-    Output("dicom_seg", "_dseg.dcm", "_desc-midiff{}_dseg.dcm", "segmentation"),
-    Output("label_table", "_dseg.tsv", "_desc-midiff{}_dseg.tsv", "segmentation"),
-    Output("volumes", "_volumes.csv", "_desc-midiff{}_volumes.csv", "segmentation"),
-    Output("qc_image", "_qc.png", "_desc-midiff{}_qc.png", "check"),
-    Output("report", "_report.json", "_desc-midiff{}_report.json", "record"),
-    Output("error", "_error.json", "_desc-midiff{}_error.json", "record"),
+    Output("synthetic", "_synth{target}.nii.gz", "_desc-synthetic{scan}_{target}.nii.gz", "translation"),
+    Output("synthetic_std", "_synth{target}_std.nii.gz", "_desc-synthetic{scan}_std.nii.gz", "translation"),
+    Output("segmentation", "_dseg.nii.gz", "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
+    Output("dicom_seg", "_dseg.dcm", "_desc-midiff{scan}_dseg.dcm", "segmentation"),
+    Output("label_table", "_dseg.tsv", "_desc-midiff{scan}_dseg.tsv", "segmentation"),
+    Output("volumes", "_volumes.csv", "_desc-midiff{scan}_volumes.csv", "segmentation"),
+    Output("qc_image", "_qc.png", "_desc-midiff{scan}_qc.png", "check"),
+    Output("report", "_report.json", "_desc-midiff{scan}_report.json", "record"),
+    Output("error", "_error.json", "_desc-midiff{scan}_error.json", "record"),
 )
 """Every file that a run can write for one volume."""
 
@@ -49,7 +55,7 @@ class OutputPaths:
     """The paths of the files that a run can write for one volume. The fields are the roles of `OUTPUTS`.
 
     Attributes:
-        synthetic: the synthetic T1w.
+        synthetic: the synthetic volume of the target modality.
         synthetic_std: its voxelwise standard deviation over several samples.
         segmentation: label map on the grid of the input.
         dicom_seg: the segmentation as DICOM SEG, for a DICOM series only.
@@ -76,33 +82,45 @@ def roles_of(*stages: Stage) -> list[str]:
     return [output.role for output in OUTPUTS if output.stage in stages]
 
 
-def output_paths(input: str | Path, out_dir: str | Path) -> OutputPaths:
-    """Name the output files of an input volume. Nothing is created.
+def output_paths(input: str | Path, out_dir: str | Path, target: str = DEFAULT_TARGET) -> OutputPaths:
+    """Name the output files of an input volume that is translated to `target`. Nothing is created.
 
     Raises:
         InputError: the input's suffix is not that of a volume.
     """
-    return named_outputs(volume_stem(input), out_dir)
+    return named_outputs(volume_stem(input), out_dir, target)
 
 
-def named_outputs(stem: str, out_dir: str | Path) -> OutputPaths:
+def named_outputs(stem: str, out_dir: str | Path, target: str = DEFAULT_TARGET) -> OutputPaths:
     """Name the output files of an input whose file name without suffix is `stem`."""
-    return _paths(lambda output: Path(out_dir) / f"{stem}{output.suffix}")
+    return _paths(lambda output: Path(out_dir) / f"{stem}{output.suffix.format(target=target)}")
 
 
-def bids_outputs(entities: str, folder: Path, suffix: str = "") -> OutputPaths:
+def bids_outputs(entities: str, folder: Path, suffix: str = "", target: str = DEFAULT_TARGET) -> OutputPaths:
     """Name the output files of a scan as BIDS derivatives.
 
     Args:
         entities: the scan's entities, for example "sub-01_ses-2".
         folder: folder of the files.
         suffix: the scan's suffix, for example "PDw", where the entities alone are ambiguous.
+        target: the modality of the synthetic volume, its suffix in BIDS.
     """
-    return _paths(lambda output: folder / f"{entities}{output.bids.format(suffix)}")
+    return _paths(lambda output: folder / f"{entities}{output.bids.format(scan=suffix, target=target)}")
 
 
 def _paths(name: Callable[[Output], Path]) -> OutputPaths:
     return OutputPaths(**{output.role: name(output) for output in OUTPUTS})
+
+
+def in_range(image: Any, role: str, value_range: Sequence[float]) -> Any:
+    """An image (X, Y, Z) of a role with the intensities of its target: 0 and 1 of a synthetic volume become the range.
+
+    A standard deviation is scaled only. Images of other roles stay as they are.
+    """
+    low, high = value_range
+    if role not in ("synthetic", "synthetic_std") or (low, high) == (0, 1):
+        return image
+    return image * (high - low) + (low if role == "synthetic" else 0)
 
 
 def report_beside(volume: Path) -> Path | None:
@@ -120,11 +138,15 @@ def _result_patterns() -> list[tuple[re.Pattern[str], str]]:
     report = next(output for output in OUTPUTS if output.role == "report")
     patterns = []
     for output in (output for output in OUTPUTS if output.suffix.endswith(".nii.gz")):
-        before, after = map(re.escape, output.bids.split("{}"))
-        patterns.append((re.compile(f"(.+){re.escape(output.suffix)}"), rf"\1{report.suffix}"))
-        bids_report = r"\1" + report.bids.replace("{}", r"\2")
-        patterns.append((re.compile(f"(.+){before}([0-9A-Za-z]*){after}"), bids_report))
+        patterns.append((_pattern(output.suffix), rf"\1{report.suffix}"))
+        patterns.append((_pattern(output.bids), r"\1" + report.bids.replace("{scan}", r"\2")))
     return patterns
+
+
+def _pattern(ending: str) -> re.Pattern[str]:
+    """Pattern of the file names with an ending of `OUTPUTS`. Its groups: what comes before, and the scan's suffix."""
+    escaped = re.escape(ending).replace(r"\{target\}", TARGET.pattern).replace(r"\{scan\}", "([0-9A-Za-z]*)")
+    return re.compile(f"(.+){escaped}")
 
 
 _RESULTS = _result_patterns()

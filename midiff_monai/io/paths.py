@@ -30,6 +30,9 @@ MAX_NAME_BYTES = 255
 STALE_SECONDS = 86400.0
 """A temporary file that did not change for this long was left by a killed run."""
 
+CONTRAST = re.compile(r"(?:.*[_.-])?(T1w?|T2w?|T2star|PDw?|FLAIR|SWI|CT|PETw?|inplaneT[12])", re.IGNORECASE)
+"""A file name without its suffix that ends in the name of a contrast."""
+
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
 
 

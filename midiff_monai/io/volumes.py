@@ -101,8 +101,8 @@ def reading_warnings(image: nib.Nifti1Image) -> list[str]:
     return list(image.extra.get(READING_WARNINGS, ()))
 
 
-def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: str | None) -> None:
-    """Check the intensities against the modality: Hounsfield units for CT, magnitudes by default.
+def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: str) -> None:
+    """Check the intensities against the DICOM modality: Hounsfield units for "CT", magnitudes for "MR".
 
     Other modalities are not checked.
 
@@ -113,7 +113,7 @@ def check_intensity_range(image: nib.Nifti1Image, name: str | Path, modality: st
     data = np.asarray(image.dataobj)
     something = (data != 0).sum()
     lowest = -NEGATIVE_MARGIN * np.percentile(data[data > 0], 99) if (data > 0).any() else 0.0
-    if modality is None and (share := (data < lowest).sum() / max(1, something)) > MAX_NEGATIVE_FRACTION:
+    if modality == "MR" and (share := (data < lowest).sum() / max(1, something)) > MAX_NEGATIVE_FRACTION:
         fault = f"has {share:.0%} of its voxels below 0, but MR magnitudes are never negative"
         hint = (
             "If it was normalised to a mean of 0, use the volume before that step, or add a constant to all voxels"

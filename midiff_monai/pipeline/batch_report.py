@@ -81,7 +81,8 @@ def write_batch_report(outcomes: list[Outcome], settings: Settings, models: Mode
     with atomic_write(output / BATCH_REPORTS[0]) as temporary:
         # file names can be invalid Unicode
         table.to_csv(temporary, index=False, float_format="%.2f", errors="surrogateescape")
-    facts = {"settings": asdict(settings), "weights": models.weights, "environment": environment()}
+    used = {name: value for name, value in asdict(settings).items() if name != "bundle"}  # the weights name the bundles
+    facts = {"settings": used, "weights": models.weights, "environment": environment()}
     with atomic_write(output / BATCH_REPORTS[1]) as temporary:
         volumes = table.round(2).to_dict("records")
         temporary.write_text(json.dumps(facts | {"volumes": volumes}, indent=2) + "\n", encoding="ascii")

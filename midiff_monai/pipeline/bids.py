@@ -15,7 +15,7 @@ from typing import Any
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.inputs import Job, without_duplicates
 from midiff_monai.io.manifest import read_earlier_manifest
-from midiff_monai.io.outputs import OutputPaths, bids_outputs, output_paths
+from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, bids_outputs, output_paths
 from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, make_folder
 from midiff_monai.io.placeholders import missing_file_error
 
@@ -43,6 +43,7 @@ def find_jobs(
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
+    target: str = DEFAULT_TARGET,
 ) -> list[Job]:
     """Find the anatomical scans of a data set, and name their results as BIDS derivatives.
 
@@ -58,6 +59,7 @@ def find_jobs(
         suffixes: the scans to take, for example "T2w".
         participants: labels with or without "sub-"; empty for all.
         sessions: labels with or without "ses-"; empty for all.
+        target: the modality that the scans are translated to, the suffix of the synthetic volumes.
 
     Raises:
         InputError: a participant is missing, no scan is found, two scans would write the same files, or a scan would
@@ -70,7 +72,7 @@ def find_jobs(
     for scan in (scan for scan in scans if _suffix(scan) in {*suffixes, *DEFAULT_SUFFIXES}):
         suffixes_of[scan.parent, _entities(scan)].add(_suffix(scan))
     jobs = [
-        Job(scan, _derivatives(scan, dataset, output, ambiguous=len(suffixes_of[scan.parent, _entities(scan)]) > 1))
+        Job(scan, _derivatives(scan, dataset, output, len(suffixes_of[scan.parent, _entities(scan)]) > 1, target))
         for scan in scans
         if _suffix(scan) in suffixes
     ]
@@ -145,9 +147,9 @@ def _suffix(scan: Path) -> str:
     return SCAN.fullmatch(scan.name)["suffix"]  # type: ignore[index]
 
 
-def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool) -> OutputPaths:
+def _derivatives(scan: Path, dataset: Path, output: Path, ambiguous: bool, target: str) -> OutputPaths:
     folder = output / scan.parent.relative_to(dataset)
-    return bids_outputs(_entities(scan), folder, _suffix(scan) if ambiguous else "")
+    return bids_outputs(_entities(scan), folder, _suffix(scan) if ambiguous else "", target)
 
 
 def check_dataset(dataset: Path) -> None:
@@ -205,7 +207,7 @@ def write_description(dataset: Path, output: Path) -> None:
     """
     check_own(dataset, output)
     description = {
-        "Name": "midiff: synthetic T1w volumes and brain segmentations",
+        "Name": "midiff: synthetic volumes and segmentations",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "License": "see the source data set",
@@ -233,9 +235,11 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
             _write_json(common | labels, _sidecar(job.paths.segmentation))
         if job.paths.synthetic.is_file():
-            synthetic: dict[str, Any] = {"Description": "T1w contrast made from another contrast by midiff"}
-            with suppress(*UNREADABLE, ValueError):  # the batch reports damaged or edited volumes
-                synthetic["SkullStripped"] = shows_only_brain(job.paths)
+            target = _suffix(job.paths.synthetic)
+            synthetic: dict[str, Any] = {"Description": f"{target} contrast made from another contrast by midiff"}
+            if target == DEFAULT_TARGET:
+                with suppress(*UNREADABLE, ValueError):  # the batch reports damaged or edited volumes
+                    synthetic["SkullStripped"] = shows_only_brain(job.paths)
             _write_json(common | synthetic, _sidecar(job.paths.synthetic))
 
 

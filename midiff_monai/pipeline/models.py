@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
+from midiff_monai.io.outputs import DEFAULT_TARGET
 from midiff_monai.pipeline.options import PRECISIONS, Settings, Task
 
-TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
+__all__ = ["SEGMENTATION", "TRANSLATION", "Models", "load_models", "used_settings"]
 
 
 @dataclass
@@ -16,12 +18,17 @@ class Models:
     """The bundles of a run.
 
     Attributes:
-        segmentation: segments a T1w. The translation also uses it, to find the brain in a whole head.
-        translation: makes a synthetic T1w; None if nothing is translated.
+        segmentation: segments a synthetic volume. The translation to T1w also uses it, to find the brain in a whole
+            head. None if neither is wanted.
+        translation: makes a synthetic volume of the target modality; None if nothing is translated.
+        target: the target modality.
+        finds_brain: translate the brain of a whole head a second time, alone.
     """
 
-    segmentation: Bundle
+    segmentation: Bundle | None
     translation: Bundle | None = None
+    target: str = DEFAULT_TARGET
+    finds_brain: bool = True
 
     @property
     def _bundles(self) -> list[Bundle]:
@@ -46,30 +53,38 @@ def load_models(task: Task, progress: bool = False) -> Models:
         progress: show a progress bar of the slices of each volume.
 
     Raises:
-        BundleError: a bundle is not intact.
+        BundleError: a bundle is not intact, or not usable in this task, see `Task.choose_bundles`.
     """
-    settings = task.settings
+    settings, chosen = task.settings, task.choose_bundles()
     device = f"$torch.device('{settings.device}')" if settings.device else None
     amp = PRECISIONS[settings.precision]
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
-    segmentation = open_bundle(SEGMENTATION, **common, fast=settings.fast)
+    segmentation = None
+    if task.mode.segments or chosen.finds_brain:
+        segmentation = open_bundle(chosen.segmentation, **common, fast=settings.fast)
     if not task.mode.translates:
         return Models(segmentation)
     sampling = {name: getattr(settings, name) for name in ("steps", "samples", "seed")}
     overlays = [settings.modality] if settings.modality else []
     if settings.fast:
         sampling["detail_radius"] = 0
-    return Models(segmentation, open_bundle(TRANSLATION, overlays, **common, **sampling, progress=progress))
+    translation = open_bundle(chosen.translation, overlays, **common, **sampling, progress=progress)
+    return Models(segmentation, translation, chosen.target, chosen.finds_brain)
 
 
 def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:
-    """The settings, with the bundle's own values filled in. Those of the sampler are None without a translation."""
-    used = asdict(settings)
+    """The settings, with the bundle's own values filled in. Those of the sampler are None without a translation.
+
+    The bundles are not among them: a manifest names these with their hashes.
+    """
+    used = {name: value for name, value in asdict(settings).items() if name != "bundle"}
     if models.translation:
         used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
         used["steps"] = models.translation.setting("inferer").set_timesteps()
-    used["fast"] = models.segmentation.setting("fast")
+    if models.segmentation:
+        used["fast"] = models.segmentation.setting("fast")
     bundle = models.translation or models.segmentation
+    assert bundle is not None
     device, amp = (bundle.setting(name) for name in ("device", "amp"))
     precision = "bfloat16" if amp else "float32"
     return used | {"device": str(device), "precision": precision, "translated": models.translation is not None}

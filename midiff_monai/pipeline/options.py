@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
+
+from midiff_monai.bundle.choice import BundleChoice, choose_bundles
 
 PRECISIONS: dict[str, bool | None] = {"auto": None, "float32": False, "bfloat16": True}
 """Precision of the networks, and the value of a bundle's `amp` for it; None keeps the bundle's own choice."""
@@ -47,6 +51,7 @@ class Settings:
     The command line takes its options from these fields.
 
     Attributes:
+        bundle: folders of bundles in place of the shipped ones: a translation, a segmenter, or one of each.
         modality: preprocessing overlay of `transforms/` for the translation bundle.
         steps: number of denoising steps, 1 to 1000.
         samples: number of samples to average, 1 to 1000.
@@ -57,6 +62,12 @@ class Settings:
         trust_weights: load weights whose hash differs from the bundle's metadata.
     """
 
+    bundle: str | Path | Sequence[str | Path] | None = _option(
+        None,
+        "folder of a bundle of your own in place of the shipped translation or segmenter; twice for both",
+        metavar="PATH",
+        action="append",
+    )
     modality: str | None = _option(None, "preprocessing overlay (default: any MR contrast)", metavar="NAME")
     steps: int | None = _option(
         None,
@@ -83,6 +94,13 @@ class Settings:
         False, "load weights whose hash differs from the bundle's metadata", action="store_true"
     )
 
+    @property
+    def bundles(self) -> list[str]:
+        """The folders of the bundles that are named."""
+        if self.bundle is None:
+            return []
+        return [str(self.bundle)] if isinstance(self.bundle, str | Path) else [str(name) for name in self.bundle]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -97,3 +115,16 @@ class Task:
     mode: Mode = Mode.SEGMENT
     settings: Settings = Settings()
     overwrite: bool = False
+
+    def choose_bundles(self) -> BundleChoice:
+        """Choose the bundles of the run.
+
+        Raises:
+            BundleError: a bundle does not exist, does the same as another one, has no effect in this mode, or the
+                segmenter does not segment what the translation makes.
+        """
+        chosen = choose_bundles(self.settings.bundles)
+        if self.mode is Mode.SEGMENT:
+            chosen.check_agreement()
+        chosen.check_use(self.mode.translates, self.mode.segments)
+        return chosen

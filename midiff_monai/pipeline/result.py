@@ -19,7 +19,7 @@ from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import RunReport, read_earlier_manifest, remove_failure_record
-from midiff_monai.io.outputs import OutputPaths, roles_of
+from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, roles_of
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.volumes import write_like
 from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
@@ -40,10 +40,12 @@ class Result:
         source: the volume as read.
         paths: the paths of the output files.
         report: the run manifest.
-        synthetic: (X, Y, Z) synthetic T1w in [0, 1], white matter at about 0.7; None if nothing was translated.
+        synthetic: (X, Y, Z) synthetic volume, in [0, 1] unless its bundle has another `output_range`; white matter of
+            a T1w is at about 0.7. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
         series: the DICOM series that was read, or None.
+        target: modality of the synthetic volume.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
     """
 
@@ -54,6 +56,7 @@ class Result:
     synthetic_std: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     series: DicomSeries | None = None
+    target: str = DEFAULT_TARGET
     render: Callable[..., None] = qc_mosaic
 
     def measures(self) -> Measures:
@@ -146,7 +149,7 @@ class Result:
         segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
         colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
         title = os.fsencode(self.report.input.name).decode(errors="replace")  # file names can be invalid Unicode
-        self.render(source, self.synthetic, segmentation, self.source.affine, path, title, colours)
+        self.render(source, self.synthetic, segmentation, self.source.affine, path, title, colours, self.target)
 
 
 def shows_only_brain(paths: OutputPaths) -> bool:

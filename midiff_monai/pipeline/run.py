@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,11 +15,11 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import Bundle
-from midiff_monai.bundle.resources import available_overlays
+from midiff_monai.bundle.resources import available_overlays, read_preset
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.outputs import roles_of
+from midiff_monai.io.outputs import in_range, roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.volumes import (
     check_file,
@@ -51,9 +52,9 @@ def translate(
     *,
     overwrite: bool = False,
     progress: bool = False,
-    **settings: str | int | None,
+    **settings: Any,
 ) -> list[Result]:
-    """Write a synthetic T1w for each volume.
+    """Write a synthetic T1w for each volume, or a volume of the target modality of another bundle.
 
     Args:
         inputs: a volume of any modality, several, a DICOM folder, or anything else that `inputs.find_jobs` takes.
@@ -70,7 +71,7 @@ def translate(
         OutputError: an output cannot be written. Nothing has been computed.
         BundleError: a bundle is not intact. Nothing has been computed.
     """
-    task = Task(Mode.TRANSLATE, Settings(**settings), overwrite)  # type: ignore[arg-type]
+    task = Task(Mode.TRANSLATE, Settings(**settings), overwrite)
     return list(run(inputs, output, task, progress))
 
 
@@ -81,7 +82,7 @@ def segment(
     translated: bool = True,
     overwrite: bool = False,
     progress: bool = False,
-    **settings: str | int | None,
+    **settings: Any,
 ) -> list[Result]:
     """Segment each volume on its own grid, by way of a synthetic T1w.
 
@@ -100,7 +101,7 @@ def segment(
         MidiffError: as `translate`.
     """
     mode = Mode.SEGMENT if translated else Mode.SEGMENT_DIRECTLY
-    task = Task(mode, Settings(**settings), overwrite)  # type: ignore[arg-type]
+    task = Task(mode, Settings(**settings), overwrite)
     return list(run(inputs, output, task, progress))
 
 
@@ -108,8 +109,9 @@ def run(
     inputs: Sequence[str | Path] | str | Path, output: str | Path, task: Task, progress: bool = False
 ) -> Iterator[Result]:
     """Process volumes one by one. Every input is read and every output path is checked before the first is computed."""
-    jobs = _included(find_jobs(inputs, output, task.settings.modality))
     check_settings(task)
+    preset, target = read_preset(task.settings.modality), task.choose_bundles().target
+    jobs = _included(find_jobs(inputs, output, preset.dicom_modality, target))
     wanted = [getattr(job.paths, role) for job in jobs for role in [*written_roles(task), "report"]]
     for job in jobs:
         read(job, task.settings)
@@ -132,8 +134,10 @@ def check_settings(task: Task) -> None:
 
     Raises:
         InputError: a setting is out of range, or belongs to the translation while nothing is translated.
+        BundleError: a bundle is not usable in this task, see `Task.choose_bundles`.
     """
     settings = task.settings
+    task.choose_bundles()
     for name in ("modality", "steps", "samples", "seed"):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(f"--{name}", "has no effect without translation", "Leave it out, or --no-translate")
@@ -181,20 +185,23 @@ def process(job: Job, task: Task, models: Models) -> Result:
         voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
         image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
         foreground = torch.from_numpy(fill_holes(voxels[0].numpy() != 0))
-    result = Result(source, job.paths, report, series=job.series)
+    result = Result(source, job.paths, report, series=job.series, target=models.target)
     logits = None
     if models.translation:
         with report.timed("translate"):
-            image, logits = _translate(image, foreground, models.translation, models.segmentation, result)
+            image, logits = _translate(image, foreground, models.translation, models, result)
     if task.mode.segments:
         with report.timed("segment"):
             fine = image
             if result.synthetic is not None:
                 fine = MetaTensor(torch.from_numpy(result.synthetic[None]), affine=torch.from_numpy(source.affine))
+            assert models.segmentation is not None
             _segment(image, fine, foreground, models.segmentation, result, logits)
     with report.timed("check"):
         report.flags = [flag._asdict() for flag in quality_flags(result.measures())]
         report.warnings += [flag["text"] for flag in report.flags]
+    if models.translation:
+        _scale(result, models.translation.setting("output_range"))
     result.write()
     return result
 
@@ -206,15 +213,16 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
         InputError: the volume cannot be used.
     """
     source = read_volume(job.source) if job.series is None else _read_series(job)
-    source = _with_clear_background(source, settings.modality)
-    check_intensity_range(source, job.source, settings.modality)
+    preset = read_preset(settings.modality)
+    source = _with_clear_background(source, preset.absolute)
+    check_intensity_range(source, job.source, preset.dicom_modality)
     return source
 
 
-def _with_clear_background(source: nib.Nifti1Image, modality: str | None) -> nib.Nifti1Image:
+def _with_clear_background(source: nib.Nifti1Image, absolute: bool) -> nib.Nifti1Image:
     """The volume with a background of exactly 0, as the bundles' own transform gives it."""
     voxels = np.asarray(source.dataobj)
-    cleared = clear_background(voxels, voxel_sizes(source.affine), absolute=modality is not None)
+    cleared = clear_background(voxels, voxel_sizes(source.affine), absolute)
     return source if cleared is voxels else with_voxels(source, cleared, BACKGROUND_CLEARED)
 
 
@@ -244,14 +252,24 @@ def new_report(job: Job, task: Task, models: Models) -> RunReport:
 
 
 def _translate(
-    image: MetaTensor, foreground: torch.Tensor, translation: Bundle, segmentation: Bundle, result: Result
+    image: MetaTensor, foreground: torch.Tensor, translation: Bundle, models: Models, result: Result
 ) -> tuple[MetaTensor, torch.Tensor | None]:
-    """Store the synthetic T1w in the result; returns it on the network's grid, with its logits where they are known."""
+    """Store the synthetic volume in the result; returns it on the network's grid, with its logits where known."""
     conformed = translation.conform(image)
-    samples, logits = translate_two_pass(image, conformed, translation, segmentation)
+    if models.finds_brain and models.segmentation:
+        samples, logits = translate_two_pass(image, conformed, translation, models.segmentation)
+    else:
+        samples, logits = translation.infer(conformed), None
     restored = translation.setting("upsampling")(samples, conformed, image, foreground).numpy()
     result.synthetic, result.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
     return MetaTensor(samples[:1], affine=conformed.affine), logits
+
+
+def _scale(result: Result, value_range: Sequence[float]) -> None:
+    """Give the synthetic volume the intensities of its target, after all that expects it in [0, 1]."""
+    for role in ("synthetic", "synthetic_std"):
+        if (image := getattr(result, role)) is not None:
+            setattr(result, role, in_range(image, role, value_range))
 
 
 def _segment(

@@ -79,22 +79,26 @@ def qc_mosaic(
     path: Path,
     title: str,
     colours: Mapping[int, str],
+    target: str = "T1w",
 ) -> None:
-    """Write a PNG with one row each for input, synthetic T1w and structures, and two slices in each anatomical plane.
+    """Write a PNG with a row each for input, synthetic volume and structures, and two slices in each anatomical plane.
 
     Args:
         source: the input (X, Y, Z), any finite intensities.
-        synthetic: the synthetic T1w on the same grid, or None.
+        synthetic: the synthetic volume on the same grid, or None.
         segmentation: structure ids on the same grid, 0 for background. The picture is cropped to them, if any.
         affine: voxel to RAS mm, any orientation. The picture shows the nearest anatomical planes.
         path: the PNG to write.
         title: text above the pictures.
         colours: "#rrggbb" of every id in `segmentation` other than 0.
+        target: modality of the synthetic volume.
 
     Raises:
         KeyError: an id has no colour.
     """
-    volumes = {"input": source} if synthetic is None else {"input": source, "synthetic T1": synthetic}
+    volumes = {"input": source}
+    if synthetic is not None:
+        volumes[f"synthetic {target.removesuffix('w')}"] = synthetic
     structures, intensity_images = prepare(volumes, segmentation, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)

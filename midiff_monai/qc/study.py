@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from midiff_monai.io.manifest import input_identity
-from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, volume_stem
+from midiff_monai.io.paths import CONTRAST, VOLUME_SUFFIXES, atomic_write, volume_stem
 from midiff_monai.labels import STRUCTURES
 from midiff_monai.qc.records import MANIFEST_SUFFIX, BatchRow, ManifestRecord, Record, Records, read_records
 from midiff_monai.qc.subject import Subject
@@ -21,9 +21,6 @@ SCAN = (
     r"(?:.*_(?P<suffix>[0-9a-zA-Z]+)\.)?"
 )
 """The parts of a scan's file name in BIDS."""
-
-CONTRAST = re.compile(r"(?:.*[_.-])?(T1w?|T2w?|T2star|PDw?|FLAIR|SWI|CT|PETw?|inplaneT[12])", re.IGNORECASE)
-"""A file name without its suffix that ends in the name of a contrast."""
 
 
 def read_study(folder: Path) -> list[Subject]:

@@ -4,6 +4,7 @@ from midiff_monai.training.atrophy import CSFDilationFieldd
 from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
 from midiff_monai.training.contrast import ContrastRandomizer, RandomizeContrastd
 from midiff_monai.training.handlers import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler
+from midiff_monai.training.image_classes import ImageClassContrastRandomizer, ImageClassesd
 from midiff_monai.training.label_contrast import RandLabelContrastd
 from midiff_monai.training.label_transforms import (
     BrainMaskd,
@@ -29,6 +30,8 @@ __all__ = [
     "ExtendableOneCycleLR",
     "GradientClipHandler",
     "IgnoreBoundaryd",
+    "ImageClassContrastRandomizer",
+    "ImageClassesd",
     "LMIPrepareBatch",
     "LabelBoundaryd",
     "LabelStructuresd",

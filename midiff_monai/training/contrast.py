@@ -1,22 +1,23 @@
-"""Random contrasts of T1w volumes: a domain randomisation that stands for unseen modalities."""
+"""Random contrasts of target volumes: a domain randomisation that stands for unseen modalities."""
 
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 from torch import nn
 from torch.nn import functional as F
 
 from midiff_monai.training.regions import Region
 from midiff_monai.transforms.foreground import foreground_percentiles
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
+from midiff_monai.transforms.meta import file_of
 
 T1_KNOTS = (0.0, 0.26, 0.50, 0.62, 0.70, 1.0)
 """Intensities of a T1w volume with white matter at 0.7: air, CSF, cortex, deep grey matter, white matter, and the
@@ -27,33 +28,19 @@ TISSUE_ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2
 """Ranks of CSF, cortex and white matter, from dark to bright. The first three are T2w and PD, FLAIR, and T1w."""
 
 
-class ContrastRandomizer(nn.Module):
-    """Give T1w slabs the appearance of another contrast: random tissue intensities, bias field, blur and noise.
+class RandomContrast(nn.Module):
+    """Base of the contrast randomisers: remap the intensities of each slab, then degrade it as scans are.
 
-    The new intensities of CSF, grey matter and white matter are a random permutation of three well separated values.
-    Between tissues the remapping is piecewise linear. It is not monotone in general. There are three exceptions:
-
-    - With `mixing_prob`, a smooth random field mixes two remappings, so that no global curve explains the result.
-    - Outside the brain another remapping applies. It keeps air dark.
-    - At the boundary between white matter and a ventricle, an intermediate T1w intensity is partial volume and not
-      cortex. There the remapping is linear from CSF to white matter.
+    A subclass draws the remapping. With `mixing_prob`, a smooth random field mixes two remappings, so that no global
+    curve explains the result. Outside the anatomy another remapping applies, which keeps air dark.
 
     The slab is then blurred, with a larger width along one random axis (clinical scans have thick slices). It gets a
     bias field and noise. Its foreground percentiles are scaled to [0, 1], as `ScaleForegroundIntensityd` does for real
     sources.
 
     Args:
-        tissue_order_probs: probabilities of `TISSUE_ORDERS`. The orders of PD, T2w, FLAIR and CT prevail: in these,
-            cortex is brighter than white matter. If either tissue could be the brighter one, fine detail of unknown
-            sign would average out, and training would take much longer.
-        csf_gm_overlap_prob: probability that the intensity of CSF moves towards cortex, up to the same value and
-            slightly beyond, as in many PD volumes.
-        gm_wm_overlap_prob: otherwise, probability that cortex moves towards white matter, by at most three quarters of
-            the difference. In T2w, FLAIR and CT these two are close together, and CSF is apart.
         mixing_prob: probability that two remappings are mixed.
-        level_std: standard deviation of the tissue intensities around the three values.
-        structure_std: standard deviation of a structure's own intensity offset. Iron, for example, darkens the putamen
-            in T2w and not in T1w.
+        level_std: standard deviation of the new intensities around well separated values.
         bias: largest absolute logarithm of the bias field.
         blur: largest standard deviation of the blur along two of the axes, in voxels.
         through_plane_blur: the same along the third axis, before the kernel is truncated, see `gaussian_blur`.
@@ -61,30 +48,18 @@ class ContrastRandomizer(nn.Module):
     """
 
     def __init__(
-        self,
-        tissue_order_probs: Sequence[float] = (0.4, 0.27, 0.06, 0.23, 0.02, 0.02),
-        csf_gm_overlap_prob: float = 0.45,
-        gm_wm_overlap_prob: float = 0.8,
-        mixing_prob: float = 0.1,
-        level_std: float = 0.1,
-        structure_std: float = 0.1,
-        bias: float = 0.4,
-        blur: float = 0.7,
-        through_plane_blur: float = 1.2,
-        noise: float = 0.07,
+        self, mixing_prob: float, level_std: float, bias: float, blur: float, through_plane_blur: float, noise: float
     ) -> None:
         super().__init__()
-        self.tissue_order_probs = torch.tensor(tissue_order_probs)
-        self.csf_gm_overlap_prob, self.gm_wm_overlap_prob = csf_gm_overlap_prob, gm_wm_overlap_prob
-        self.mixing_prob, self.level_std, self.structure_std = mixing_prob, level_std, structure_std
+        self.mixing_prob, self.level_std = mixing_prob, level_std
         self.bias, self.blur, self.through_plane_blur, self.noise = bias, blur, through_plane_blur, noise
 
     def forward(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Draw a contrast for each slab.
 
         Args:
-            target: T1w slabs (B, 1, X, Y, Z) in [0, 1], white matter at 0.7, air and stripped background at 0.
-            regions: region maps (B, 1, X, Y, Z) with the codes of `Region`.
+            target: slabs (B, 1, X, Y, Z) in [0, 1], air and stripped background at 0.
+            regions: maps (B, 1, X, Y, Z) of what is where, 0 outside the anatomy; see the subclass.
 
         Returns:
             (B, 1, X, Y, Z) in [0, 1], 0 where the target is 0 and nowhere else.
@@ -94,34 +69,18 @@ class ContrastRandomizer(nn.Module):
 
     def _randomize(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         mixture = torch.sigmoid(4 * smooth_field(target)) * (torch.rand(()) < self.mixing_prob)
-        brain = torch.lerp(self._remap_brain(target, regions), self._remap_brain(target, regions), mixture.to(target))
-        outer_levels = self._draw_levels()
-        outer_levels[0] = 0
-        source = torch.where(regions != Region.OUTSIDE, brain, remap(target, outer_levels))
+        first, second = self._remap_inside(target, regions), self._remap_inside(target, regions)
+        inside = torch.lerp(first, second, mixture.to(target))
+        source = torch.where(regions != Region.OUTSIDE, inside, self._remap_outside(target, regions))
         return self._degrade(source, foreground_mask=target > 0)
 
-    def _remap_brain(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        levels = self._draw_levels()
-        at_boundary = regions == Region.VENTRICLE_BOUNDARY
-        remapped = torch.where(at_boundary, remap(target, without_cortex(levels)), remap(target, levels))
-        offsets = self.structure_std * torch.randn(int(regions.amax()) + 1, device=target.device)
-        offsets[: Region.FIRST_STRUCTURE] = 0
-        return remapped + gaussian_blur(offsets[regions.long()], [0.6, 0.6, 0.6])
+    @abstractmethod
+    def _remap_inside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """Give a slab (1, 1, X, Y, Z) new intensities in the anatomy."""
 
-    def _draw_levels(self) -> torch.Tensor:
-        """Draw the new intensities of the knots."""
-        order = torch.tensor(TISSUE_ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
-        csf, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
-        if torch.rand(()) < self.csf_gm_overlap_prob:
-            csf = torch.lerp(csf, cortex, 1.4 * torch.rand(()))
-        elif torch.rand(()) < self.gm_wm_overlap_prob:
-            cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
-        contrast = torch.rand(()) * 0.8 + 0.2
-        deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
-        ends = torch.rand(2)
-        levels = torch.stack([ends[0], csf, cortex, deep, white, ends[1]]).clamp(0.02, 1)
-        # in proton density all tissues lie in a narrow band, far above air
-        return levels * contrast + (1 - contrast) * torch.rand(())
+    @abstractmethod
+    def _remap_outside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """Give a slab (1, 1, X, Y, Z) new intensities outside the anatomy, where air stays dark."""
 
     def _degrade(self, source: torch.Tensor, foreground_mask: torch.Tensor) -> torch.Tensor:
         """Blur an image (1, 1, X, Y, Z), add bias field and noise, scale it to [0, 1]; the background stays 0."""
@@ -138,11 +97,86 @@ class ContrastRandomizer(nn.Module):
         return ((source - low) / (high - low) + noise).clamp(MIN_FOREGROUND_VALUE, 1) * foreground_mask
 
 
-def remap(image: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Map the intensities of `T1_KNOTS` to the levels, linearly between the knots."""
-    knots = torch.tensor(T1_KNOTS)
+class ContrastRandomizer(RandomContrast):
+    """Give T1w slabs with region maps the appearance of another contrast.
+
+    The new intensities of CSF, grey matter and white matter are a random permutation of three well separated values.
+    Between tissues the remapping is piecewise linear. It is not monotone in general. At the boundary between white
+    matter and a ventricle, an intermediate T1w intensity is partial volume and not cortex. There the remapping is
+    linear from CSF to white matter.
+
+    The target has white matter at 0.7. The regions have the codes of `Region`.
+
+    Args:
+        tissue_order_probs: probabilities of `TISSUE_ORDERS`. The orders of PD, T2w, FLAIR and CT prevail: in these,
+            cortex is brighter than white matter. If either tissue could be the brighter one, fine detail of unknown
+            sign would average out, and training would take much longer.
+        csf_gm_overlap_prob: probability that the intensity of CSF moves towards cortex, up to the same value and
+            slightly beyond, as in many PD volumes.
+        gm_wm_overlap_prob: otherwise, probability that cortex moves towards white matter, by at most three quarters of
+            the difference. In T2w, FLAIR and CT these two are close together, and CSF is apart.
+        mixing_prob: as for `RandomContrast`.
+        level_std: as for `RandomContrast`.
+        structure_std: standard deviation of a structure's own intensity offset. Iron, for example, darkens the putamen
+            in T2w and not in T1w.
+        bias: as for `RandomContrast`.
+        blur: as for `RandomContrast`.
+        through_plane_blur: as for `RandomContrast`.
+        noise: as for `RandomContrast`.
+    """
+
+    def __init__(
+        self,
+        tissue_order_probs: Sequence[float] = (0.4, 0.27, 0.06, 0.23, 0.02, 0.02),
+        csf_gm_overlap_prob: float = 0.45,
+        gm_wm_overlap_prob: float = 0.8,
+        mixing_prob: float = 0.1,
+        level_std: float = 0.1,
+        structure_std: float = 0.1,
+        bias: float = 0.4,
+        blur: float = 0.7,
+        through_plane_blur: float = 1.2,
+        noise: float = 0.07,
+    ) -> None:
+        super().__init__(mixing_prob, level_std, bias, blur, through_plane_blur, noise)
+        self.tissue_order_probs = torch.tensor(tissue_order_probs)
+        self.csf_gm_overlap_prob, self.gm_wm_overlap_prob = csf_gm_overlap_prob, gm_wm_overlap_prob
+        self.structure_std = structure_std
+
+    def _remap_inside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        levels = self._draw_levels()
+        at_boundary = regions == Region.VENTRICLE_BOUNDARY
+        remapped = torch.where(at_boundary, remap(target, without_cortex(levels)), remap(target, levels))
+        offsets = self.structure_std * torch.randn(int(regions.amax()) + 1, device=target.device)
+        offsets[: Region.FIRST_STRUCTURE] = 0
+        return remapped + gaussian_blur(offsets[regions.long()], [0.6, 0.6, 0.6])
+
+    def _remap_outside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        levels = self._draw_levels()
+        levels[0] = 0
+        return remap(target, levels)
+
+    def _draw_levels(self) -> torch.Tensor:
+        """Draw the new intensities of the knots."""
+        order = torch.tensor(TISSUE_ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
+        csf, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
+        if torch.rand(()) < self.csf_gm_overlap_prob:
+            csf = torch.lerp(csf, cortex, 1.4 * torch.rand(()))
+        elif torch.rand(()) < self.gm_wm_overlap_prob:
+            cortex = torch.lerp(cortex, white, 0.75 * torch.rand(()))
+        contrast = torch.rand(()) * 0.8 + 0.2
+        deep = torch.lerp(cortex, white, torch.rand(()) * 1.4 - 0.2)
+        ends = torch.rand(2)
+        levels = torch.stack([ends[0], csf, cortex, deep, white, ends[1]]).clamp(0.02, 1)
+        # in proton density all tissues lie in a narrow band, far above air
+        return levels * contrast + (1 - contrast) * torch.rand(())
+
+
+def remap(image: torch.Tensor, levels: torch.Tensor, knots: Sequence[float] = T1_KNOTS) -> torch.Tensor:
+    """Map the intensities of the knots, in ascending order, to the levels, linearly between the knots."""
+    ends = torch.tensor(knots)
     result = torch.full_like(image, float(levels[0]))
-    for (start, stop), step in zip(zip(knots, knots[1:], strict=False), levels.diff(), strict=True):
+    for (start, stop), step in zip(zip(ends, ends[1:], strict=False), levels.diff(), strict=True):
         result += ((image - start) / (stop - start)).clamp(0, 1) * step
     return result
 
@@ -176,17 +210,17 @@ def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
 
 
 class RandomizeContrastd(MapTransform):
-    """Give T1w volumes a random contrast that depends only on the seed and the file name, for validation.
+    """Give volumes a random contrast that depends only on the seed and the file name, for validation.
 
     Args:
-        keys: images (1, X, Y, Z) in [0, 1], white matter at 0.7.
-        region_key: region maps (1, X, Y, Z) with the codes of `Region`.
+        keys: images (1, X, Y, Z) in [0, 1].
+        region_key: region maps (1, X, Y, Z), as the contrast randomiser needs them.
         contrast_randomizer: draws the contrasts.
         seed: the same seed and file name give the same contrast.
     """
 
     def __init__(
-        self, keys: KeysCollection, region_key: str, contrast_randomizer: ContrastRandomizer, seed: int = 0
+        self, keys: KeysCollection, region_key: str, contrast_randomizer: RandomContrast, seed: int = 0
     ) -> None:
         super().__init__(keys)
         self.region_key, self.contrast_randomizer, self.seed = region_key, contrast_randomizer, seed
@@ -196,12 +230,7 @@ class RandomizeContrastd(MapTransform):
         regions = torch.as_tensor(result[self.region_key]).as_subclass(torch.Tensor)[None]
         for key in self.key_iterator(result):
             with torch.random.fork_rng():
-                torch.manual_seed(self.seed + zlib.crc32(_file_name(result[key]).encode()))
+                torch.manual_seed(self.seed + zlib.crc32(file_of(result[key]).name.encode()))
                 image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)[None]
                 result[key] = convert_to_dst_type(self.contrast_randomizer(image, regions)[0], result[key])[0]
         return result
-
-
-def _file_name(image: Any) -> str:
-    """Name of the file that a volume was read from, or an empty string."""
-    return Path(str(getattr(image, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, ""))).name

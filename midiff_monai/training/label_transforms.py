@@ -11,11 +11,12 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy import ndimage
 
+from midiff_monai.errors import InputError
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.muse import freesurfer_from_muse
 from midiff_monai.training.regions import Region
 from midiff_monai.transforms.foreground import fill_holes
-from midiff_monai.transforms.meta import Data, with_meta_of
+from midiff_monai.transforms.meta import Data, file_of, with_meta_of
 
 
 class NormalizeTissuesd(MapTransform):
@@ -31,6 +32,10 @@ class NormalizeTissuesd(MapTransform):
         tissues: labels of each tissue.
         values: intensity of each tissue after the normalisation.
         sigma: standard deviation of the Gaussian window over which the tissues are averaged, in voxels.
+
+    Raises:
+        InputError: no voxel of the label map lies inside a tissue, so that no intensity is known. This happens with
+            labels of another protocol, and with labels on another grid.
     """
 
     def __init__(
@@ -49,6 +54,9 @@ class NormalizeTissuesd(MapTransform):
         result = dict(data)
         expected = self._expected(np.asarray(result[self.label_key][0]))
         for key in self.key_iterator(result):
+            if not expected.any():
+                fault = "has no tissue to normalise: its label map shows the interior of none of them"
+                raise InputError(file_of(result[key]), fault, "Check that labels, protocol and grid belong together")
             field = self._field(np.asarray(result[key][0], dtype=np.float32), expected)
             result[key] = (result[key] / torch.from_numpy(field)[None]).clamp(0, 1)
         return result

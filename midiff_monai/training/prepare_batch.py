@@ -51,7 +51,7 @@ class LMIPrepareBatch(PrepareBatch):
 
     The source is the target under a random contrast, so no second modality is needed. Whole batches are skull-stripped
     at random, and cropped to the remaining foreground to save time. Each volume has its own margin, see
-    `RandSkullStripd`. A batch has the keys `image`, `regions` and `signed_distance`.
+    `RandSkullStripd`. A batch has the keys `image` and `regions`, and `signed_distance` unless nothing is stripped.
 
     Args:
         scheduler: gives the number of timesteps. Its `prediction_type` determines the regression target: the image, the

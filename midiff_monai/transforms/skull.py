@@ -101,12 +101,19 @@ def surface_profile(volume: NDArray, spacing: Sequence[float]) -> SurfaceProfile
     return SurfaceProfile(_quantile(dips, weights, QUANTILE), _quantile(ratios, weights, 0.5))
 
 
-def solid_object(volume: NDArray) -> NDArray[np.bool_]:
-    """Largest component above `air_level` of a volume (X, Y, Z), with the holes of each of its slices filled."""
+def solid_object(volume: NDArray, smallest: float = 1.0) -> NDArray[np.bool_]:
+    """Largest component above `air_level` of a volume (X, Y, Z), with the holes of each of its slices filled.
+
+    Args:
+        volume: (X, Y, Z).
+        smallest: least size of a further component that belongs to the object, as a share of the largest one.
+    """
     mask = ndimage.binary_opening(above_air(volume))
     components, count = ndimage.label(mask)
     if count > 1:
-        mask = components == 1 + np.bincount(components.ravel())[1:].argmax()
+        sizes = np.bincount(components.ravel())
+        sizes[0] = 0
+        mask = (sizes >= smallest * sizes.max())[components]
     for axis in range(3):
         for index in range(mask.shape[axis]):
             plane = (slice(None),) * axis + (index,)

@@ -183,7 +183,9 @@ def test_has_the_files_of_the_model_zoo(name: str) -> None:
 @pytest.mark.parametrize("overlay", available_overlays())
 def test_overlays_replace_settings_of_the_bundle(overlay: str) -> None:
     original, overlaid = open_bundle("t1_lmi_translation"), open_bundle("t1_lmi_translation", [overlay])
-    assert original.parser["scale_intensity"] != overlaid.parser["scale_intensity"]
+    same = original.parser["scale_intensity"] == overlaid.parser["scale_intensity"]
+    assert same == (overlay == "MR"), "the preset of MR is the default"
+    assert overlaid.setting("clear_background").absolute == (overlay != "MR")
 
 
 def test_saved_weights_can_be_loaded(tmp_path: Path) -> None:

@@ -56,3 +56,23 @@ def test_this_checkout_has_its_bundles_beside_the_package() -> None:
     repository = Path(__file__).resolve().parents[2]
     on_disk = sorted(path.parents[1].name for path in repository.glob("bundles/*/configs/metadata.json"))
     assert resources.available_bundles() == on_disk
+
+
+@pytest.mark.parametrize(
+    "name, modality, absolute",
+    [
+        (None, "MR", False),
+        ("MR", "MR", False),
+        ("CT", "CT", True),
+        ("CT_brain", "CT", True),
+        ("CT_body", "CT", True),
+        ("PET", "PT", True),
+        ("US", "US", True),
+    ],
+)
+def test_presets_say_how_a_scan_is_read(name: str | None, modality: str, absolute: bool) -> None:
+    assert resources.read_preset(name) == resources.Preset(modality, absolute)
+
+
+def test_an_overlay_need_not_say_how_a_scan_is_read(tree: Path) -> None:
+    assert resources.read_preset("flair") == resources.Preset("", absolute=False)

@@ -262,3 +262,37 @@ def test_train_prints_and_runs_the_command_of_the_bundle(
     files = {"--config_file": "train.yaml", "--meta_file": "metadata.json", "--logging_file": "logging.conf"}
     assert options == {option: str(root / "configs" / name) for option, name in files.items()}
     assert shlex.split(capsys.readouterr().out) == command
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere/*.nii"], "nowhere/*.nii: matches no volume"),
+        (["--data", "nowhere"], "nowhere: does not exist"),
+        (["--data", ".", "--spacing", "2", "2"], "--spacing: has 2 numbers"),
+        (["--data", ".", "--target", "a b"], "--target a b: is a part of file names"),
+    ],
+)
+def test_a_bundle_that_cannot_be_made_is_one_line(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "own", "--target", "FLAIR", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"midiff: error: {message}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["train"], ["translate", "x.nii", "-o", "out", "--bundle"], ["info", "--bundle"]])
+def test_an_unknown_bundle_is_one_line(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere: is not a bundle. Available are: t1_brain_segmentation, t1_lmi_translation; or" in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())

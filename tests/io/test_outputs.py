@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from midiff_monai.io.outputs import OUTPUTS, OutputPaths, bids_outputs, output_paths, report_beside, roles_of
+from midiff_monai.io.outputs import OUTPUTS, OutputPaths, bids_outputs, in_range, output_paths, report_beside, roles_of
 
 STEMS = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
 
@@ -62,3 +63,25 @@ def test_outputs_are_distinct_and_lie_in_the_folder(stem: str, other: str) -> No
     assert len(outputs) == len(fields(OutputPaths))
     if not other.startswith(stem) and not stem.startswith(other):
         assert outputs.isdisjoint(astuple(output_paths(f"in/{other}.nii", "out")))
+
+
+def test_the_target_names_the_synthetic_volume_alone() -> None:
+    t1w, flair = output_paths("sub-1_PDw.nii", ""), output_paths("sub-1_PDw.nii", "", "FLAIR")
+    assert flair.synthetic.name == "sub-1_PDw_synthFLAIR.nii.gz"
+    assert flair.synthetic_std.name == "sub-1_PDw_synthFLAIR_std.nii.gz"
+    assert replace(flair, synthetic=t1w.synthetic, synthetic_std=t1w.synthetic_std) == t1w
+    assert bids_outputs("sub-1", Path("anat"), target="CT").synthetic == Path("anat/sub-1_desc-synthetic_CT.nii.gz")
+
+
+@pytest.mark.parametrize("paths", [output_paths("x.nii", "", "FLAIR"), bids_outputs("sub-1", Path(), "T2w", "FLAIR")])
+def test_a_result_of_another_target_is_known_by_the_report_beside_it(paths: OutputPaths, tmp_path: Path) -> None:
+    (tmp_path / paths.report).touch()
+    for path in (paths.synthetic, paths.synthetic_std, paths.segmentation):
+        assert report_beside(tmp_path / path) == tmp_path / paths.report
+
+
+def test_hounsfield_units_are_restored() -> None:
+    image = np.array([0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(in_range(image, "synthetic", (-1000, 1500)), [-1000, 250, 1500])
+    np.testing.assert_array_equal(in_range(image, "synthetic_std", (-1000, 1500)), [0, 1250, 2500])
+    assert in_range(image, "segmentation", (-1000, 1500)) is in_range(image, "synthetic", (0.0, 1.0)) is image

@@ -285,7 +285,7 @@ def test_negative_magnitudes_are_refused() -> None:
     data[0], data[1, 0] = 1, -1
     image = nib.Nifti1Image(data, np.eye(4))
     with pytest.raises(InputError, match="a.nii: has 17% of its voxels below 0"):
-        check_intensity_range(image, "a.nii", None)
+        check_intensity_range(image, "a.nii", "MR")
     check_intensity_range(image, "a.nii", "CT")
 
 
@@ -293,14 +293,14 @@ def test_ripples_below_0_are_no_negative_magnitudes() -> None:
     """Their number does not count, but their size."""
     data = np.full((4, 5, 6), -0.5, np.float32)
     data[0] = 100
-    check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", None)
+    check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", "MR")
 
 
 def test_a_brain_with_a_mean_of_0_is_refused_with_the_step_before_as_hint() -> None:
     data = np.zeros((10, 10, 10), np.float32)
     data[2:8] = np.random.default_rng(0).normal(size=(6, 10, 10))
     with pytest.raises(InputError, match="below 0.* mean of 0, use the volume before that step"):
-        check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", None)
+        check_intensity_range(nib.Nifti1Image(data, np.eye(4)), "a.nii", "MR")
 
 
 @pytest.mark.parametrize("air", [-1000.0, 0.0], ids=["head", "stripped"])

@@ -38,7 +38,7 @@ def dataset(tmp_path: Path) -> Path:
     return root
 
 
-def names(dataset: Path, **chosen: list[str]) -> dict[str, str]:
+def names(dataset: Path, **chosen: Any) -> dict[str, str]:
     jobs = find_jobs(dataset, dataset / "derivatives", **chosen)
     return {job.source.name: str(job.paths.synthetic.relative_to(dataset / "derivatives")) for job in jobs}
 
@@ -357,3 +357,8 @@ def test_results_of_another_scan_are_not_replaced(dataset: Path, tmp_path: Path)
     assert len({each.paths.report for each in both} | {job.paths.report}) == 3
     job.source.unlink()  # the results of a removed scan are outdated
     assert find_jobs(dataset, tmp_path / "out", ["T2starw"], ["01"])
+
+
+def test_the_target_is_the_suffix_of_the_synthetic_volumes(dataset: Path) -> None:
+    found = names(dataset, target="CT")
+    assert found and all(name.endswith("_CT.nii.gz") for name in found.values())

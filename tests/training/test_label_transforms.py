@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_images import distance_to
 
+from midiff_monai.errors import InputError
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.label_transforms import (
     BrainMaskd,
@@ -84,6 +85,18 @@ def test_partial_volume_does_not_bias_the_tissue_and_bright_voxels_are_clipped()
     result = normalised(truth, labels, 1.0, sigma=3)
     np.testing.assert_allclose(result[core], 0.7, rtol=1e-4)
     assert result.max() == 1
+
+
+@pytest.mark.parametrize("kind", ["random", "another protocol", "empty"])
+def test_labels_that_yield_no_tissue_are_refused(kind: str) -> None:
+    """Random labels are nowhere wide enough for the interior of a tissue. They used to give an image of NaN."""
+    rng = np.random.default_rng(0)
+    labels = {"random": rng.integers(0, 96, (20, 20, 20)), "another protocol": np.full((20, 20, 20), 7)}
+    image = MetaTensor(torch.rand(1, 20, 20, 20), meta={"filename_or_obj": "sub-01_T1.nii.gz"})
+    label = torch.from_numpy(labels.get(kind, np.zeros((20, 20, 20))))[None]
+    transform = NormalizeTissuesd("image", "label", tissues=[[2, 41], [10]], values=[0.7, 0.58])
+    with pytest.raises(InputError, match=r"^sub-01_T1\.nii\.gz: .*no tissue"):
+        transform({"image": image, "label": label})
 
 
 # --- LabelBoundaryd, LabelStructuresd ---
