@@ -159,7 +159,7 @@ def _check_number_and_names(volumes: Sequence[Path], data: str) -> None:
     named = (CONTRAST.fullmatch(volume_stem(volume)) for volume in volumes)
     contrasts = sorted({match[1].upper().removesuffix("W") for match in named if match})
     if len(contrasts) > 1:
-        fault = f"mixes {' and '.join(contrasts)}, by the names of the files"
+        fault = f"mixes modalities, by the names of the files: {', '.join(contrasts)}"
         raise InputError(data, fault, "Name those of the target alone, for example with --data 'FOLDER/*_FLAIR.nii.gz'")
 
 
@@ -238,12 +238,12 @@ def _metadata(template: Path, plan: TargetPlan) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists of scalars in one line."""
+    """Writes short lists in one line."""
 
     def represent_list(self, data: list[Any]) -> yaml.Node:
-        """A list in one line, unless it holds lists or dictionaries."""
-        nested = any(isinstance(item, list | dict) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not nested)
+        """A list in one line, unless it holds lists, dictionaries or expressions."""
+        long = any(isinstance(item, list | dict) or str(item).startswith("$") for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not long)
 
 
 _Dumper.add_representer(list, _Dumper.represent_list)

@@ -213,7 +213,7 @@ def test_too_few_volumes_are_refused(tmp_path: Path) -> None:
 
 def test_a_mixture_of_modalities_is_refused(tmp_path: Path) -> None:
     data = write_targets(write_targets(tmp_path / "data", "T1w"), "FLAIR")
-    with pytest.raises(InputError, match="mixes FLAIR and T1, by the names"):
+    with pytest.raises(InputError, match="mixes modalities, by the names of the files: FLAIR, T1"):
         make_bundle(tmp_path / "own", str(data), TargetPlan("FLAIR"))
     assert make_bundle(tmp_path / "own", f"{data}/*_FLAIR.nii.gz", TargetPlan("FLAIR")) == 3
 
