@@ -99,6 +99,8 @@ def resolve(config: dict, identifier: str) -> None:
         ("`t1_lmi_translation`", ["t1_lmi_translation/inference"]),
         ("`t1_brain_segmentation`", ["t1_brain_segmentation/inference"]),
         ("`train.yaml`", ["t1_lmi_translation/train", "t1_brain_segmentation/train"]),
+        ("`train.yaml` of `t1_lmi_translation` alone", ["t1_lmi_translation/train"]),
+        ("`train.yaml` of `t1_brain_segmentation` alone", ["t1_brain_segmentation/train"]),
     ],
 )
 def test_documented_ids_exist(title: str, files: list[str]) -> None:
