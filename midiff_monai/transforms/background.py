@@ -68,20 +68,6 @@ MAX_AIR_HU = -900.0
 MAX_RIPPLE_TAIL = 5e-4
 """Largest median magnitude far from the object if its disturbance comes from ripples. The air of a head has more."""
 
-SECOND_RIPPLE = 0.45
-"""Upper bound of the second ripple, which is positive, in units of the first, which is negative. The poles of B-splines
-of orders 2 to 5 give 0.17 to 0.43 (Unser, IEEE Signal Processing Magazine 1999)."""
-
-MIN_FRAGMENT = 0.002
-"""Least size of a component of an interpolated object, as a share of the largest one. Smaller ones are ripples."""
-
-HALF = 0.5
-"""An interpolation moves a surface to where half of the intensity is left."""
-
-MIN_FIRST_RIPPLE = 0.15
-"""Least ripple outside a blurred surface voxel, in units of its intensity. Dark fluid at the surface, as in a FLAIR,
-has less: the intensity of the object itself increases inwards there."""
-
 
 class ClearBackgroundd(MapTransform):
     """Set the background of images to exactly 0, as `clear_background` does.
@@ -221,40 +207,12 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
         return voxels
     limit = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
     if ripples:
-        first = float(np.percentile(-near[near < 0], 99))
-        limit = max(limit, (SECOND_RIPPLE if only_ripples else NOISE_MARGIN) * first)
+        limit = max(limit, NOISE_MARGIN * float(np.percentile(-near[near < 0], 99)))
     limit = min(limit, air_level(voxels[voxels > 0]))
     # clefts between the parts of a brain belong to the background, but ventricles of a FLAIR must stay
     reach = max(1, round(CLEFT_MM / min(spacing)))
     background = ndimage.binary_dilation(outside & (voxels <= limit), iterations=reach, mask=voxels <= limit)
-    kept = _without_blurred_surface(voxels, ~background) if only_ripples else ~background
-    return np.where(kept, voxels, np.float32(0))
-
-
-def _without_blurred_surface(voxels: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask of an interpolated object without fragments, and without surface voxels that the object fills by less
-    than half. Such a voxel has less than half the mean intensity of its neighbours on the inner side, and a ripple on
-    the outer side."""
-    components, _ = ndimage.label(mask)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    mask = (sizes >= MIN_FRAGMENT * sizes.max())[components]
-    inner, outer = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
-    count = np.zeros(mask.shape, np.int8)
-    for axis in range(3):
-        for step in (1, -1):
-            at_surface = mask & ~_moved(mask, step, axis) & _moved(mask, -step, axis)
-            inner += np.where(at_surface, _moved(voxels, -step, axis), 0)
-            outer += np.where(at_surface, _moved(voxels, step, axis), 0)
-            count += at_surface
-    total = voxels * count
-    return mask & ~((count > 0) & (total < HALF * inner) & (outer < -MIN_FIRST_RIPPLE * total))
-
-
-def _moved(volume: NDArray, step: int, axis: int) -> NDArray:
-    """A volume moved by one voxel. The outermost voxels are repeated: an object goes on beyond a face."""
-    indices = np.clip(np.arange(volume.shape[axis]) - step, 0, volume.shape[axis] - 1)
-    return volume.take(indices, axis)
+    return np.where(background, np.float32(0), voxels)
 
 
 def _is_substantially_negative(voxels: NDArray) -> bool:
