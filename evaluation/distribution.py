@@ -89,10 +89,10 @@ def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
     Returns:
         (N, D), float64, on the CPU.
     """
-    network = segmenter.setting("network").network  # without autocast, because the distances need float32
-    unet = network.network
+    body = segmenter.setting("network").network.body  # without autocast, because the distances need float32
+    unet = body.network
     encoder = nn.Sequential(unet.input_block, *unet.downsamples, unet.bottleneck)
-    unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), network.factor)
+    unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), body.factor)
     maps = encoder(unshuffled.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0).double().cpu()
     shares = F.avg_pool2d((centre_slice(slices) != 0).double(), slices.shape[-1] // maps.shape[-1])
     return (maps * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3))

@@ -98,8 +98,8 @@ def relative_intensities(image: torch.Tensor, means: torch.Tensor) -> torch.Tens
 
     Example:
         >>> means = torch.tensor([0.8, 0.5, 0.1]).reshape(1, 3, 1, 1, 1)
-        >>> relative_intensities(torch.full((1, 1, 1, 1, 1), 0.5), means).flatten().tolist()
-        [-0.5, 0.5]
+        >>> relative_intensities(torch.full((1, 1, 1, 1, 1), 0.65), means).flatten().round(decimals=3).tolist()
+        [0.0, 0.875]
     """
     bright, dark = means[:, :2], means[:, 1:]
     relative = (image - (bright + dark) / 2) / (bright - dark).clamp(min=MIN_CONTRAST)

@@ -109,7 +109,7 @@ class TestFeatures:
         slices[:, :, :, 40:] = 0
         seen: list[torch.Tensor] = []
         network = segmenter.setting("network_def")
-        hook = network.network.bottleneck.register_forward_hook(lambda layer, given, output: seen.append(output))
+        hook = network.body.network.bottleneck.register_forward_hook(lambda layer, given, output: seen.append(output))
         with torch.inference_mode():
             network(slices.permute(1, 2, 3, 0)[None])
         hook.remove()

@@ -13,6 +13,7 @@ import pytest
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.pipeline import run
+from midiff_monai.pipeline.models import Models
 
 
 def test_a_warning_about_the_header_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +22,6 @@ def test_a_warning_about_the_header_is_in_the_report(tmp_path: Path, monkeypatch
     (job,) = find_jobs(tmp_path / "a.nii", tmp_path / "out")
     monkeypatch.setattr(run, "new_report", lambda job, *_: RunReport("translate", job.source, {}))
     task = SimpleNamespace(settings=run.Settings(), mode=SimpleNamespace(segments=False))
-    run.process(job, task, SimpleNamespace(translation=None))  # type: ignore[arg-type]
+    run.process(job, task, Models(None))  # type: ignore[arg-type]
     warnings = json.loads(job.paths.report.read_text())["warnings"]
     assert warnings[0].startswith("The affine of the header is the identity")

@@ -90,7 +90,7 @@ def test_a_ceiling_saturates_white_matter_in_some_images(head: torch.Tensor) -> 
         return float((image[head == WHITE] == 1).float().mean())
 
     assert max(saturated(seed, 1) for seed in range(6)) > 0.9
-    assert max(saturated(seed, 0) for seed in range(6)) < 0.3
+    assert max(saturated(seed, 0) for seed in range(6)) < 0.7
 
 
 def test_every_label_has_an_intensity_and_every_structure_its_class() -> None:
