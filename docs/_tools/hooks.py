@@ -26,6 +26,7 @@ INCLUDED = {
     "evaluation/PROTOCOL.md": "results/protocol.md",
     "evaluation/ABLATIONS.md": "results/ablations.md",
     "evaluation/results/summary.md": "results/summary.md",
+    "evaluation/results/yardstick.md": "results/yardstick.md",
     "evaluation/results/acquisitions/summary.md": "results/acquisitions.md",
     "bundles/t1_lmi_translation/docs/README.md": "results/translation_card.md",
     "bundles/t1_brain_segmentation/docs/README.md": "results/segmentation_card.md",
