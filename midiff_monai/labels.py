@@ -72,6 +72,12 @@ FREESURFER_IDS: tuple[int, ...] = tuple(structure.id for structure in STRUCTURES
 """Class index → FreeSurfer id."""
 
 
+MERGED: Mapping[int, int] = MappingProxyType(
+    {25: 2, 57: 41, 30: 2, 62: 41, 72: 14, 85: 24, 136: 4, 137: 5, 163: 43, 164: 44}
+)
+"""Lesions, vessels, fifth ventricle, chiasm and choroid plexus → FreeSurfer id of the structure that they count as."""
+
+
 def _other_side(name: str) -> str:
     sides = {"Left": "Right", "Right": "Left"}
     side, dash, rest = name.partition("-")

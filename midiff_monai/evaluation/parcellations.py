@@ -62,7 +62,7 @@ GIF_MIDLINE: Mapping[int, tuple[int, int]] = MappingProxyType({87: (2, 41), 72: 
 
 
 def freesurfer_from_aparc(parcellation: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Convert FreeSurfer's aparc+aseg to the ids of `labels.STRUCTURES`, as `simulation.MERGED` does for label maps.
+    """Convert FreeSurfer's aparc+aseg to the ids of `labels.STRUCTURES`, as `labels.MERGED` does for label maps.
 
     White matter of no stated side gets the side of the nearest voxel of a paired structure.
 

@@ -27,7 +27,7 @@ from midiff_monai.evaluation.phantom import (
 )
 from midiff_monai.evaluation.scores import brain_box
 from midiff_monai.io.paths import volume_stem
-from midiff_monai.labels import FREESURFER_IDS
+from midiff_monai.labels import FREESURFER_IDS, MERGED
 from midiff_monai.labels import TISSUES as STRUCTURES_OF
 
 Spacing = tuple[float, float, float]
@@ -38,9 +38,6 @@ SPACING: Spacing = (1.0, 1.0, 3.0)
 
 NOISE, BIAS = 0.02, 0.2
 NECK = 30
-
-MERGED = {25: 2, 57: 41, 30: 2, 62: 41, 72: 14, 85: 24, 136: 4, 137: 5, 163: 43, 164: 44}
-"""Lesions, vessels, fifth ventricle, chiasm and choroid plexus → FreeSurfer id of the surrounding structure."""
 
 BRAIN_STEM = 16
 

@@ -16,7 +16,7 @@ from midiff_monai.training.label_transforms import (
     NormalizeTissuesd,
 )
 from midiff_monai.training.losses import SobolevLoss
-from midiff_monai.training.prepare_batch import LMIPrepareBatch, SlabPrepareBatch
+from midiff_monai.training.prepare_batch import LMIPrepareBatch
 from midiff_monai.training.regions import Region
 from midiff_monai.training.simulated_t1 import RandSimulateT1wd
 from midiff_monai.training.two_scale import TwoScaleLoss, TwoScaleNetwork, TwoScalePrepareBatch
@@ -43,7 +43,6 @@ __all__ = [
     "RandomizeContrastd",
     "Region",
     "ReseedHandler",
-    "SlabPrepareBatch",
     "SobolevLoss",
     "TwoScaleLoss",
     "TwoScaleNetwork",

@@ -15,28 +15,11 @@ from midiff_monai.training.augmentation import MARGIN_RANGE
 from midiff_monai.transforms.meta import as_plain_tensor
 
 
-class SlabPrepareBatch(PrepareBatch):
-    """Give each slice of slabs (B, 1, X, Y, Z) its neighbours as channels.
-
-    The outer `context` slices of a slab serve as neighbours only. Every slice of the loss thus has real neighbours.
-
-    Args:
-        context: number of neighbouring slices on either side.
-    """
-
-    def __init__(self, context: int) -> None:
-        self.context = context
-
-    def __call__(
-        self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = as_plain_tensor(batchdata["image"]).to(device, non_blocking=non_blocking)
-        labels = as_plain_tensor(batchdata["label"]).to(device, non_blocking=non_blocking)
-        return inner_slabs(images, self.context, self.context), inner_slabs(labels, 0, self.context)
-
-
 def inner_slabs(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor:
-    """Compute `inner_slices` and restack them: (B, 2·context + 1, X, Y, Z − 2·margin)."""
+    """Compute `inner_slices` and restack them: (B, 2·context + 1, X, Y, Z − 2·margin).
+
+    With a margin of `context`, every slice has real neighbours.
+    """
     return inner_slices(slabs, context, margin).unflatten(0, (len(slabs), -1)).movedim(1, -1)
 
 

@@ -16,14 +16,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 from torch.nn import functional as F
 
-from midiff_monai.labels import FREESURFER_IDS, MIRRORED
+from midiff_monai.labels import FREESURFER_IDS, MERGED, MIRRORED
 from midiff_monai.training.contrast import gaussian_blur, smooth_field
 from midiff_monai.transforms.meta import Data
-
-MERGED: Mapping[int, int] = MappingProxyType(
-    {25: 2, 57: 41, 30: 2, 62: 41, 72: 14, 85: 24, 136: 4, 137: 5, 163: 43, 164: 44}
-)
-"""Lesions, vessels, fifth ventricle, chiasm and choroid plexus → FreeSurfer id of the structure that they count as."""
 
 LARGEST_LABEL = 600
 

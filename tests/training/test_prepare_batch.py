@@ -24,8 +24,8 @@ from midiff_monai.networks.schedulers import TrailingDDIMScheduler
 from midiff_monai.training.contrast import ContrastRandomizer
 from midiff_monai.training.prepare_batch import (
     LMIPrepareBatch,
-    SlabPrepareBatch,
     crop_to_foreground,
+    inner_slabs,
     inner_slices,
     skull_strip,
 )
@@ -81,7 +81,7 @@ def test_inner_slices_agree_with_indexing(shape: tuple[int, int, int, int], cont
 
 def test_slices_of_slabs_have_real_neighbours() -> None:
     image = torch.rand(2, 1, 8, 10, 7)
-    images, labels = SlabPrepareBatch(context=2)({"image": image, "label": (image > 0.5).to(torch.uint8)})
+    images, labels = inner_slabs(image, 2, 2), inner_slabs((image > 0.5).to(torch.uint8), 0, 2)
     assert images.shape == (2, 5, 8, 10, 3)
     assert labels.shape == (2, 1, 8, 10, 3) and labels.dtype == torch.uint8
     assert torch.equal(images[1, ..., 1], image[1, 0, :, :, 1:6].movedim(-1, 0))  # the second slice is at index 3

@@ -7,10 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from midiff_monai.labels import FREESURFER_IDS, STRUCTURES
+from midiff_monai.labels import FREESURFER_IDS, MERGED, STRUCTURES
 from midiff_monai.training.simulated_t1 import (
     MEANS,
-    MERGED,
     MIRRORED_LABELS,
     OUTSIDE_BRAIN,
     RandSimulateT1wd,
