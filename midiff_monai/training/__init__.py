@@ -18,6 +18,7 @@ from midiff_monai.training.label_transforms import (
 from midiff_monai.training.losses import SobolevLoss
 from midiff_monai.training.prepare_batch import LMIPrepareBatch
 from midiff_monai.training.regions import Region
+from midiff_monai.training.simulated_scan import RandSimulateScand
 from midiff_monai.training.simulated_t1 import RandSimulateT1wd
 from midiff_monai.training.two_scale import TwoScaleLoss, TwoScaleNetwork, TwoScalePrepareBatch
 
@@ -38,6 +39,7 @@ __all__ = [
     "NormalizeTissuesd",
     "RandDeformCropd",
     "RandLabelContrastd",
+    "RandSimulateScand",
     "RandSimulateT1wd",
     "RandSkullStripd",
     "RandomizeContrastd",

@@ -144,7 +144,7 @@ class ContrastRandomizer(RandomContrast):
         self.structure_std = structure_std
 
     def _remap_inside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        levels = self._draw_levels()
+        levels = self.draw_levels()
         at_boundary = regions == Region.VENTRICLE_BOUNDARY
         remapped = torch.where(at_boundary, remap(target, without_cortex(levels)), remap(target, levels))
         offsets = self.structure_std * torch.randn(int(regions.amax()) + 1, device=target.device)
@@ -152,12 +152,12 @@ class ContrastRandomizer(RandomContrast):
         return remapped + gaussian_blur(offsets[regions.long()], [0.6, 0.6, 0.6])
 
     def _remap_outside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        levels = self._draw_levels()
+        levels = self.draw_levels()
         levels[0] = 0
         return remap(target, levels)
 
-    def _draw_levels(self) -> torch.Tensor:
-        """Draw the new intensities of the knots."""
+    def draw_levels(self) -> torch.Tensor:
+        """Draw the new intensities (6,) of `T1_KNOTS`, in [0, 1]."""
         order = torch.tensor(TISSUE_ORDERS)[self.tissue_order_probs.multinomial(1)[0]]
         csf, cortex, white = torch.tensor([0.15, 0.5, 0.85])[order] + self.level_std * torch.randn(3)
         if torch.rand(()) < self.csf_gm_overlap_prob:

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
+from monai.utils import convert_to_dst_type
 from torch.nn import functional as F
 
 from midiff_monai.labels import FREESURFER_IDS, MERGED, MIRRORED
 from midiff_monai.training.contrast import gaussian_blur, smooth_field
+from midiff_monai.training.simulated_lesions import with_lesions
 from midiff_monai.transforms.meta import Data
 
 LARGEST_LABEL = 600
@@ -74,6 +76,8 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         structure_std: standard deviation of a structure's mean.
         bias: largest absolute logarithm of the bias field.
         max_noise: largest standard deviation of the noise.
+        lesion_prob: probability of white matter lesions.
+        largest_lesion_share: largest share of the white matter that is lesion.
     """
 
     def __init__(
@@ -88,12 +92,15 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         structure_std: float = 0.025,
         bias: float = 0.25,
         max_noise: float = 0.06,
+        lesion_prob: float = 0.3,
+        largest_lesion_share: float = 0.08,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.image_key, self.strip_prob, self.cerebrum_only_prob = image_key, strip_prob, cerebrum_only_prob
         self.low_resolution_prob, self.largest_spacing = low_resolution_prob, largest_spacing
         self.ceiling_prob, self.structure_std = ceiling_prob, structure_std
         self.bias, self.max_noise = bias, max_noise
+        self.lesion_prob, self.largest_lesion_share = lesion_prob, largest_lesion_share
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Simulate the images of a sample."""
@@ -102,7 +109,9 @@ class RandSimulateT1wd(Randomizable, MapTransform):
             labels = torch.as_tensor(result[key]).as_subclass(torch.Tensor).long()
             with torch.random.fork_rng():
                 torch.manual_seed(int(self.R.randint(2**31)))
-                result[self.image_key], foreground_mask = self._simulate(labels)
+                labels = self._draw_lesions(labels)
+                image, foreground_mask = self._simulate(labels)
+            result[self.image_key] = convert_to_dst_type(image, result[key], dtype=torch.float32)[0]
             result[key] = (class_indices(labels) * foreground_mask).to(torch.uint8)
         return result
 
@@ -117,6 +126,12 @@ class RandSimulateT1wd(Randomizable, MapTransform):
             upper = WHITE * float(torch.empty(()).uniform_(0.86, 1.05))
         image = ((image - lower) / (upper - lower)).clamp(1e-4, 1)
         return image.pow(float(torch.empty(()).uniform_(0.75, 1.35))) * foreground_mask, foreground_mask
+
+    def _draw_lesions(self, labels: torch.Tensor) -> torch.Tensor:
+        """Draw lesions into labels (1, X, Y, Z), or none; small loads are more frequent than large ones."""
+        if torch.rand(()) >= self.lesion_prob:
+            return labels
+        return with_lesions(labels, self.largest_lesion_share * float(torch.rand(())) ** 2)
 
     def _draw_means(self) -> torch.Tensor:
         """Draw the intensity of every label; both sides of the brain get about the same."""
