@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from midiff_monai.inferers.slicewise import Network, foreground_box
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.meta import Data, as_plain_tensor
-from midiff_monai.transforms.resampling import MIN_WEIGHT, resample_to_grid
+from midiff_monai.transforms.resampling import MIN_WEIGHT, interpolate, resample_to_grid, source_indices
 from midiff_monai.transforms.spatial import Grids, InvertMaskedSpacingd
 from midiff_monai.transforms.tissue_means import tissue_means
 
@@ -88,7 +88,7 @@ class DetailRefiner:
     ) -> tuple[torch.Tensor, NDArray[np.int64]]:
         """Refined probabilities of a block with one further voxel on each side, for interpolation; its first voxel."""
         outer, inner = (_grown(block, margin, fine.shape) for margin in (self.halo + 1, 1))
-        interpolated = _interpolate(coarse, _positions(to_coarse, outer))
+        interpolated = interpolate(coarse, source_indices(to_coarse, outer))
         prior, means = _normalized(interpolated[:-3]), interpolated[-3:]
         inputs = (volume.to(self.device) for volume in (fine[outer][None, None], prior[None], means[None]))
         logits = self.network(*inputs)[0].cpu().masked_fill_(prior < EXCLUDED, -torch.inf)
@@ -128,20 +128,6 @@ def _grown(block: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[s
     return tuple(slice(max(side.start - margin, 0), min(side.stop + margin, size)) for side, size in sides)
 
 
-def _positions(matrix: NDArray, block: Sequence[slice]) -> torch.Tensor:
-    """Map the voxels of a block by an affine matrix: (x, y, z, 3), float32."""
-    axes = [torch.arange(side.start, side.stop, dtype=torch.float64) for side in block]
-    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    return (voxels @ torch.from_numpy(matrix[:3, :3].T) + torch.from_numpy(matrix[:3, 3])).float()
-
-
-def _interpolate(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Interpolate (C, X, Y, Z) at positions (x, y, z, 3) in voxels, trilinearly; the border repeats outside."""
-    scale = 2 / (torch.tensor(volume.shape[1:], dtype=torch.float32) - 1).clamp(min=1)
-    points = (positions * scale - 1).flip(-1)[None]
-    return F.grid_sample(volume[None].float(), points, padding_mode="border", align_corners=True)[0]
-
-
 def _target_window(to_image: NDArray, block: Sequence[slice], shape: Sequence[int]) -> tuple[slice, ...]:
     """The box of the file's voxels that may lie in a block."""
     corners = np.array(list(itertools.product(*((side.start - 0.5, side.stop - 0.5) for side in block))))
@@ -161,15 +147,15 @@ def _write_labels(
     block: Sequence[slice],
 ) -> None:
     """Write the most probable classes into the window (x, y, z) of the file, at those voxels that lie in the block."""
-    positions = _positions(to_image, window)
+    positions = source_indices(to_image, window)
     start, stop = (torch.tensor([getattr(side, end) - 0.5 for side in block]) for end in ("start", "stop"))
     inside = ((positions >= start) & (positions < stop)).all(dim=-1)
-    local = positions - torch.from_numpy(corner).float()
+    local = positions - torch.from_numpy(corner)
     if np.allclose(to_image, to_image.round(), atol=1e-4):
         nearest = local[inside].round().long()
         labels[inside] = refined.argmax(dim=0)[tuple(nearest.unbind(-1))].to(torch.int16)
     else:
-        classes = _interpolate(refined, local[inside][:, None, None]).argmax(dim=0)
+        classes = interpolate(refined, local[inside][:, None, None]).argmax(dim=0)
         labels[inside] = classes.flatten().to(torch.int16)
 
 

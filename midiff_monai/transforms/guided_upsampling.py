@@ -71,7 +71,7 @@ class GuidedUpsampling:
         """
         mask = as_plain_tensor(conformed[0] != 0)
         grids = mask, conformed.affine, foreground, source.affine
-        restored = torch.stack([restore_foreground(channel, *grids) for channel in image])
+        restored = restore_foreground(image, *grids)
         if self.radius and is_finer(source, conformed):
             self._add_detail(restored[0], image[0], conformed, source, foreground)
         return restored
@@ -91,7 +91,8 @@ class GuidedUpsampling:
         for slab, affine in _slabs(source):
             grids = mask, conformed.affine, foreground[slab], affine
             fine = ((as_plain_tensor(source)[0, slab] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
-            detail = restore_foreground(slope, *grids) * fine - restore_foreground(slope * coarse, *grids)
+            fine_slope, fine_product = restore_foreground(torch.stack([slope, slope * coarse]), *grids)
+            detail = fine_slope * fine - fine_product
             known = restored[slab] != 0
             restored[slab] = torch.where(known, (restored[slab] + detail).clamp(MIN_FOREGROUND_VALUE, 1), 0)
 

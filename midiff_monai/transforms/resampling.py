@@ -103,24 +103,28 @@ def restore_foreground(
     target_mask: torch.Tensor,
     target_affine: ArrayLike,
 ) -> torch.Tensor:
-    """Resample a volume that is known in its foreground only, by normalised convolution.
+    """Resample volumes that are known in their foreground only, by normalised convolution.
 
     Voxels outside the foreground have no weight, so the surface of the foreground is not darkened.
 
     Args:
-        volume: (X, Y, Z), floating point.
-        source_mask: (X, Y, Z), true where the volume is known.
+        volume: (C, X, Y, Z), floating point.
+        source_mask: (X, Y, Z), true where the volumes are known.
         source_affine: (4, 4).
         target_mask: (X', Y', Z'), foreground of the target grid.
         target_affine: (4, 4).
 
     Returns:
-        (X', Y', Z'), float32; 0 outside the target mask, and where no neighbouring voxel is known.
+        (C, X', Y', Z'), float32; 0 outside the target mask, and where no neighbouring voxel is known.
     """
-    grids = source_affine, target_mask.shape, target_affine
-    weight = resample_to_grid(source_mask.to(volume.dtype), *grids, fill=0.0)
-    weighted = resample_to_grid(volume * source_mask, *grids, fill=0.0)
-    return torch.where(target_mask & (weight > MIN_WEIGHT), weighted / weight.clamp(min=MIN_WEIGHT), 0.0)
+    known = torch.cat([source_mask.to(volume.dtype)[None], volume * source_mask])
+    restored = torch.zeros(len(volume), *target_mask.shape, device=volume.device)
+    for slab, points, inside in _slabs(known, source_affine, target_mask.shape, target_affine):
+        wanted = inside & target_mask[slab]
+        sampled = _sample(known, points[wanted][:, None, None], "bilinear")[..., 0, 0].float()
+        weight, weighted = sampled[:1], sampled[1:]
+        restored[:, slab][:, wanted] = torch.where(weight > MIN_WEIGHT, weighted / weight.clamp(min=MIN_WEIGHT), 0.0)
+    return restored
 
 
 def _slabs(
@@ -136,30 +140,58 @@ def _slabs(
     to_world_from_source, to_world_from_target = affines
     to_source = np.linalg.inv(to_world_from_source) @ to_world_from_target
     sizes = torch.tensor(source.shape[1:], dtype=torch.float64, device=source.device)
-    # align_corners=True puts -1 at the centre of voxel 0 and +1 at that of voxel n-1: u = 2 i / (n - 1) - 1.
-    # A source of one voxel has a single centre, and every u means that voxel.
-    scale = 2 / (sizes - 1).clamp(min=1)
     values_per_plane = max(source.shape[0], COORDINATE_VALUES) * target_shape[1] * target_shape[2]
     thickness = max(1, SLAB_VALUES // values_per_plane)
     for start in range(0, target_shape[0], thickness):
         slab = slice(start, min(start + thickness, target_shape[0]))
-        indices = _source_indices(to_source, slab, target_shape, source.device)
+        box = (slab, slice(0, target_shape[1]), slice(0, target_shape[2]))
+        indices = source_indices(to_source, box, source.device)
         inside = (indices >= -FIELD_OF_VIEW_MARGIN) & (indices <= sizes - 1 + FIELD_OF_VIEW_MARGIN)
-        # grid_sample expects coordinates in the order of the last axis to the first
-        yield slab, (indices * scale - 1).flip(-1).to(source.dtype), inside.all(dim=-1)
+        yield slab, _normalized(indices, sizes).to(source.dtype), inside.all(dim=-1)
 
 
-def _source_indices(
-    to_source: NDArray[np.float64], slab: slice, target_shape: Sequence[int], device: torch.device
+def source_indices(
+    to_source: NDArray[np.float64], box: Sequence[slice], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Source voxel indices (x, Y', Z', 3), float64, of the target voxels of a slab: M j + t, summed axis by axis."""
+    """Map the voxels of a box of the target grid to voxel indices of the source: M j + t, summed axis by axis.
+
+    Args:
+        to_source: M and t as an affine (4, 4).
+        box: ranges of the target voxels along the three axes.
+        device: device of the result.
+
+    Returns:
+        (x, y, z, 3), float64.
+    """
     matrix = torch.as_tensor(to_source, device=device)
-    ranges = (slab.start, slab.stop), (0, target_shape[1]), (0, target_shape[2])
     first, second, third = (
-        torch.arange(start, stop, dtype=torch.float64, device=device)[:, None] * column
-        for (start, stop), column in zip(ranges, matrix[:3, :3].T, strict=True)
+        torch.arange(side.start, side.stop, dtype=torch.float64, device=device)[:, None] * column
+        for side, column in zip(box, matrix[:3, :3].T, strict=True)
     )
     return first[:, None, None] + second[None, :, None] + third[None, None] + matrix[:3, 3]
+
+
+def interpolate(volume: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Interpolate a volume trilinearly at voxel indices. Outside the volume, the value of the border is repeated.
+
+    Args:
+        volume: (C, X, Y, Z), floating point.
+        indices: (x, y, z, 3).
+
+    Returns:
+        (C, x, y, z).
+    """
+    sizes = torch.tensor(volume.shape[1:], dtype=indices.dtype, device=indices.device)
+    return _sample(volume, _normalized(indices, sizes).to(volume.dtype), "bilinear")
+
+
+def _normalized(indices: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Turn voxel indices (…, 3) into the points of `grid_sample`, which expects the last axis first.
+
+    align_corners=True puts -1 at the centre of voxel 0 and +1 at that of voxel n-1: u = 2 i / (n - 1) - 1. A source of
+    one voxel has a single centre, and every u means that voxel.
+    """
+    return (indices * (2 / (sizes - 1).clamp(min=1)) - 1).flip(-1)
 
 
 def _sample(source: torch.Tensor, points: torch.Tensor, mode: str) -> torch.Tensor:

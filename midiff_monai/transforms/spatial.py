@@ -114,7 +114,7 @@ class InvertMaskedSpacingd(MapTransform):
 
     def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
         """Resample (C, X, Y, Z); `data` is the sample, `conformed` its image on the grid of the network."""
-        return torch.stack([restore_foreground(channel, *grids) for channel in image])
+        return restore_foreground(image, *grids)
 
 
 class GuidedUpsamplingd(InvertMaskedSpacingd):

@@ -47,9 +47,7 @@ def upsampled(
 
 def interpolated(image: torch.Tensor, conformed: MetaTensor, source: MetaTensor) -> torch.Tensor:
     mask, foreground = (as_plain_tensor(volume[0] != 0) for volume in (conformed, source))
-    return torch.stack(
-        [restore_foreground(channel, mask, conformed.affine, foreground, source.affine) for channel in image]
-    )
+    return restore_foreground(image, mask, conformed.affine, foreground, source.affine)
 
 
 def scaled(source: MetaTensor, conformed: MetaTensor) -> torch.Tensor:

@@ -16,7 +16,13 @@ from scipy.ndimage import map_coordinates
 
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.transforms import resampling
-from midiff_monai.transforms.resampling import resample_labels, resample_to_grid
+from midiff_monai.transforms.resampling import (
+    interpolate,
+    resample_labels,
+    resample_to_grid,
+    restore_foreground,
+    source_indices,
+)
 
 
 def voxel_indices(shape: Shape) -> NDArray[np.int64]:
@@ -139,3 +145,26 @@ def test_results_do_not_depend_on_the_size_of_slabs(source: Grid, target: Grid, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "SLAB_VALUES", 1)
         assert torch.equal(resample_labels(posteriors, source[1], *target), at_once)
+
+
+@given(source=grids(2), target=grids(), seed=st.integers(0, 2**31))
+def test_the_foreground_is_restored_by_normalised_convolution(source: Grid, target: Grid, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    volumes = torch.from_numpy(generator.normal(size=(2, *source[0])).astype(np.float32))
+    known, wanted = (torch.from_numpy(generator.random(shape) > 0.3) for shape in (source[0], target[0]))
+    restored = restore_foreground(volumes, known, source[1], wanted, target[1])
+    weight = resample_to_grid(known.float(), source[1], *target, fill=0.0)
+    for volume, result in zip(volumes, restored, strict=True):
+        expected = resample_to_grid(volume * known, source[1], *target, fill=0.0) / weight.clamp(min=1e-3)
+        torch.testing.assert_close(result, torch.where(wanted & (weight > 1e-3), expected, 0.0))
+
+
+@given(source=grids(2), target=grids(2), seed=st.integers(0, 2**31))
+def test_a_box_is_interpolated_as_the_whole_grid_is(source: Grid, target: Grid, seed: int) -> None:
+    volume = torch.from_numpy(np.random.default_rng(seed).normal(size=source[0]))
+    box = tuple(slice(1, length) for length in target[0])
+    to_source = np.linalg.inv(source[1]) @ target[1]
+    indices = source_indices(to_source, box)
+    np.testing.assert_allclose(indices.numpy(), indices_in(source, target)[box], atol=1e-9)
+    expected = map_coordinates(volume.numpy(), indices.movedim(-1, 0).numpy(), order=1, mode="nearest")
+    np.testing.assert_allclose(interpolate(volume[None], indices)[0].numpy(), expected, atol=1e-9)
