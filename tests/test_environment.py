@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from midiff_monai.environment import CACHE_FOLDERS, make_environment_safe
+from midiff_monai.environment import CACHE_FOLDERS, MALLOC_OPTIONS, keep_freed_memory, make_environment_safe
 from midiff_monai.errors import OutputError
 
 UNWRITABLE = "/proc/self"
@@ -63,6 +64,41 @@ def test_without_any_temporary_folder_the_error_names_the_remedy(monkeypatch: py
     monkeypatch.setattr(tempfile, "tempdir", UNWRITABLE)
     with pytest.raises(OutputError, match="Set TMPDIR"):
         make_environment_safe({})
+
+
+def page_faults(preparation: str) -> int:
+    """Number of pages that the kernel clears while a process frees and allocates 64 MB, ten times."""
+    code = f"""
+import resource
+import numpy as np
+from midiff_monai.environment import keep_freed_memory
+{preparation}
+np.ones(2**23)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in MALLOC_OPTIONS}
+    environment["NUMPY_MADVISE_HUGEPAGE"] = "0"
+    return int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif("glibc" not in "".join(platform.libc_ver()), reason="other C libraries have no mallopt")
+def test_freed_memory_is_not_cleared_again() -> None:
+    assert page_faults("keep_freed_memory()") < page_faults("") / 10
+
+
+def test_processes_that_are_started_keep_freed_memory_too() -> None:
+    variables: dict[str, str] = {}
+    keep_freed_memory(variables)
+    assert not variables or variables.keys() == MALLOC_OPTIONS.keys()
+
+
+def test_memory_settings_of_the_user_stay() -> None:
+    variables = {"MALLOC_TOP_PAD_": "0"}
+    keep_freed_memory(variables)
+    assert variables == {"MALLOC_TOP_PAD_": "0"}
 
 
 @pytest.mark.parametrize("arguments", [["info", "--json"], ["segment", "--no-translate", "SCAN", "-o", "OUT"]])

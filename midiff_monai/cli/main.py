@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from midiff_monai.cli.commands import COMMANDS
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.cli.parser import build_parser
-from midiff_monai.environment import make_environment_safe
+from midiff_monai.environment import keep_freed_memory, make_environment_safe
 from midiff_monai.errors import MidiffError, in_one_line
 
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         make_environment_safe()
+        keep_freed_memory()
         return COMMANDS[arguments.command](arguments)
     except MidiffError as error:
         print(f"midiff: error: {error}", file=sys.stderr)
