@@ -28,7 +28,8 @@ def folder(tmp_path: Path) -> Path:
     affine = np.array([[0, 0, -1, 0], [1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     for name in "abcd":
         nib.save(nib.Nifti1Image(labels, affine), tmp_path / f"{name}.nii.gz")
-    synthetic = generator.random(labels.shape).astype(np.float32) * (generator.random(labels.shape) > 0.2)
+    synthetic = generator.uniform(0.1, 1, labels.shape).astype(np.float32)
+    synthetic[:4] = 0
     nib.save(nib.Nifti1Image(synthetic, affine), tmp_path / "a_scan1_synthT1w.nii.gz")
     return tmp_path
 
