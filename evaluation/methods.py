@@ -184,7 +184,7 @@ def hmrf(volume: Path, folder: Path, beta: float = 0.1) -> Result:
     source = read_volume(volume)
     tissues = classify_tissues(np.asarray(source.dataobj), BRIGHTNESS[contrast_of(volume)], beta)
     report = RunReport("hmrf", volume, {"beta": beta})
-    return Result(source, output_paths(volume, folder), report, segmentation=tissues)
+    return Result(source, report, segmentation=tissues, paths=output_paths(volume, folder))
 
 
 def classify_tissues(volume: NDArray, dark_to_bright: tuple[int, int, int], beta: float) -> NDArray[np.int16]:

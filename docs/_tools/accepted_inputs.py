@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.volumes import check_intensity_range, read_volume, reading_warnings, states_orientation
-from midiff_monai.pipeline.run import SIDES_UNKNOWN
+from midiff_monai.pipeline.computation import SIDES_UNKNOWN
 
 READ, WARNED, REFUSED = "read", "read, with a warning", "refused"
 

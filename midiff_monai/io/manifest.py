@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ Setting = str | int | float | bool | None
 RENAMED_ROLES = {"picture": "qc_image"}
 """Role of an output in manifests of version 0.3 and earlier → its current role."""
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass
 class RunReport:
@@ -27,7 +30,7 @@ class RunReport:
 
     Attributes:
         command: The subcommand, for example `segment`.
-        input: The volume that is read. Its hash is taken when the report is created.
+        input: The volume that is read. Its hash is taken when the report is created. None for an image in memory.
         settings: Everything that decides the result, such as seed, steps, samples and modality.
         weights: Name of the bundle → SHA-256 of its weights.
         outputs: Role → written file. The roles are the field names of `midiff_monai.io.paths.OutputPaths`.
@@ -42,7 +45,7 @@ class RunReport:
     """
 
     command: str
-    input: Path
+    input: Path | None
     settings: Mapping[str, Setting]
     weights: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
@@ -67,7 +70,9 @@ class RunReport:
         try:
             yield
         finally:
-            self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.timings[step] = self.timings.get(step, 0.0) + seconds
+            _logger.debug("%s: %s, %.1f s", self.input or "image", step, seconds)
 
     def to_dict(self, complete: bool = True) -> dict[str, Any]:
         """Return the manifest as JSON types. The order of the keys is fixed; timings keep the order of the steps.
@@ -92,6 +97,8 @@ class RunReport:
         }
 
     def _describe_input(self) -> dict[str, Any]:
+        if self.input is None:
+            return {}
         files = self.files or (self.input,)
         parts: dict[str, Any]
         parts = {} if files == (self.input,) else {"files": [str(file.absolute()) for file in files]}

@@ -140,23 +140,35 @@ def states_orientation(image: nib.Nifti1Image) -> bool:
 
 
 def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTypeLike) -> None:
-    """Write a 3-D volume with the sform, qform and units of a reference file. The rest of the header is new.
+    """Write `image_like` to a file, which must end in .nii or .nii.gz."""
+    nib.save(_without_affine(data, reference, dtype), path)
+
+
+def image_like(data: NDArray, reference: nib.Nifti1Image, dtype: DTypeLike) -> nib.Nifti1Image:
+    """Make a 3-D image with the sform, qform and units of a reference file. The rest of the header is new.
 
     Args:
         data: Voxels (X, Y, Z) in the shape of the reference.
         reference: An image from `read_volume`.
-        path: File to write. Must end in .nii or .nii.gz.
-        dtype: Data type of the file. Integers are stored exactly, without scale factors.
+        dtype: Data type of the image. Integers are stored exactly, without scale factors.
 
     Raises:
         ValueError: The shapes differ, or an integer `dtype` cannot represent the values.
     """
+    image = _without_affine(data, reference, dtype)
+    return nib.Nifti1Image(image.dataobj, image.header.get_best_affine(), image.header)
+
+
+def _without_affine(data: NDArray, reference: nib.Nifti1Image, dtype: DTypeLike) -> nib.Nifti1Image:
+    """`image_like` with its header alone: nibabel changes the sform if it gets an affine that is not that of it."""
     if data.shape != reference.shape:
         raise ValueError(f"data of shape {data.shape} is not on the grid of the reference, {reference.shape}")
     stored = data.astype(dtype)
     if np.issubdtype(stored.dtype, np.integer) and not np.array_equal(stored, data):
         raise ValueError(f"{stored.dtype} cannot hold values of {data.dtype} between {data.min()} and {data.max()}")
-    nib.save(_image_with_grid_header(stored, reference.extra.get(GRID_HEADER, reference.header)), path)
+    header = _grid_only(reference.extra.get(GRID_HEADER, reference.header))
+    header.set_data_dtype(stored.dtype)
+    return nib.Nifti1Image(stored, None, header)
 
 
 def check_file(path: Path) -> None:
@@ -288,9 +300,3 @@ def _grid_only(header: nib.Nifti1Header) -> nib.Nifti1Header:
     for field in GRID_FIELDS:
         copy[field] = header[field]
     return copy
-
-
-def _image_with_grid_header(data: NDArray, header: nib.Nifti1Header) -> nib.Nifti1Image:
-    copy = _grid_only(header)
-    copy.set_data_dtype(data.dtype)
-    return nib.Nifti1Image(data, None, copy)  # nibabel changes the sform if it gets another affine

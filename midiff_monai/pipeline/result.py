@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,62 +12,38 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from midiff_monai.errors import InputError
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.headers import choose_affine
-from midiff_monai.io.manifest import RunReport, read_earlier_manifest, remove_failure_record
-from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, roles_of
+from midiff_monai.io.manifest import read_earlier_manifest, remove_failure_record
+from midiff_monai.io.outputs import OutputPaths, roles_of
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.volumes import write_like
-from midiff_monai.labels import STRUCTURES, structure_volumes, write_label_table
+from midiff_monai.labels import write_label_table
+from midiff_monai.pipeline.computation import Computation
 from midiff_monai.provenance import sha256
-from midiff_monai.qc.flags import Measures, measure
-from midiff_monai.qc.mosaic import qc_mosaic
 from midiff_monai.transforms.skull import shows_skull
 
 if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
 
+_logger = logging.getLogger(__name__)
 
-@dataclass
-class Result:
-    """The results of one volume, all on the grid of the input.
+
+@dataclass(kw_only=True)
+class Result(Computation):
+    """The results of one volume, all on the grid of the input, and the files they are written to.
 
     Attributes:
-        source: the volume as read.
         paths: the paths of the output files.
-        report: the run manifest.
-        synthetic: (X, Y, Z) synthetic volume, in [0, 1] unless its bundle has another `output_range`; white matter of
-            a T1w is at about 0.7. None if nothing was translated.
-        synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
-        segmentation: (X, Y, Z) FreeSurfer ids, or None.
         series: the DICOM series that was read, or None.
-        target: modality of the synthetic volume.
-        render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
     """
 
-    source: nib.Nifti1Image
     paths: OutputPaths
-    report: RunReport
-    synthetic: np.ndarray | None = None
-    synthetic_std: np.ndarray | None = None
-    segmentation: np.ndarray | None = None
     series: DicomSeries | None = None
-    target: str = DEFAULT_TARGET
-    render: Callable[..., None] = qc_mosaic
-
-    def measures(self) -> Measures:
-        """The measures on which the automatic quality flags are based."""
-        seen = np.asarray(self.source.dataobj), self.synthetic, self.synthetic_std, self.segmentation
-        volumes: dict[int, float] = {}
-        if self.segmentation is not None:
-            table = self._volumes(self.segmentation)
-            volumes = dict(zip(table["id"], table["volume_ml"], strict=True))
-        return measure(*seen, volumes, self.source.affine)
 
     def write(self) -> None:
         """Write every file atomically. The complete manifest comes last and lists the others.
@@ -109,6 +86,7 @@ class Result:
             with atomic_write(path) as temporary:
                 write(temporary)
                 self.report.outputs[role], self.report.hashes[role] = path, sha256(temporary)
+            _logger.debug("wrote %s", path)
         except InputError as error:  # a series with faulty headers must not prevent the other files
             self.report.warnings.append(f"No {path.name}: {error}")
 
@@ -121,7 +99,7 @@ class Result:
         if self.segmentation is not None:
             writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
-            writers["volumes"] = partial(self._write_volumes, self.segmentation)
+            writers["volumes"] = self._write_volumes
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
         return writers | {"qc_image": self._draw}
@@ -132,11 +110,10 @@ class Result:
     def _write_labels(self, segmentation: np.ndarray, path: Path) -> None:
         write_like(segmentation, self.source, path, np.int16)
 
-    def _write_volumes(self, segmentation: np.ndarray, path: Path) -> None:
-        self._volumes(segmentation).to_csv(path, index=False, float_format="%.4f")
-
-    def _volumes(self, segmentation: np.ndarray) -> pd.DataFrame:
-        return structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
+    def _write_volumes(self, path: Path) -> None:
+        table = self.volumes()
+        assert table is not None
+        table.to_csv(path, index=False, float_format="%.4f")
 
     @staticmethod
     def _write_dicom_seg(segmentation: np.ndarray, series: DicomSeries, path: Path) -> None:
@@ -145,11 +122,9 @@ class Result:
         write_dicom_seg(segmentation, series, path)
 
     def _draw(self, path: Path) -> None:
-        source = np.asarray(self.source.dataobj)
-        segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
-        colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
+        assert self.report.input is not None
         title = os.fsencode(self.report.input.name).decode(errors="replace")  # file names can be invalid Unicode
-        self.render(source, self.synthetic, segmentation, self.source.affine, path, title, colours, self.target)
+        self.draw(path, title)
 
 
 def shows_only_brain(paths: OutputPaths) -> bool:

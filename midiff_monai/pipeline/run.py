@@ -10,36 +10,26 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.bundle.resources import available_overlays, read_preset
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.outputs import in_range, roles_of
+from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.volumes import (
     check_file,
     check_intensity_range,
     read_volume,
-    reading_warnings,
-    states_orientation,
     with_voxels,
 )
+from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, Mode, Settings, Task
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.two_pass import translate_two_pass
-from midiff_monai.qc.flags import quality_flags
 from midiff_monai.transforms.background import clear_background
-from midiff_monai.transforms.foreground import fill_holes
-from midiff_monai.transforms.meta import as_plain_tensor
-from midiff_monai.transforms.spatial import probabilities_to_labels
-
-SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
 
 BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."
 
@@ -179,29 +169,10 @@ def process(job: Job, task: Task, models: Models) -> Result:
     report = new_report(job, task, models)
     with report.timed("read"):
         source = read(job, task.settings)
-        report.warnings += reading_warnings(source)
-        if not states_orientation(source):
-            report.warnings.append(SIDES_UNKNOWN)
-        voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
-        image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
-        foreground = torch.from_numpy(fill_holes(voxels[0].numpy() != 0))
-    result = Result(source, job.paths, report, series=job.series, target=models.target)
-    logits = None
-    if models.translation:
-        with report.timed("translate"):
-            image, logits = _translate(image, foreground, models.translation, models, result)
-    if task.mode.segments:
-        with report.timed("segment"):
-            fine = image
-            if result.synthetic is not None:
-                fine = MetaTensor(torch.from_numpy(result.synthetic[None]), affine=torch.from_numpy(source.affine))
-            assert models.segmentation is not None
-            _segment(image, fine, foreground, models.segmentation, result, logits)
-    with report.timed("check"):
-        report.flags = [flag._asdict() for flag in quality_flags(result.measures())]
-        report.warnings += [flag["text"] for flag in report.flags]
-    if models.translation:
-        _scale(result, models.translation.setting("output_range"))
+    result = Result(source, report, target=models.target, paths=job.paths, series=job.series)
+    compute(result, task, models)
+    for warning in report.warnings:
+        _logger.debug("%s: %s", job.source, warning)
     result.write()
     return result
 
@@ -213,9 +184,18 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
         InputError: the volume cannot be used.
     """
     source = read_volume(job.source) if job.series is None else _read_series(job)
+    return prepare_source(source, job.source, settings)
+
+
+def prepare_source(source: nib.Nifti1Image, name: str | Path, settings: Settings) -> nib.Nifti1Image:
+    """Clear the background of a volume, and check its intensities against the modality of the settings.
+
+    Raises:
+        InputError: the intensities are not those of the modality. The error carries `name`.
+    """
     preset = read_preset(settings.modality)
     source = _with_clear_background(source, preset.absolute)
-    check_intensity_range(source, job.source, preset.dicom_modality)
+    check_intensity_range(source, name, preset.dicom_modality)
     return source
 
 
@@ -240,55 +220,11 @@ def new_report(job: Job, task: Task, models: Models) -> RunReport:
     """
     for file in job.files:
         check_file(file)
-    return RunReport(
-        task.mode.command,
-        job.source,
-        used_settings(task.settings, models),
-        models.weights,
-        files=job.files,
-        frames=job.series.frames if job.series else "",
-        configurations=models.configurations,
-    )
+    frames = job.series.frames if job.series else ""
+    return make_report(job.source, task, models, files=job.files, frames=frames)
 
 
-def _translate(
-    image: MetaTensor, foreground: torch.Tensor, translation: Bundle, models: Models, result: Result
-) -> tuple[MetaTensor, torch.Tensor | None]:
-    """Store the synthetic volume in the result; returns it on the network's grid, with its logits where known."""
-    conformed = translation.conform(image)
-    if models.finds_brain and models.segmentation:
-        samples, logits = translate_two_pass(image, conformed, translation, models.segmentation)
-    else:
-        samples, logits = translation.infer(conformed), None
-    restored = translation.setting("upsampling")(samples, conformed, image, foreground).numpy()
-    result.synthetic, result.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
-    return MetaTensor(samples[:1], affine=conformed.affine), logits
-
-
-def _scale(result: Result, value_range: Sequence[float]) -> None:
-    """Give the synthetic volume the intensities of its target, after all that expects it in [0, 1]."""
-    for role in ("synthetic", "synthetic_std"):
-        if (image := getattr(result, role)) is not None:
-            setattr(result, role, in_range(image, role, value_range))
-
-
-def _segment(
-    image: MetaTensor,
-    fine: MetaTensor,
-    foreground: torch.Tensor,
-    bundle: Bundle,
-    result: Result,
-    logits: torch.Tensor | None,
-) -> None:
-    """Store the segmentation in the result; computes the logits unless they are given."""
-    conformed = bundle.conform(image)
-    probabilities = (bundle.infer(conformed) if logits is None else logits).softmax(dim=0)
-    known, affine = as_plain_tensor(conformed[0] != 0), result.source.affine
-    if bundle.setting("fast"):
-        labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine)
-    else:
-        coarse = MetaTensor(probabilities * known, affine=conformed.affine)
-        labels = bundle.setting("refiner")(coarse, bundle.conform(fine, "fine"), foreground, affine)
-    result.segmentation = labels.numpy()
-    if not result.segmentation.any():
-        result.report.warnings.append("No structure was found: look at the picture and check the input.")
+def make_report(source: Path | None, task: Task, models: Models, **facts: Any) -> RunReport:
+    """The manifest of what a task is about to do to a volume; further facts are fields of `RunReport`."""
+    settings = used_settings(task.settings, models)
+    return RunReport(task.mode.command, source, settings, models.weights, configurations=models.configurations, **facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -76,7 +76,7 @@ def qc_mosaic(
     synthetic: NDArray | None,
     segmentation: NDArray,
     affine: NDArray[np.float64],
-    path: Path,
+    path: Path | BinaryIO,
     title: str,
     colours: Mapping[int, str],
     target: str = "T1w",
@@ -88,7 +88,7 @@ def qc_mosaic(
         synthetic: the synthetic volume on the same grid, or None.
         segmentation: structure ids on the same grid, 0 for background. The picture is cropped to them, if any.
         affine: voxel to RAS mm, any orientation. The picture shows the nearest anatomical planes.
-        path: the PNG to write.
+        path: the PNG to write, or a file in memory.
         title: text above the pictures.
         colours: "#rrggbb" of every id in `segmentation` other than 0.
         target: modality of the synthetic volume.

@@ -182,7 +182,7 @@ class TestProgram:
         def fake_direct(volume: Path, folder: Path) -> Result:
             names.append(volume.name)
             report = RunReport("segment", volume, {}, {SEGMENTATION: installed_weights()[SEGMENTATION]})
-            return Result(nib.load(volume), output_paths(volume, folder), report)  # type: ignore[arg-type]
+            return Result(nib.load(volume), report, paths=output_paths(volume, folder))  # type: ignore[arg-type]
 
         monkeypatch.setitem(run.METHODS, "direct", fake_direct)
         return names

@@ -88,7 +88,7 @@ class FakePipeline:
         if error:
             raise error
         self.report.warnings.append("Look at the picture.")
-        result = FakeResult(nib.Nifti1Image(EMPTY_VOLUME, np.eye(4)), paths, self.report)
+        result = FakeResult(nib.Nifti1Image(EMPTY_VOLUME, np.eye(4)), self.report, paths=paths)
         result.synthetic = EMPTY_VOLUME if models.translation else None
         result.segmentation = EMPTY_VOLUME if task.mode.segments else None
         result.roles = set(written_roles(task))

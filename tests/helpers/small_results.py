@@ -34,4 +34,4 @@ def result(image: NDArray, labels: NDArray, weights: dict[str, str] | None = Non
     volume = nib.Nifti1Image(image.astype(np.float32), AFFINE)
     path = Path("X_PD.nii.gz")
     report = RunReport("segment", Path(__file__), {}, weights or {})  # any existing file
-    return Result(volume, output_paths(path, "."), report, segmentation=labels)
+    return Result(volume, report, segmentation=labels, paths=output_paths(path, "."))

@@ -37,7 +37,9 @@ def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
     report = RunReport("segment", path, {"steps": 2}, {"t1_lmi_translation": WEIGHTS}, **facts)
-    result = Result(read_volume(path), output_paths(path, folder), report, 0.8 - source / 1500, None, segmentation)
+    result = Result(
+        read_volume(path), report, 0.8 - source / 1500, None, segmentation, paths=output_paths(path, folder)
+    )
     result.render = draw_nothing
     result.write()
 

@@ -41,7 +41,13 @@ def folder(tmp_path: Path) -> Path:
     report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
     segmentation = np.full(data.shape, 3, np.int16)
     Result(
-        read_volume(source), output_paths(source, out), report, data / 2, None, segmentation, render=draw_nothing
+        read_volume(source),
+        report,
+        data / 2,
+        None,
+        segmentation,
+        paths=output_paths(source, out),
+        render=draw_nothing,
     ).write()
     return out
 
@@ -290,7 +296,7 @@ def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
         (folder / name).mkdir()
         report = RunReport("segment", path, {})
         paths = output_paths(path, folder / name)
-        Result(source, paths, report, np.zeros(source.shape), None, labels, render=draw_nothing).write()
+        Result(source, report, np.zeros(source.shape), None, labels, paths=paths, render=draw_nothing).write()
 
 
 def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path) -> None:
@@ -335,7 +341,7 @@ def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path) -> Non
     segmentation = np.full(source.shape, 3, np.int16)
     (tmp_path / "out").mkdir()
     paths = output_paths("scan.nii", tmp_path / "out")
-    Result(source, paths, report, image.get_fdata(), None, segmentation, render=draw_nothing).write()
+    Result(source, report, image.get_fdata(), None, segmentation, paths=paths, render=draw_nothing).write()
     subject = only(tmp_path / "out")
     np.testing.assert_allclose(subject._read("segmentation", []).affine, scanner, atol=1e-4)  # type: ignore[union-attr]
     np.testing.assert_allclose(subject.images()[0].affine, scanner, atol=1e-4)  # type: ignore[union-attr]
@@ -348,7 +354,8 @@ def test_a_dicom_series_can_be_shown(write_dicom: Callable[..., list[Path]], tmp
     (job,) = find_jobs([tmp_path / "in"], tmp_path / "out")
     assert job.series is not None
     source = read_series(job.series)
-    Result(source, job.paths, RunReport("segment", job.source, {}, files=job.files), np.zeros(source.shape)).write()
+    report = RunReport("segment", job.source, {}, files=job.files)
+    Result(source, report, np.zeros(source.shape), paths=job.paths).write()
     images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, np.asarray(source.dataobj))
@@ -361,7 +368,7 @@ def test_a_volume_in_two_files_is_shown_until_its_voxels_change(
     nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "x.hdr")
     (job,) = find_jobs([tmp_path / "x.hdr"], tmp_path / "out")
     report = RunReport("segment", job.source, {}, files=job.files)
-    Result(read_volume(job.source), job.paths, report, voxels, render=draw_nothing).write()
+    Result(read_volume(job.source), report, voxels, paths=job.paths, render=draw_nothing).write()
     images, _ = only(tmp_path / "out").images()
     assert images is not None and images.source is not None
     np.testing.assert_array_equal(images.source, voxels)
