@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inferers": ["LMIGuidedInferer"],
         "io.inputs": ["find_jobs"],
         "pipeline.batch": ["run_batch"],
+        "pipeline.images": ["ImageResult", "segment_image", "translate_image"],
         "pipeline.result": ["Result"],
         "pipeline.run": ["Settings", "segment", "translate"],
     },

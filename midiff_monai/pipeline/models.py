@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
@@ -10,7 +13,9 @@ from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
 from midiff_monai.io.outputs import DEFAULT_TARGET
 from midiff_monai.pipeline.options import PRECISIONS, Settings, Task
 
-__all__ = ["SEGMENTATION", "TRANSLATION", "Models", "load_models", "used_settings"]
+__all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models", "used_settings"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,15 +66,36 @@ def load_models(task: Task, progress: bool = False) -> Models:
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
     segmentation = None
     if task.mode.segments or chosen.finds_brain:
-        segmentation = open_bundle(chosen.segmentation, **common, fast=settings.fast)
+        segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
     if not task.mode.translates:
         return Models(segmentation)
     sampling = {name: getattr(settings, name) for name in ("steps", "samples", "seed")}
     overlays = [settings.modality] if settings.modality else []
     if settings.fast:
         sampling["detail_radius"] = 0
-    translation = open_bundle(chosen.translation, overlays, **common, **sampling, progress=progress)
+    translation = _open(chosen.translation, overlays=overlays, **common, **sampling, progress=progress)
     return Models(segmentation, translation, chosen.target, chosen.finds_brain)
+
+
+def _open(root: Path, **options: Any) -> Bundle:
+    bundle = open_bundle(root, **options)
+    _logger.debug("opened %s, weights %s on %s", root, bundle.weights_sha256[:12], bundle.setting("device"))
+    return bundle
+
+
+@lru_cache(maxsize=1)
+def kept_models(task: Task) -> Models:
+    """Open the bundles that a task needs, and keep them in memory until another task needs others.
+
+    Changes of their files are not noticed meanwhile.
+
+    Args:
+        task: as for `load_models`. The bundles of its settings are None or a tuple.
+
+    Raises:
+        BundleError: as `load_models`.
+    """
+    return load_models(task)
 
 
 def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:
