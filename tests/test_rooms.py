@@ -143,15 +143,16 @@ def test_folder_is_no_import_package(folder: str) -> None:
     assert not list((REPOSITORY / folder).rglob("__init__.py"))
 
 
-def test_help_is_quick_to_appear() -> None:
-    code = """
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_quick_to_appear(option: str) -> None:
+    code = f"""
 import sys
 from midiff_monai.cli.main import main
 try:
-    main(["--help"])
+    main(["{option}"])
 except SystemExit as stop:
     assert stop.code == 0
-print("\\nloaded:", {"torch", "monai", "numpy"} & sys.modules.keys())
+print("\\nloaded:", {{"torch", "monai", "numpy"}} & sys.modules.keys())
 """
     finished = run_python(code)
     assert finished.stdout.endswith("loaded: set()\n"), finished.stdout + finished.stderr

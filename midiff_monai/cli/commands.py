@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from midiff_monai.bundle.resources import bundle_root, read_preset
 from midiff_monai.cli.exit_codes import ExitCode
+from midiff_monai.cli.messages import NORMAL
 from midiff_monai.errors import InputError
 from midiff_monai.pipeline.options import Mode, Settings, Task
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from midiff_monai.io.inputs import Job
     from midiff_monai.pipeline.batch import Executor
     from midiff_monai.pipeline.result import Result
+
+_logger = logging.getLogger(__name__)
 
 
 def task_from(arguments: argparse.Namespace) -> Task:
@@ -54,7 +58,14 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
     """One result at a time, so that written results do not stay in memory."""
     from midiff_monai.pipeline.run import run
 
-    return run(arguments.inputs, arguments.output, task_from(arguments), progress=True)
+    return run(arguments.inputs, arguments.output, task_from(arguments), progress=arguments.shown == NORMAL)
+
+
+def _bar(arguments: argparse.Namespace, **options: Any) -> Any:
+    """A function that shows a progress bar of the items it passes on, if stderr is a terminal."""
+    from tqdm import tqdm
+
+    return partial(tqdm, disable=None if arguments.shown == NORMAL else True, **options)
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -63,7 +74,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     preset, target = read_preset(arguments.modality), task_from(arguments).choose_bundles().target
     code = _run_batch(find_jobs(arguments.inputs, arguments.output, preset.dicom_modality, target), arguments)
     if code != ExitCode.INTERRUPTED:
-        _summarize(arguments.output)
+        _summarize(arguments)
     return code
 
 
@@ -72,7 +83,7 @@ def _bids(arguments: argparse.Namespace) -> int:
 
     if arguments.level == "group":
         bids.check_own(arguments.dataset, arguments.output)
-        _summarize(arguments.output)
+        _summarize(arguments)
         return ExitCode.OK
     if not arguments.skip_bids_validation:
         bids.check_dataset(arguments.dataset)
@@ -80,7 +91,7 @@ def _bids(arguments: argparse.Namespace) -> int:
     target = task_from(arguments).choose_bundles().target
     jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target)
     if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
-        print(f"midiff: warning: no such scan of {', '.join(without)}", file=sys.stderr)
+        _logger.warning("no such scan of %s", ", ".join(without))
     bids.write_description(arguments.dataset, arguments.output)
     code = _run_batch(jobs, arguments)
     bids.write_sidecars(jobs, arguments.dataset)
@@ -88,8 +99,6 @@ def _bids(arguments: argparse.Namespace) -> int:
 
 
 def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from midiff_monai.pipeline.batch import run_batch, stop_on_signal
     from midiff_monai.pipeline.batch_report import BatchReportError
     from midiff_monai.pipeline.run import check_settings
@@ -98,11 +107,11 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     check_settings(task)
     unreported: set[str] = set()
     with stop_on_signal() as stop:
-        bar = partial(tqdm, total=sum(not job.exclusion_reason for job in jobs), unit="volume", disable=None)
+        bar = _bar(arguments, total=sum(not job.exclusion_reason for job in jobs), unit="volume")
         try:
             outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
         except BatchReportError as error:
-            print(f"midiff: error: {error}", file=sys.stderr)
+            _logger.error("%s", error)
             outcomes, unreported = error.outcomes, {"failed"}
     for outcome in outcomes:
         print(f"{outcome.status}\t{outcome.input}\t{outcome.error or outcome.warnings}")
@@ -122,21 +131,18 @@ def _executor(arguments: argparse.Namespace) -> Executor:
     return run_sequentially
 
 
-def _summarize(folder: Path) -> None:
+def _summarize(arguments: argparse.Namespace) -> None:
+    folder: Path = arguments.output
     if not folder.is_dir():
         raise InputError(folder, "is not a folder of results", "Process the participants first")
-    from tqdm import tqdm
-
     from midiff_monai.qc.page import write_study_page
     from midiff_monai.qc.study import write_volumes_table
 
     print(write_volumes_table(folder))
-    print(write_study_page(folder, partial(tqdm, desc="page", unit="scan", disable=None)))
+    print(write_study_page(folder, _bar(arguments, desc="page", unit="scan")))
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from midiff_monai.bundle.own import TargetPlan, make_bundle
 
     spacing = arguments.spacing * 3 if len(arguments.spacing) == 1 else arguments.spacing
@@ -144,8 +150,7 @@ def _init(arguments: argparse.Namespace) -> int:
         raise InputError("--spacing", f"has {len(spacing)} numbers", "Give one, or one for each axis")
     window = tuple(arguments.window) if arguments.window else None
     plan = TargetPlan(arguments.target, arguments.anatomy, tuple(spacing), arguments.slices, window)
-    bar = partial(tqdm, unit="volume", disable=None)
-    count = make_bundle(arguments.folder, arguments.data, plan, bar)
+    count = make_bundle(arguments.folder, arguments.data, plan, _bar(arguments, unit="volume"))
     print(f"{arguments.folder}: {count} volumes of {plan.target}. Next: midiff train {arguments.folder}")
     return ExitCode.OK
 
@@ -198,10 +203,10 @@ def _check_labelled_data(folder: Path, validating: int) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    print("Loading PyTorch and MONAI; the first start in a new environment takes longer", file=sys.stderr, flush=True)
+    _logger.info("Loading PyTorch and MONAI; the first start in a new environment takes longer")
     from midiff_monai.cli.demo import run_demo
 
-    print(run_demo(arguments.output, arguments.contrast))
+    print(run_demo(arguments.output, arguments.contrast, progress=arguments.shown == NORMAL))
     return ExitCode.OK
 
 

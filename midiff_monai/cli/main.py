@@ -1,17 +1,25 @@
+# PYTHON_ARGCOMPLETE_OK
 """The entry point of the `midiff` command: it parses the arguments, runs a command and reports errors in one line."""
 
 from __future__ import annotations
 
+import argparse
 import io
+import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from midiff_monai.cli.commands import COMMANDS
 from midiff_monai.cli.exit_codes import ExitCode
+from midiff_monai.cli.messages import messages
 from midiff_monai.cli.parser import build_parser
 from midiff_monai.environment import keep_freed_memory, make_environment_safe
 from midiff_monai.errors import MidiffError, in_one_line
+
+_logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,20 +29,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can be invalid Unicode
-    arguments = build_parser().parse_args(argv)
+    try:
+        parser = build_parser()
+        _complete(parser)
+        arguments = parser.parse_args(argv)
+        with messages(arguments.shown, arguments.log_file):
+            return _run(arguments, sys.argv[1:] if argv is None else argv)
+    except MidiffError as error:  # no bundle can be read, or the log file cannot be written
+        print(f"midiff: error: {error}", file=sys.stderr)
+        return ExitCode.USAGE
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell if it asks for the words that may come next, and exit."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete  # an optional dependency, which the shell needs to ask
+
+    argcomplete.autocomplete(parser)
+
+
+def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run a command; the log says what was run, and how it ended."""
+    _logger.debug("midiff %s: midiff %s", metadata.version("midiff-monai"), shlex.join(argv))
+    try:
+        code = _run_reporting_errors(arguments)
+    except Exception:
+        _logger.critical("stopped by an unexpected error", exc_info=True)
+        raise
+    _logger.debug("exit code %d", code)
+    return code
+
+
+def _run_reporting_errors(arguments: argparse.Namespace) -> int:
     try:
         make_environment_safe()
         keep_freed_memory()
         return COMMANDS[arguments.command](arguments)
     except MidiffError as error:
-        print(f"midiff: error: {error}", file=sys.stderr)
+        _logger.error("%s", error)
         return ExitCode.USAGE
     except (OSError, MemoryError, RuntimeError) as error:
         # a full disk, a lost network share, or no memory left, for which torch raises RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        print(f"midiff: error: {in_one_line(error) or 'out of memory'}", file=sys.stderr)
+        _logger.error("%s", in_one_line(error) or "out of memory")
         return ExitCode.FAILED
     except KeyboardInterrupt:
-        print("midiff: interrupted", file=sys.stderr)
+        _logger.info("midiff: interrupted")
         return ExitCode.INTERRUPTED

@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.bundle.resources import available_bundles, available_overlays
+from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root, read_metadata
+from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
 from midiff_monai.pipeline.options import Settings
 
@@ -24,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="midiff", description="Segment brain volumes of modalities that have no segmenter.", epilog=EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('midiff-monai')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of midiff and of its bundles")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_segment(commands)
     _add_volume_options(_add(commands, "translate", "make a synthetic T1w, or another target, of each volume"))
@@ -39,8 +40,41 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Version(argparse.Action):
+    """Prints one line for midiff and one for each bundle. The bundles are not read before that."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print the versions and exit."""
+        print(parser.prog, metadata.version("midiff-monai"))
+        for name in available_bundles():
+            print(name, read_metadata(bundle_root(name))["version"])
+        parser.exit()
+
+
 def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=EPILOG)
+    description = summary[0].upper() + summary[1:] + "."
+    command = commands.add_parser(name, help=summary, description=description, epilog=EPILOG)
+    shown = command.add_mutually_exclusive_group()
+    shown.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const=VERBOSE,
+        default=NORMAL,
+        dest="shown",
+        help="show each step and its duration instead of progress bars",
+    )
+    shown.add_argument(
+        "-q",
+        "--quiet",
+        action="store_const",
+        const=QUIET,
+        default=NORMAL,
+        dest="shown",
+        help="show results and errors only",
+    )
+    command.add_argument("--log-file", type=Path, metavar="FILE", help="append all messages with their times to FILE")
+    return command
 
 
 def _add_segment(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -29,6 +30,8 @@ from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import new_report, process, written_roles
 from midiff_monai.provenance import sha256
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -105,6 +108,7 @@ def run_batch(
     outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
     for outcome in progress(execute(jobs, pipeline, stop or threading.Event())):
         outcomes[outcome.report] = outcome
+        _logger.debug("%s: %s %s", outcome.input, outcome.status, outcome.error)
         # the disk may be full now and have room at the end, where a failure is reported
         with suppress(OSError):
             write_failure_record(outcome, by_report[outcome.report].paths.error)

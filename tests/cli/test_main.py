@@ -235,7 +235,18 @@ def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
-    assert stop.value.code == 0 and capsys.readouterr().out == f"midiff {metadata.version('midiff-monai')}\n"
+    assert stop.value.code == 0
+    expected = {"midiff": metadata.version("midiff-monai")}
+    for path in sorted(resources.bundle_root("t1_brain_segmentation").parent.glob("*/configs/metadata.json")):
+        expected[path.parts[-3]] = json.loads(path.read_text())["version"]
+    assert capsys.readouterr().out == "".join(f"{name} {version}\n" for name, version in expected.items())
+
+
+def test_a_version_that_cannot_be_read_is_one_line(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_bundles / "t1_lmi_translation" / "configs" / "metadata.json").write_text("{")
+    assert main(["--version"]) == 2
+    error = capsys.readouterr().err
+    assert "metadata.json: cannot be read" in error and error.count("\n") == 1
 
 
 def test_train_prints_and_runs_the_command_of_the_bundle(
