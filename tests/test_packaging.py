@@ -74,6 +74,17 @@ class TestConstraints:
         assert not [version for version in pinned_versions().values() if "+" in version]
 
 
+def test_citation_is_complete_and_names_this_version() -> None:
+    """The keys that the Citation File Format 1.2.0 demands, and the version of the package."""
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= reference.keys()
+    method = next(reference for reference in citation["references"] if "doi" in reference)
+    assert f"https://doi.org/{method['doi']}" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
 class TestConda:
     """environment.yml asks for what pyproject.toml asks for, under conda's names."""
 
