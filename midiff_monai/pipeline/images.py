@@ -27,7 +27,7 @@ from midiff_monai.qc.flags import Flag
 LOOK_FIRST = "Research only, not a medical device. Look at the picture before you use a number."
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ImageResult:
     """The results of one image, all on its grid. A notebook shows them with the picture for quality control.
 

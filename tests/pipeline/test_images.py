@@ -36,7 +36,8 @@ def test_the_results_are_those_of_the_file(scan: Path, result: ImageResult, tmp_
         image, written = getattr(result, role), nib.Nifti1Image.from_filename(getattr(expected.paths, role))
         np.testing.assert_array_equal(image.dataobj, written.dataobj)
         np.testing.assert_array_equal(image.affine, written.affine)
-        assert image.header == written.header
+        for field in ("sform_code", "qform_code", "xyzt_units", "pixdim", "datatype"):
+            np.testing.assert_array_equal(image.header[field], written.header[field])
     pd.testing.assert_frame_equal(result.volumes, pd.read_csv(expected.paths.volumes), atol=1e-4)  # type: ignore[arg-type]
     assert result.warnings == expected.report.warnings
     assert [flag._asdict() for flag in result.flags] == expected.report.flags
@@ -54,7 +55,8 @@ def test_a_notebook_shows_warnings_picture_and_volumes(result: ImageResult) -> N
     page = result._repr_html_()
     assert "data:image/png;base64,iVBOR" in page and "Left-Hippocampus" in page
     assert result.warnings and all(f"<li>{warning}</li>" in page for warning in result.warnings)
-    assert repr(result).startswith("<thin_PDw.nii.gz, 98 x 116 x 6: synthetic T1w, segmentation of ")
+    shape = " x ".join(map(str, result.source.shape))
+    assert repr(result).startswith(f"<thin_PDw.nii.gz, {shape}: synthetic T1w, segmentation of ")
 
 
 def test_a_name_cannot_add_tags_to_the_page(result: ImageResult) -> None:
@@ -89,6 +91,7 @@ def test_what_cannot_be_used_is_named(scan: Path) -> None:
     image = nib.Nifti1Image.from_filename(scan)
     with pytest.raises(InputError, match="--steps: is 0"):
         segment_image(image, steps=0)
-    standardized = np.asarray(image.dataobj) - np.asarray(image.dataobj).max() / 2
+    voxels = np.asarray(image.dataobj)
+    standardized = np.where(voxels > 0, voxels - voxels[voxels > 0].mean(), 0)  # as many pipelines normalise it
     with pytest.raises(InputError, match="image: has .* of its voxels below 0"):
         segment_image(standardized, image.affine)
