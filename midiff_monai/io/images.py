@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ REAL_NUMBERS = "buif"
 
 
 def name_of(image: Any) -> str:
-    """Return the name of the file that an image was loaded from, or "image"."""
+    """Return the name of the file that an image was loaded from, as valid Unicode, or "image"."""
     file = image.get_filename() if isinstance(image, SpatialImage) else None
-    return Path(file).name if file else "image"
+    return os.fsencode(Path(file).name).decode(errors="replace") if file else "image"
 
 
 def volume_in_memory(image: SpatialImage | ArrayLike, affine: ArrayLike | None = None) -> nib.Nifti1Image:

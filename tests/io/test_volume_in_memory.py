@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def test_a_result_has_the_codes_and_units_of_its_image() -> None:
     for field in ("sform_code", "qform_code", "xyzt_units", "pixdim"):
         np.testing.assert_array_equal(made.header[field], image.header[field])
     np.testing.assert_allclose(made.affine, AFFINE)
+
+
+def test_a_name_that_is_not_unicode_can_be_shown() -> None:
+    image = nib.Nifti1Image(VOXELS, AFFINE)
+    image.set_filename(os.fsdecode(b"caf\xe9.nii"))
+    assert name_of(image) == "caf\ufffd.nii"
 
 
 SHEARED = AFFINE @ np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
