@@ -94,7 +94,9 @@ class ImageResult:
         if self.computation.segmentation is not None:
             found = np.count_nonzero(np.unique(self.computation.segmentation))
             made.append(f"segmentation of {found} structures")
-        return f"<{self.name}, {times(self.source.shape)}: {', '.join(made)}; {len(self.warnings)} warnings>"
+        count = len(self.warnings)
+        warnings = f"{count} warning{'' if count == 1 else 's'}"
+        return f"<{self.name}, {times(self.source.shape)}: {', '.join(made)}; {warnings}>"
 
     def _repr_html_(self) -> str:
         """The warnings, the picture and the table of volumes, for a notebook."""
