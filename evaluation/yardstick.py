@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def score(result: Result, scan: Scan) -> dict[tuple[str, str], float]:
     if scan.lesions is not None:
         shares = lesion_shares(found, np.asarray(scan.lesions.dataobj) > 0)
         scores |= {("lesions", f"share labelled {name}"): value for name, value in shares.items()}
+    if not isnan(intracranial := result.intracranial_ml()):
+        scores |= {("intracranial", "ml"): intracranial}
     return scores | dict(scan.known)
 
 

@@ -4,8 +4,15 @@
     python examples/compare_groups.py results/volumes.csv subjects.csv --structure Left-Hippocampus -o groups
 
 `subjects.csv` has the columns `input` (the file name of a scan, or its path as in volumes.csv) and `group` (two
-values). The script writes `groups.csv`, with effect size and p-value of each structure, and `groups.png`, a plot of the
-volumes of one structure.
+values). Further columns, such as age, can be covariates:
+
+    python examples/compare_groups.py results/volumes.csv subjects.csv --covariates intracranial age
+
+The volumes are adjusted for the covariates by a linear model. Without the option, the covariate is the intracranial
+volume, if volumes.csv has it for all scans: larger heads have larger structures. `--covariates` alone means none.
+
+The script writes `groups.csv`, with effect size and p-value of each structure, and `groups.png`, a plot of the volumes
+of one structure.
 """
 
 from __future__ import annotations
@@ -14,66 +21,141 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from scipy import stats
 
+from midiff_monai.labels import INTRACRANIAL
 from midiff_monai.qc.study import contrast
 
 NAMES = ["input", "participant_id", "session_id", "suffix"]
 """Columns of volumes.csv that are not structures. All but the first exist only for BIDS file names."""
 
 
-def join(volumes: Path, subjects: Path) -> pd.DataFrame:
-    """Join volumes and groups: one row per scan, volumes in millilitres."""
-    table, groups = pd.read_csv(volumes), pd.read_csv(subjects)[["input", "group"]]
+def join(volumes: Path, subjects: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Join volumes and groups, one row per scan: the volumes in millilitres, and the columns of subjects.csv."""
+    table, groups = pd.read_csv(volumes), pd.read_csv(subjects).dropna(subset="group")
     if not groups["input"].isin(table["input"]).any():
         table["input"] = table["input"].map(lambda path: Path(path).name)
-    return table.merge(groups, on="input", validate="one_to_one")
+    scans = table[["input"]].merge(groups, on="input", validate="one_to_one")
+    measured = table.set_index("input").loc[scans["input"]].reset_index(drop=True)
+    return measured.drop(columns=NAMES, errors="ignore"), scans
 
 
-def compare(table: pd.DataFrame) -> pd.DataFrame:
-    """Compute group means, Cohen's d and the p-value of Welch's test for each structure."""
-    (first_name, first), (second_name, second) = table.drop(columns=NAMES, errors="ignore").groupby("group")
-    first, second = first.drop(columns="group"), second.drop(columns="group")
+def choose_covariates(names: list[str] | None, volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.DataFrame:
+    """Return the covariates (N, K), columns of either table; by default the intracranial volume if it is known.
+
+    Raises:
+        ValueError: a covariate does not exist, or is not a number in every scan.
+    """
+    if names is None:
+        names = [INTRACRANIAL] if INTRACRANIAL in volumes and volumes[INTRACRANIAL].notna().all() else []
+    columns = scans.drop(columns=volumes.columns, errors="ignore").join(volumes)
+    if missing := [name for name in names if name not in columns]:
+        raise ValueError(f"neither table has a column {', '.join(missing)}")
+    covariates = columns[names].apply(pd.to_numeric, errors="coerce")
+    for name, count in covariates.isna().sum().items():
+        if count:
+            raise ValueError(f"{name} is not a number in {count} scans: leave them out of the subjects")
+    return covariates.astype(float)
+
+
+def adjust(volumes: pd.DataFrame, second: pd.Series, covariates: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Fit a linear model of group and covariates to each volume (analysis of covariance).
+
+    Args:
+        volumes: (N, S).
+        second: (N,), True for the scans of the second group.
+        covariates: (N, K).
+
+    Returns:
+        The volumes at the mean of the covariates (N, S), and the p-value of the group for each (S,).
+    """
+    centred = (covariates - covariates.mean()).to_numpy()
+    design = np.column_stack([np.ones(len(volumes)), second, centred])
+    coefficients, *_ = np.linalg.lstsq(design, volumes.to_numpy(), rcond=None)
+    freedom = len(volumes) - design.shape[1]
+    variance = ((volumes - design @ coefficients) ** 2).sum().to_numpy() / freedom
+    error = np.sqrt(variance * np.linalg.pinv(design.T @ design)[1, 1])
+    return volumes - centred @ coefficients[2:], 2 * stats.t.sf(np.abs(coefficients[1]) / error, freedom)
+
+
+def compare(volumes: pd.DataFrame, group: pd.Series, p: np.ndarray | None = None) -> pd.DataFrame:
+    """Compute group means, Cohen's d and the p-value of each structure; without `p`, that of Welch's test."""
+    (first_name, first), (second_name, second) = volumes.groupby(group)
     pooled = ((first.var() + second.var()) / 2) ** 0.5
     result = pd.DataFrame({first_name: first.mean(), second_name: second.mean()})
     result["difference_in_sd"] = (second.mean() - first.mean()) / pooled
-    result["p"] = stats.ttest_ind(first, second, equal_var=False).pvalue
+    result["p"] = stats.ttest_ind(first, second, equal_var=False).pvalue if p is None else p
     # one test per structure: control the false discovery rate (Benjamini and Hochberg, JRSS B 1995)
     result["p_fdr"] = stats.false_discovery_control(result["p"].fillna(1))
     return result.rename_axis("structure")
 
 
-def draw(table: pd.DataFrame, structure: str, path: Path) -> None:
+def draw(volumes: pd.Series, group: pd.Series, label: str, path: Path) -> None:
     """Plot each scan as a point, by group."""
     figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-    for position, (name, group) in enumerate(table.groupby("group")):
-        axes.plot([position] * len(group), group[structure], "o", alpha=0.5, label=f"{name} (n = {len(group)})")
-    axes.set(ylabel=f"{structure} (ml)", xticks=[], xlim=(-0.5, 1.5))
+    for position, (name, values) in enumerate(volumes.groupby(group)):
+        axes.plot([position] * len(values), values, "o", alpha=0.5, label=f"{name} (n = {len(values)})")
+    axes.set(ylabel=label, xticks=[], xlim=(-0.5, 1.5))
     axes.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
+def check(scans: pd.DataFrame) -> None:
+    """Check that the scans are of two groups and of one contrast.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(names := sorted(scans["group"].unique())) != 2:
+        raise ValueError(f"the scans must be of two groups, not of {len(names)}: {', '.join(map(str, names))}")
+    if len(contrasts := sorted(set(scans["input"].map(contrast)))) > 1:
+        kept = ", ".join(contrasts)
+        raise ValueError(f"volumes of different contrasts are not comparable: keep one of {kept} in the subjects")
+
+
+def run(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Write the table and the plot; returns the table.
+
+    Raises:
+        ValueError: the tables do not allow the comparison.
+    """
+    volumes, scans = join(arguments.volumes, arguments.subjects)
+    check(scans)
+    covariates, group = choose_covariates(arguments.covariates, volumes, scans), scans["group"]
+    # a volume that is not known in every scan, such as the intracranial one of stripped brains, is not compared
+    volumes = volumes.drop(columns=covariates.columns, errors="ignore").dropna(axis="columns")
+    if arguments.structure not in volumes:
+        raise ValueError(f"there is no volume of {arguments.structure} to compare")
+    unit = "" if arguments.structure.endswith("_fraction") else " (ml)"
+    p, label, names = None, arguments.structure + unit, ", ".join(covariates)
+    if names:
+        if len(scans) < len(covariates.columns) + 3:
+            raise ValueError(f"{len(scans)} scans are too few for the covariates {names}")
+        volumes, p = adjust(volumes, group == max(group), covariates)
+        label = f"{label}, adjusted for {names}"
+    print(f"covariates: {names or 'none'}")
+    result = compare(volumes, group, p)
+    result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
+    draw(volumes[arguments.structure], group, label, Path(f"{arguments.output}.png"))
+    return result
+
+
 def main() -> None:
-    """Write the table and the plot."""
+    """Compare the groups that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", type=Path)
     parser.add_argument("subjects", type=Path)
     parser.add_argument("--structure", default="Left-Hippocampus")
+    parser.add_argument("--covariates", nargs="*", metavar="COLUMN", help="columns of either table; none without names")
     parser.add_argument("-o", "--output", default="groups", help="path of the output files without extension")
     arguments = parser.parse_args()
-    table = join(arguments.volumes, arguments.subjects)
-    if len(names := sorted(table["group"].dropna().unique())) != 2:
-        parser.error(f"the scans must be of two groups, not of {len(names)}: {', '.join(map(str, names))}")
-    if len(contrasts := sorted(set(table["input"].map(contrast)))) > 1:
-        parser.error(
-            f"volumes of different contrasts are not comparable: keep one of {', '.join(contrasts)} in the subjects"
-        )
-    result = compare(table)
-    result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
-    draw(table, arguments.structure, Path(f"{arguments.output}.png"))
-    print(result.sort_values("p").head(10).round(3))
+    try:
+        print(run(arguments).sort_values("p").head(10).round(3))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

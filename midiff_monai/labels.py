@@ -153,3 +153,42 @@ TISSUES = {
     "cerebrospinal fluid": (1, (4, 5, 14, 15, 24, 43, 44)),
 }
 """Tissue → (label of the tissue in the phantom, FreeSurfer ids of the tissue)."""
+
+_GREY_MATTER = TISSUES["grey matter"][1]
+
+_WHITE_MATTER = (*TISSUES["white matter"][1], 16)
+
+TOTALS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "brain": (*_GREY_MATTER, *_WHITE_MATTER),
+        "grey_matter": _GREY_MATTER,
+        "white_matter": _WHITE_MATTER,
+        "total_csf": GROUPS["cerebrospinal fluid"],
+    }
+)
+"""Total of the volume tables → FreeSurfer ids. Each structure is in one tissue: grey and white matter are the brain."""
+
+INTRACRANIAL = "intracranial"
+"""Name of the intracranial volume in the volume tables."""
+
+
+def total_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
+    """Add up volumes by FreeSurfer id into `TOTALS`. An id that is missing counts as 0."""
+    return {name: sum(volumes.get(label, 0.0) for label in ids) for name, ids in TOTALS.items()}
+
+
+def with_totals(structures: pd.DataFrame, intracranial_ml: float) -> pd.DataFrame:
+    """Append the intracranial volume and `TOTALS` to a table of `structure_volumes`, as rows without an id.
+
+    Args:
+        structures: as `structure_volumes` returns it.
+        intracranial_ml: millilitres; NaN where it is not known.
+
+    Returns:
+        Columns id, name, volume_ml, percent_of_intracranial.
+    """
+    volumes = dict(zip(structures["id"], structures["volume_ml"], strict=True))
+    totals = {INTRACRANIAL: intracranial_ml} | total_volumes(volumes)
+    rows = pd.DataFrame({"id": pd.NA, "name": list(totals), "volume_ml": list(totals.values())})
+    table = pd.concat([structures.astype({"id": "Int64"}), rows.astype({"id": "Int64"})], ignore_index=True)
+    return table.assign(percent_of_intracranial=100 * table["volume_ml"] / intracranial_ml)

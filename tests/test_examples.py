@@ -49,6 +49,81 @@ def test_groups_are_compared_by_welchs_test(tmp_path: Path) -> None:
     assert (tmp_path / "groups.png").stat().st_size > 5000
 
 
+@pytest.fixture
+def aging(tmp_path: Path) -> pd.DataFrame:
+    """A study whose hippocampi depend on head size, age and group: written as volumes.csv and subjects.csv."""
+    random = np.random.default_rng(1)
+    table = pd.DataFrame({"input": [f"sub-{index:02}.nii.gz" for index in range(30)], "group": ["a", "b"] * 15})
+    table["intracranial"] = random.normal(1500, 150, 30)
+    table["age"] = random.normal(70, 8, 30)
+    group = np.tile([0.0, 1.0], 15)
+    table["Left-Hippocampus"] = 0.0025 * table["intracranial"] - 0.02 * table["age"] - 0.2 * group
+    table["Left-Hippocampus"] += random.normal(0, 0.1, 30)
+    table[["input", "Left-Hippocampus", "intracranial"]].to_csv(tmp_path / "volumes.csv", index=False)
+    table[["input", "group", "age"]].to_csv(tmp_path / "subjects.csv", index=False)
+    return table
+
+
+def partial_correlation_p(table: pd.DataFrame, covariates: list[str]) -> float:
+    """The p-value of the partial correlation of group and hippocampus: t = r √(ν / (1 − r²)), ν = N − 2 − K."""
+    columns = pd.get_dummies(table[["group", "Left-Hippocampus", *covariates]], drop_first=True, dtype=float)
+    precision = np.linalg.inv(columns[["group_b", "Left-Hippocampus", *covariates]].corr())
+    r = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
+    freedom = len(table) - 2 - len(covariates)
+    return float(2 * stats.t.sf(abs(r) * np.sqrt(freedom / (1 - r**2)), freedom))
+
+
+@pytest.mark.parametrize(
+    "arguments, covariates",
+    [
+        ([], ["intracranial"]),
+        (["--covariates", "intracranial", "age"], ["intracranial", "age"]),
+        (["--covariates"], []),
+    ],
+)
+def test_volumes_are_adjusted_for_covariates(
+    arguments: list[str], covariates: list[str], aging: pd.DataFrame, tmp_path: Path
+) -> None:
+    files = tmp_path / "volumes.csv", tmp_path / "subjects.csv"
+    printed = run("compare_groups.py", *files, "-o", tmp_path / "groups", *arguments)
+    assert f"covariates: {', '.join(covariates) or 'none'}" in printed
+    found = pd.read_csv(tmp_path / "groups.csv").set_index("structure")
+    assert ("intracranial" in found.index) == (not covariates)
+    row = found.loc["Left-Hippocampus"]
+    if covariates:
+        assert row["p"] == pytest.approx(partial_correlation_p(aging, covariates), rel=1e-3)
+    else:
+        first, second = (values["Left-Hippocampus"] for _, values in aging.groupby("group"))
+        assert row["p"] == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue, rel=1e-3)
+    if len(covariates) == 2:
+        assert row["b"] - row["a"] == pytest.approx(-0.2, abs=0.08)
+
+
+def test_stripped_brains_are_compared_without_head_size(aging: pd.DataFrame, tmp_path: Path) -> None:
+    aging.loc[3, "intracranial"] = np.nan
+    aging[["input", "Left-Hippocampus", "intracranial"]].to_csv(tmp_path / "volumes.csv", index=False)
+    files = tmp_path / "volumes.csv", tmp_path / "subjects.csv"
+    assert "covariates: none" in run("compare_groups.py", *files, "-o", tmp_path / "groups")
+    assert pd.read_csv(tmp_path / "groups.csv")["structure"].tolist() == ["Left-Hippocampus"]
+
+
+@pytest.mark.parametrize(
+    "arguments, fault",
+    [
+        (["--covariates", "height"], "neither table has a column height"),
+        (["--covariates", "sex"], "sex is not a number in 30 scans"),
+        (["--structure", "Hippocampus"], "no volume of Hippocampus"),
+    ],
+)
+def test_unusable_columns_are_refused_with_one_line(
+    arguments: list[str], fault: str, aging: pd.DataFrame, tmp_path: Path
+) -> None:
+    aging.assign(sex="F")[["input", "group", "sex"]].to_csv(tmp_path / "subjects.csv", index=False)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv", *arguments)
+    assert caught.value.returncode == 2 and fault in caught.value.stderr and "Traceback" not in caught.value.stderr
+
+
 @pytest.mark.parametrize("groups", [["a", "a", "a"], ["a", "b", "c"]])
 def test_one_group_or_three_groups_are_refused_with_one_line(groups: list[str], tmp_path: Path) -> None:
     paths = [f"sub-{index}.nii.gz" for index in range(3)]

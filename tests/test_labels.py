@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 from nibabel.affines import apply_affine
 
-from midiff_monai.labels import FREESURFER_IDS, GROUPS, MIRRORED, STRUCTURES, structure_volumes, write_label_table
+from midiff_monai.labels import (
+    FREESURFER_IDS,
+    GROUPS,
+    MIRRORED,
+    STRUCTURES,
+    TOTALS,
+    structure_volumes,
+    with_totals,
+    write_label_table,
+)
 from midiff_monai.training.muse import MUSE_MIDLINE, MUSE_TO_FREESURFER, freesurfer_from_muse
 
 NAME_OF = {structure.id: structure.name for structure in STRUCTURES}
@@ -158,6 +167,29 @@ def test_volumes_are_voxel_counts_in_millilitres() -> None:
 def test_volumes_refuse_ids_outside_the_table() -> None:
     with pytest.raises(ValueError, match=r"\[6, 77\]"):
         structure_volumes(np.array([[[0, 6, 77]]]), voxel_volume_ml=1)
+
+
+def test_every_structure_counts_in_one_tissue() -> None:
+    counted = sorted([*TOTALS["grey_matter"], *TOTALS["white_matter"], *TOTALS["total_csf"]])
+    assert counted == sorted(FREESURFER_IDS[1:])
+    assert sorted(TOTALS["brain"]) == sorted([*TOTALS["grey_matter"], *TOTALS["white_matter"]])
+    csf = {NAME_OF[identifier] for identifier in TOTALS["total_csf"]}
+    assert csf == {name for name in NAME_OF.values() if "Vent" in name and "DC" not in name} | {"CSF"}
+
+
+@pytest.mark.parametrize("intracranial", [1500.0, np.nan])
+def test_totals_follow_the_structures_without_ids(intracranial: float, tmp_path: Path) -> None:
+    segmentation = np.repeat([0, 2, 42, 16, 24, 4], [5, 100, 200, 30, 40, 50]).reshape(5, 5, 17).astype(np.int16)
+    structures = structure_volumes(segmentation, voxel_volume_ml=1)
+    with_totals(structures, intracranial).to_csv(tmp_path / "volumes.csv", index=False)
+    table = pd.read_csv(tmp_path / "volumes.csv", dtype={"id": "Int64"})
+    pd.testing.assert_frame_equal(table.iloc[:32, :3], structures, check_dtype=False)
+    totals = table[table["id"].isna()].set_index("name")["volume_ml"]
+    expected = {"brain": 330, "grey_matter": 200, "white_matter": 130, "total_csf": 90}
+    assert totals.to_dict() == pytest.approx({"intracranial": intracranial} | expected, nan_ok=True)
+    percent = table.set_index("name")["percent_of_intracranial"]
+    assert percent["Brain-Stem"] == pytest.approx(2 if intracranial == 1500 else np.nan, nan_ok=True)
+    assert "id,name,volume_ml,percent_of_intracranial\n2,Left" in (tmp_path / "volumes.csv").read_text()
 
 
 def test_mirrored_classes_equal_the_published_table() -> None:

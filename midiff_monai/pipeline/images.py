@@ -61,7 +61,7 @@ class ImageResult:
 
     @cached_property
     def volumes(self) -> pd.DataFrame | None:
-        """The columns id, name and volume_ml (millilitres), a row for each structure; None without a segmentation."""
+        """The columns of `labels.with_totals`, a row for each structure and total; None without a segmentation."""
         return self.computation.volumes()
 
     @property

@@ -15,12 +15,16 @@ from midiff_monai.transforms.resampling import resample_to_grid
 from midiff_monai.transforms.skull import shows_skull
 
 
+def is_whole_head(conformed: MetaTensor) -> bool:
+    """Whether a volume (1, X, Y, Z) on the grid of a network shows a whole head: more than a brain, or a skull."""
+    volume, affine = as_plain_tensor(conformed[0]), conformed.affine
+    if (volume != 0).sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML:
+        return True
+    return shows_skull(volume.cpu().numpy(), voxel_sizes(affine.numpy()))
+
+
 def translate_two_pass(
-    image: MetaTensor,
-    conformed: MetaTensor,
-    translation: Bundle,
-    segmentation: Bundle,
-    largest_brain_ml: float = LARGEST_BRAIN_ML,
+    image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle, is_head: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume. In a whole head, translate the brain a second time, without its surroundings.
 
@@ -28,23 +32,21 @@ def translate_two_pass(
     it the full range, and the input resembles most of the training data. A CT keeps its fixed window.
 
     The voxels around the brain come from the coarse pass, because the segmenter recognises CSF between brain and skull
-    by its position. In a volume larger than any brain, the outermost voxels of the brain come from the coarse pass too:
-    where bright CSF is cut from dark bone, partial volume has the intensity of cortex.
+    by its position. In a whole head, the outermost voxels of the brain come from the coarse pass too: where bright CSF
+    is cut from dark bone, partial volume has the intensity of cortex.
 
     Args:
         image: (1, X', Y', Z'), as read.
         conformed: (1, X, Y, Z), the image on the translation's grid.
         translation: makes the synthetic T1w.
         segmentation: finds the brain in it.
-        largest_brain_ml: a volume with a larger foreground, in millilitres, is a whole head, as is one with a skull.
+        is_head: whether the volume shows a whole head, see `is_whole_head`.
 
     Returns:
         (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
         where only the coarse pass exists. Then the segmentation logits of that image, or None where they are unknown.
     """
     source, affine = as_plain_tensor(conformed[0]), conformed.affine
-    is_head = bool((source != 0).sum() * voxel_volume_ml(affine) > largest_brain_ml)
-    is_head = is_head or shows_skull(source.numpy(), voxel_sizes(affine.numpy()))
     coarse = translation.infer(conformed, is_head)
     logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
     brain_only = _brain_only(extract_brain(logits, source), affine, image)

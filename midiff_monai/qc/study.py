@@ -12,7 +12,7 @@ import pandas as pd
 
 from midiff_monai.io.manifest import input_identity
 from midiff_monai.io.paths import CONTRAST, VOLUME_SUFFIXES, atomic_write, volume_stem
-from midiff_monai.labels import STRUCTURES
+from midiff_monai.labels import INTRACRANIAL, STRUCTURES, TOTALS, total_volumes
 from midiff_monai.qc.records import MANIFEST_SUFFIX, BatchRow, ManifestRecord, Record, Records, read_records
 from midiff_monai.qc.subject import Subject
 
@@ -132,25 +132,30 @@ def write_volumes_table(folder: Path) -> Path:
     """Write `volumes.csv`, the volumes in millilitres of the structures of every result in a folder and its subfolders.
 
     The table has one row for each segmented input, ordered by name. Its columns are `input`; `participant_id`,
-    `session_id` and `suffix` if the inputs' names are those of BIDS; and one column for each structure. Inputs that
-    failed or were not reached in the last run are left out, as are results without a segmentation.
+    `session_id` and `suffix` if the inputs' names are those of BIDS; one column for each structure; `intracranial`,
+    which is empty unless the input is a whole head; one for each of `labels.TOTALS`; and `brain_parenchymal_fraction`,
+    brain by intracranial volume. Inputs that failed or were not reached in the last run are left out, as are results
+    without a segmentation.
 
     Returns:
         The path of the table.
     """
     done = [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
-    segmented = [(subject.input, volumes) for subject in done if (volumes := subject.volumes()[0])]
-    inputs = pd.Series([path for path, _ in segmented], dtype=str, name="input")
-    names = pd.Series([Path(path).name for path, _ in segmented], dtype=str)
+    segmented = [(subject, volumes) for subject in done if (volumes := subject.volumes()[0])]
+    inputs = pd.Series([subject.input for subject, _ in segmented], dtype=str, name="input")
+    names = pd.Series([Path(subject.input).name for subject, _ in segmented], dtype=str)
     scans = names.str.extract(SCAN).dropna(axis="columns", how="all")
-    structures = [structure.name for structure in STRUCTURES[1:]]
-    volumes = pd.DataFrame([_by_name(volumes) for _, volumes in segmented], columns=structures)
+    columns = [structure.name for structure in STRUCTURES[1:]] + [INTRACRANIAL, *TOTALS]
+    rows = [_by_name(volumes, subject.intracranial_ml()) for subject, volumes in segmented]
+    measured = pd.DataFrame(rows, columns=columns, dtype=float)
+    measured["brain_parenchymal_fraction"] = measured["brain"] / measured[INTRACRANIAL]
     path = folder / "volumes.csv"
     with atomic_write(path) as temporary:
-        table = pd.concat([inputs, scans, volumes], axis="columns")
+        table = pd.concat([inputs, scans, measured], axis="columns")
         table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
     return path
 
 
-def _by_name(volumes: dict[int, float]) -> dict[str, float | None]:
-    return {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
+def _by_name(volumes: dict[int, float], intracranial_ml: float) -> dict[str, float | None]:
+    structures = {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
+    return structures | {INTRACRANIAL: intracranial_ml} | total_volumes(volumes)

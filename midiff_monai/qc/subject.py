@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.paths import VOLUME_SUFFIXES
 from midiff_monai.io.volumes import UNREADABLE, read_volume
+from midiff_monai.labels import INTRACRANIAL
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Flag
 
@@ -108,9 +110,19 @@ class Subject:
             return {}, []
         try:
             table = pd.read_csv(path, na_filter=False)
+            table = table[table["id"] != ""]  # totals have no id
             return dict(zip(table["id"].astype(int), table["volume_ml"].astype(float), strict=True)), []
         except (ValueError, LookupError) as error:
             return {}, [f"{path.name} cannot be read: {in_one_line(error)}."]
+
+    def intracranial_ml(self) -> float:
+        """Read the intracranial volume in millilitres from an intact table of volumes; NaN where it is not known."""
+        path = self.output("volumes")
+        if path is None:
+            return nan
+        table = pd.read_csv(path, na_filter=False).reindex(columns=["name", "volume_ml"])
+        known = pd.to_numeric(table.loc[table["name"] == INTRACRANIAL, "volume_ml"], errors="coerce")
+        return float(known.iloc[0]) if len(known) else nan
 
     def images(self) -> tuple[Images | None, list[str]]:
         """Read the input and the images of the results.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -51,3 +53,24 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     regions, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     inner = (slice(1, -1),) * mask.ndim
     return (regions != regions.flat[0])[inner]
+
+
+def close_gaps(
+    mask: NDArray[np.bool_], spacing: Sequence[float] | NDArray[np.float64], radius: float
+) -> NDArray[np.bool_]:
+    """Morphological closing of a mask (X, Y, Z) by a ball: all that the ball cannot reach from outside.
+
+    The object goes on beyond the faces of the volume, and so does what surrounds it.
+
+    Args:
+        mask: (X, Y, Z).
+        spacing: voxel size in mm.
+        radius: radius of the ball in mm.
+    """
+    margin = [(int(2 * radius / side) + 1,) * 2 for side in spacing]
+    padded = np.pad(mask, margin, mode="edge")
+    reached = ndimage.distance_transform_edt(~padded, sampling=spacing) > radius
+    if not reached.any():
+        return np.ones(mask.shape, dtype=bool)
+    inner = tuple(slice(width, -width) for width, _ in margin)
+    return (ndimage.distance_transform_edt(~reached, sampling=spacing) > radius)[inner]

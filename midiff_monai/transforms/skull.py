@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from midiff_monai.transforms.foreground import above_air, fill_holes
+from midiff_monai.transforms.foreground import above_air, close_gaps, fill_holes
 
 RESOLUTION_MM = 2.5
 """Voxel size to which a volume is averaged before it is measured."""
@@ -131,14 +131,7 @@ def _outline(volume: NDArray, sides: NDArray[np.float64]) -> NDArray[np.bool_]:
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     mask = (sizes >= MIN_COMPONENT * sizes.max())[components]
-    # the object goes on beyond the faces of the volume, and so does the air
-    margin = [(int(2 * CLOSING_MM / side) + 1,) * 2 for side in sides]
-    padded = np.pad(mask, margin, mode="edge")
-    reached = ndimage.distance_transform_edt(~padded, sampling=sides) > CLOSING_MM
-    inner = tuple(slice(width, -width) for width, _ in margin)
-    if not reached.any():
-        return np.ones(volume.shape, dtype=bool)
-    return (ndimage.distance_transform_edt(~reached, sampling=sides) > CLOSING_MM)[inner]
+    return close_gaps(mask, sides, CLOSING_MM)
 
 
 def _average_blocks(volume: NDArray, spacing: Sequence[float]) -> tuple[NDArray, NDArray[np.float64]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from ignite.engine import Events
@@ -161,6 +162,8 @@ def test_whole_head_from_another_scanner(tmp_path: Path, shared_data: Path) -> N
     result = segment([volume], tmp_path)[0]
     assert nib.load(result.paths.segmentation).shape == nib.load(volume).shape
     assert set(np.unique(result.segmentation)) >= {0, 2, 3, 4, 41, 42, 43}
+    volumes = pd.read_csv(result.paths.volumes).set_index("name")["volume_ml"]
+    assert 1100 < volumes["intracranial"] < 1900 and 0.6 < volumes["brain"] / volumes["intracranial"] < 0.9
 
 
 def test_tissues_of_a_ct(tmp_path: Path) -> None:

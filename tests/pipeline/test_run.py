@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import ball_heads
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -107,6 +108,27 @@ def test_volumes_are_those_of_the_label_map(thin_phantom: Path, tmp_path: Path) 
     for label in (2, 41, 3, 42):
         assert table[label] == pytest.approx((labels == label).sum() * voxel, abs=1e-3)
     assert not result.paths.synthetic.exists()
+
+
+BRAIN = np.where(ball_heads.RADII < 15, 20, ball_heads.brain())
+"""A ball with a dark core, as CSF is. Without it, the intensities of a network range over the texture alone."""
+
+
+@pytest.mark.parametrize("volume, whole_head", [(ball_heads.head(0), True), (BRAIN, False)])
+@pytest.mark.parametrize("translated", [True, False])
+def test_the_intracranial_volume_is_that_of_heads(
+    volume: np.ndarray, whole_head: bool, translated: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "ball.nii.gz"
+    nib.save(nib.Nifti1Image(volume[:, :, 28:36], np.diag([2, 2, 2, 1])), path)
+    result = segment([path], tmp_path, translated=translated)[0]
+    assert result.whole_head == whole_head
+    table = pd.read_csv(result.paths.volumes).set_index("name")["volume_ml"]
+    structures = result.segmentation.astype(bool).sum() * 0.008  # type: ignore[union-attr]
+    if whole_head and structures:
+        assert table["intracranial"] >= 0.99 * structures
+    else:
+        assert np.isnan(table["intracranial"])
 
 
 def test_fast_interpolates_the_probabilities_at_2_mm(thin_phantom: Path, tmp_path: Path) -> None:

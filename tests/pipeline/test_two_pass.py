@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import ball_heads
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
-from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML
-from midiff_monai.pipeline.two_pass import translate_two_pass
+from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.spatial import MaskedSpacingd
 
@@ -67,22 +67,21 @@ def translated(
     image: MetaTensor,
     segmentation: Stub,
     window: tuple[float, float] | None = None,
-    largest_brain_ml: float = LARGEST_BRAIN_ML,
+    is_head: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
     translation = Stub(window=window)
     conformed = translation.conform(image)
     stubs: list[Any] = [translation, segmentation]
-    return *translate_two_pass(image, conformed, stubs[0], stubs[1], largest_brain_ml), translation
+    return *translate_two_pass(image, conformed, stubs[0], stubs[1], is_head), translation
 
 
-@pytest.mark.parametrize("largest, coarse_passes", [(2300, [False, False]), (100, [True, False])])
+@pytest.mark.parametrize("is_head, coarse_passes", [(False, [False, False]), (True, [True, False])])
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
 def test_the_refinement_pass_sees_the_brain_alone_at_full_contrast(
-    axcodes: str, largest: float, coarse_passes: list[bool]
+    axcodes: str, is_head: bool, coarse_passes: list[bool]
 ) -> None:
-    """The head has 384 ml and its brain 34 ml. Its size alone shows that it is a head only if brains are small."""
     segmentation = Stub(segmenting=True)
-    samples, logits, translation = translated(head(axcodes), segmentation, largest_brain_ml=largest)
+    samples, logits, translation = translated(head(axcodes), segmentation, is_head=is_head)
     assert logits is None
     assert translation.coarse_passes == coarse_passes and segmentation.coarse_passes == coarse_passes[:1]
     coarse, refined = (seen[0] for seen in translation.seen)
@@ -103,7 +102,7 @@ def test_the_refinement_pass_sees_the_brain_alone_at_full_contrast(
 def test_the_brain_is_not_eroded_at_the_edge_of_the_scan() -> None:
     """The scan covers only the middle of the ball, which reaches from the first slice to the last."""
     middle = head()[..., 10:20]
-    samples, _, translation = translated(middle, Stub(segmenting=True), largest_brain_ml=100)  # type: ignore[arg-type]
+    samples, _, translation = translated(middle, Stub(segmenting=True), is_head=True)  # type: ignore[arg-type]
     second = translation.seen[1][0]
     centre = 20, 20
     assert torch.equal(samples[0][centre], second[centre]) and (second[centre] > 0).all()
@@ -119,9 +118,21 @@ def test_a_stripped_brain_gets_one_pass() -> None:
 
 def test_a_large_stripped_brain_gets_a_full_pass_after_the_coarse_one() -> None:
     """For example the brain of another species."""
-    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True), largest_brain_ml=10)
+    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True), is_head=True)
     assert translation.coarse_passes == [True, False]
     assert logits is None and torch.equal(samples[1], samples[0] / 2)
+
+
+@pytest.mark.parametrize(
+    "volume, side, expected",
+    [(ball_heads.brain(), 2, False), (ball_heads.head(0), 2, True), (ball_heads.brain(), 4, True)],
+)
+def test_a_volume_with_a_skull_or_larger_than_any_brain_is_a_whole_head(
+    volume: np.ndarray, side: float, expected: bool
+) -> None:
+    """The ball of 90 mm diameter has 382 ml; with voxels of 4 mm it has 3054 ml."""
+    affine = torch.diag(torch.tensor([side, side, side, 1.0]))
+    assert is_whole_head(MetaTensor(torch.from_numpy(volume[None]), affine=affine)) == expected
 
 
 def test_a_fixed_window_gives_the_same_intensities_in_both_passes() -> None:

@@ -219,6 +219,37 @@ def test_a_failure_record_of_another_tool_is_ignored(folder: Path, text: str) ->
     assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
+@pytest.mark.parametrize("whole_head", [True, False])
+def test_the_table_has_the_totals_and_the_intracranial_volume_of_heads(folder: Path, whole_head: bool) -> None:
+    source = folder.parent / "in" / "sub-01_PDw.nii.gz"
+    report = RunReport("segment", source, {})
+    segmentation = np.zeros((6, 7, 8), np.int16)
+    segmentation[1:5, 1:3, 1:6], segmentation[1:5, 4:6, 1:6] = 2, 24  # a cleft of 2 mm in a box of 4 x 5 x 5 voxels
+    known = {"segmentation": segmentation, "whole_head": whole_head, "render": draw_nothing}
+    result = Result(read_volume(source), report, paths=output_paths(source, folder), **known)  # type: ignore[arg-type]
+    result.write()
+    table = pd.read_csv(write_volumes_table(folder))
+    names = ["intracranial", "brain", "grey_matter", "white_matter", "total_csf", "brain_parenchymal_fraction"]
+    assert list(table.columns[-7:]) == ["Right-VentralDC", *names]
+    row = table.iloc[0]
+    assert row[names[1:5]].tolist() == pytest.approx([0.32, 0, 0.32, 0.32])
+    if whole_head:
+        assert 0.64 < row["intracranial"] <= 0.8
+    else:
+        assert np.isnan(row["intracranial"])
+    expected = 0.32 / row["intracranial"]
+    assert row["brain_parenchymal_fraction"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    single = pd.read_csv(result.paths.volumes).set_index("name")
+    assert single["percent_of_intracranial"]["CSF"] == pytest.approx(100 * expected, rel=1e-3, nan_ok=True)
+
+
+def test_tables_of_earlier_versions_have_no_intracranial_volume(folder: Path) -> None:
+    path = folder / "sub-01_PDw_volumes.csv"
+    pd.read_csv(path).dropna(subset="id").astype({"id": int})[["id", "name", "volume_ml"]].to_csv(path, index=False)
+    row = pd.read_csv(write_volumes_table(folder)).iloc[0]
+    assert np.isnan(row["intracranial"]) and row["brain"] == pytest.approx(2.688)
+
+
 @pytest.mark.parametrize(
     "text", ["", "nonsense\n1\n", "id,volume_ml\n3,much\n", "id,volume_ml\n3,\n", "id,volume_ml\n3\n\0,1,2\n"]
 )
@@ -305,7 +336,7 @@ def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path)
     (folder / "batch_report.json").write_text("{}")
     table = pd.read_csv(write_volumes_table(folder))
     structures = [structure.name for structure in STRUCTURES[1:]]
-    assert table.columns.tolist() == ["input", "participant_id", "suffix", *structures]
+    assert table.columns.tolist()[:-6] == ["input", "participant_id", "suffix", *structures]
     assert table[["participant_id", "suffix"]].fillna("").values.tolist() == [["", ""], ["sub-01", "PDw"]]
     # 2 x 7 x 8 voxels of 8 µl of one structure, and all 336 voxels of another
     assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])

@@ -1,0 +1,97 @@
+"""From a volume in memory to its synthetic volume and its labels: the steps of a run and of the composite bundle."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from midiff_monai.bundle.bundle import Bundle
+from midiff_monai.pipeline.models import Models
+from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
+from midiff_monai.transforms.foreground import fill_holes
+from midiff_monai.transforms.meta import as_plain_tensor
+from midiff_monai.transforms.spatial import probabilities_to_labels
+
+
+class Translated(NamedTuple):
+    """A translated volume.
+
+    Attributes:
+        restored: (C, X', Y', Z') on the grid of the source, in [0, 1]: the synthetic volume and, for several samples,
+            their standard deviation.
+        conformed: (1, X, Y, Z), the synthetic volume on the grid of the network.
+        logits: (classes, X, Y, Z), the segmentation logits of `conformed`; None where they are unknown.
+        whole_head: whether the source shows a whole head.
+    """
+
+    restored: torch.Tensor
+    conformed: MetaTensor
+    logits: torch.Tensor | None
+    whole_head: bool
+
+
+class Segmented(NamedTuple):
+    """A segmented volume.
+
+    Attributes:
+        labels: (X', Y', Z') FreeSurfer ids, int16, 0 outside the foreground.
+        whole_head: whether the volume shows a whole head.
+    """
+
+    labels: torch.Tensor
+    whole_head: bool
+
+
+def foreground_of(image: MetaTensor) -> torch.Tensor:
+    """The voxels (X', Y', Z') of an image (1, X', Y', Z') that are not 0, with their holes filled."""
+    return torch.from_numpy(fill_holes(np.asarray(image[0]) != 0))
+
+
+def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models) -> Translated:
+    """Translate a volume, twice if it is a whole head and the models find the brain in it.
+
+    Args:
+        image: (1, X', Y', Z') as read, with a background of 0.
+        foreground: its `foreground_of`.
+        models: the bundles; one of them is a translation.
+    """
+    translation = models.translation
+    assert translation is not None
+    conformed = translation.conform(image)
+    whole_head = is_whole_head(conformed)
+    if models.finds_brain and models.segmentation:
+        samples, logits = translate_two_pass(image, conformed, translation, models.segmentation, whole_head)
+    else:
+        samples, logits = translation.infer(conformed), None
+    restored = translation.setting("upsampling")(samples, conformed, image, foreground)
+    return Translated(restored, MetaTensor(samples[:1], affine=conformed.affine), logits, whole_head)
+
+
+def segment_volume(
+    image: MetaTensor, foreground: torch.Tensor, segmentation: Bundle, translated: Translated | None
+) -> Segmented:
+    """Segment a volume by way of its translation, or as it is.
+
+    Args:
+        image: (1, X', Y', Z') as read, with a background of 0.
+        foreground: its `foreground_of`.
+        segmentation: the segmenter.
+        translated: the translation of the image; None segments the image itself.
+    """
+    coarse, fine, logits, affine = image, image, None, image.affine
+    if translated:
+        coarse, logits = translated.conformed, translated.logits
+        fine = MetaTensor(as_plain_tensor(translated.restored[:1]), affine=affine)
+    conformed = segmentation.conform(coarse)
+    whole_head = translated.whole_head if translated else is_whole_head(conformed)
+    probabilities = (segmentation.infer(conformed) if logits is None else logits).softmax(dim=0)
+    known = as_plain_tensor(conformed[0] != 0)
+    if segmentation.setting("fast"):
+        labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine)
+    else:
+        probabilities = MetaTensor(probabilities * known, affine=conformed.affine)
+        labels = segmentation.setting("refiner")(probabilities, segmentation.conform(fine, "fine"), foreground, affine)
+    return Segmented(labels, whole_head)
