@@ -4,7 +4,7 @@ PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
-SOURCES := midiff_monai tests evaluation examples docs/_tools
+SOURCES := midiff_monai tests evaluation examples docs/_tools apps
 
 # One stamp for each set of requirements: what midiff needs to run, and what the tests or the documentation add to it.
 RUNTIME := $(VENV)/.runtime

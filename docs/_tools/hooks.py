@@ -30,6 +30,7 @@ INCLUDED = {
     "evaluation/results/acquisitions/summary.md": "results/acquisitions.md",
     "bundles/t1_lmi_translation/docs/README.md": "results/translation_card.md",
     "bundles/t1_brain_segmentation/docs/README.md": "results/segmentation_card.md",
+    "bundles/any_contrast_brain_segmentation/docs/README.md": "results/composite_card.md",
     "examples/README.md": "how-to/examples.md",
 }
 

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bundle": ["Bundle", "open_bundle"],
-        "loading": ["InputVolumes", "LoadVolumed"],
+        "loading": ["CheckIntensityRanged", "InputVolumes", "LoadVolumed"],
         "resources": ["read_metadata"],
         "saving": ["SaveWithSourceHeaderd"],
         "weights": ["load_matching_weights", "load_weights", "save_state", "save_weights"],

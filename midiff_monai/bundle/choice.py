@@ -66,7 +66,7 @@ def choose_bundles(names: Sequence[str]) -> BundleChoice:
         names: folders or names of the bundles that take the place of the shipped ones, at most one of each kind.
 
     Raises:
-        BundleError: a bundle does not exist or does neither, or two of them do the same.
+        BundleError: a bundle does not exist or does neither, two of them do the same, or one is a composite bundle.
     """
     roots: dict[str, Path] = {}
     for name in names:
@@ -87,5 +87,8 @@ def _kind(root: Path) -> str:
     for kind in ("target", "segments"):
         if isinstance(facts.get(kind), str):
             return kind
+    if "runs" in facts:
+        hint = f"Name a bundle such as {TRANSLATION} or {SEGMENTATION}"
+        raise BundleError(root, "runs other bundles, and takes the place of none", hint)
     hint = "Add `target` to configs/metadata.json of a translation, or `segments` to that of a segmenter"
     raise BundleError(root, "does not say what it makes", hint)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.volumes import read_volume, reading_warnings
+from midiff_monai.io.volumes import check_intensity_range, read_volume, reading_warnings
+from midiff_monai.transforms.meta import as_plain_tensor, file_of
 
 _logger = logging.getLogger(__name__)
 
@@ -28,22 +31,51 @@ class LoadVolumed(MapTransform):
     Paths under `keys` become MetaTensors (1, X, Y, Z), float32, with the metadata of `LoadImaged` that transforms and
     savers need: `affine`, `original_affine`, `spatial_shape` and `filename_or_obj`.
 
+    The warnings about a file are logged when it is first read.
+
     Raises:
         InputError: a file is not a usable volume.
     """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+        self._seen: set[Path] = set()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             path = Path(result[key])
             image = read_volume(path)
-            for warning in reading_warnings(image):
+            for warning in reading_warnings(image) if path not in self._seen else ():
                 _logger.warning("%s: %s", path, warning)
+            self._seen.add(path)
             meta = {"original_affine": image.affine, "spatial_shape": np.asarray(image.shape)}
             meta |= {"filename_or_obj": str(path)}
             voxels = torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)[None])
             result[key] = MetaTensor(voxels, affine=torch.from_numpy(image.affine), meta=meta)
         return result
+
+
+class CheckIntensityRanged(MapTransform):
+    """Check the intensities of volumes as the command does, see `io.volumes.check_intensity_range`.
+
+    Args:
+        keys: MetaTensors (1, X, Y, Z), as `LoadVolumed` gives them.
+        modality: DICOM modality.
+
+    Raises:
+        InputError: the intensities are not those of the modality.
+    """
+
+    def __init__(self, keys: KeysCollection, modality: str) -> None:
+        super().__init__(keys)
+        self.modality = modality
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            image = nib.Nifti1Image(as_plain_tensor(data[key])[0].numpy(), None)
+            check_intensity_range(image, file_of(data[key]), self.modality)
+        return dict(data)
 
 
 class InputVolumes:
@@ -52,10 +84,17 @@ class InputVolumes:
     Args:
         datalist: one dictionary a volume, with its path under "image".
         folder: the folder they were looked for in.
+        transforms: the transforms that read and check a volume; None only reads it.
     """
 
-    def __init__(self, datalist: Sequence[Mapping[str, Any]], folder: str | Path) -> None:
+    def __init__(
+        self,
+        datalist: Sequence[Mapping[str, Any]],
+        folder: str | Path,
+        transforms: Sequence[Callable[[Any], Any]] | None = None,
+    ) -> None:
         self.datalist, self.folder = list(datalist), Path(folder)
+        self._transforms = transforms or [lambda entry: read_volume(entry["image"])]
         self._errors: list[InputError] = []
 
     @cached_property
@@ -65,7 +104,8 @@ class InputVolumes:
 
     def _is_readable(self, entry: Mapping[str, Any]) -> bool:
         try:
-            read_volume(entry["image"])
+            for transform in self._transforms:
+                entry = transform(entry)
         except InputError as error:
             _logger.error("%s", error)
             self._errors.append(error)

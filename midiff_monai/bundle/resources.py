@@ -17,6 +17,11 @@ def available_bundles() -> list[str]:
     return sorted(metadata.parents[1].name for metadata in _folder("bundles").glob("*/configs/metadata.json"))
 
 
+def trainable_bundles() -> list[str]:
+    """List the names of the bundles that can be trained, sorted: those with `configs/train.yaml`."""
+    return [name for name in available_bundles() if (_folder("bundles") / name / "configs" / "train.yaml").is_file()]
+
+
 def available_overlays() -> list[str]:
     """List the names of the preprocessing overlays, sorted: the file names in `transforms/` without `.yaml`."""
     return sorted(overlay.stem for overlay in _folder("transforms").glob("*.yaml"))

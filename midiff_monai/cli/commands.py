@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midiff_monai.bundle.resources import bundle_root, read_preset
+from midiff_monai.bundle.resources import bundle_root, read_preset, trainable_bundles
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.cli.messages import NORMAL
-from midiff_monai.errors import InputError
+from midiff_monai.errors import BundleError, InputError
 from midiff_monai.pipeline.options import Mode, Settings, Task
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     root = bundle_root(arguments.bundle)
+    if not (root / "configs" / "train.yaml").is_file():
+        raise BundleError(root, "cannot be trained", f"Train one of {', '.join(trainable_bundles())}")
     _check_training_data(root, arguments.overrides)
     configs = root / "configs"
     files = ["--meta_file", configs / "metadata.json", "--config_file", configs / "train.yaml"]

@@ -32,6 +32,8 @@ def describe_installation(own: Sequence[str] = ()) -> dict[str, Any]:
 def _bundle(name: str) -> dict[str, Any]:
     root = bundle_root(name)
     metadata, weights = read_metadata(root), root / WEIGHTS
+    if "runs" in metadata:  # a composite bundle has no weights of its own
+        return {"version": metadata["version"], "runs": metadata["runs"]}
     intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
     does = {name: metadata[name] for name in ("target", "segments", "anatomy") if name in metadata}
     weights_facts = {"weights_sha256": metadata["weights_sha256"], "intact": intact}

@@ -8,7 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root, read_metadata
+from midiff_monai.bundle.resources import (
+    available_bundles,
+    available_overlays,
+    bundle_root,
+    read_metadata,
+    trainable_bundles,
+)
 from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
 from midiff_monai.pipeline.options import Settings
@@ -139,7 +145,7 @@ def _add_init(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = _add(commands, "train", "print and run the MONAI command that trains a bundle and replaces its weights")
     train.add_argument(
-        "bundle", metavar="BUNDLE", help=f"{', '.join(available_bundles())}, or the folder of a bundle of your own"
+        "bundle", metavar="BUNDLE", help=f"{', '.join(trainable_bundles())}, or the folder of a bundle of your own"
     )
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="values for the configuration: --max_epochs 2")
 

@@ -50,12 +50,13 @@ class Models:
         return {bundle.root.name: bundle.configuration_sha256 for bundle in self._bundles}
 
 
-def load_models(task: Task, progress: bool = False) -> Models:
+def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     """Open the bundles that a task needs.
 
     Args:
         task: the mode and the settings.
         progress: show a progress bar of the slices of each volume.
+        ids: values that replace ids of the translation bundle. None keeps the bundle's value.
 
     Raises:
         BundleError: a bundle is not intact, or not usable in this task, see `Task.choose_bundles`.
@@ -73,7 +74,7 @@ def load_models(task: Task, progress: bool = False) -> Models:
     overlays = [settings.modality] if settings.modality else []
     if settings.fast:
         sampling["detail_radius"] = 0
-    translation = _open(chosen.translation, overlays=overlays, **common, **sampling, progress=progress)
+    translation = _open(chosen.translation, overlays=overlays, **common, **sampling, **ids, progress=progress)
     return Models(segmentation, translation, chosen.target, chosen.finds_brain)
 
 

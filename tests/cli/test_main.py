@@ -104,14 +104,26 @@ def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
 def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert all(bundle["intact"] for bundle in facts["bundles"].values()) and len(facts["bundles"]) == 2
+    composite = facts["bundles"].pop("any_contrast_brain_segmentation")
+    assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation"]
+    assert all(facts["bundles"][name]["intact"] for name in composite["runs"]) and len(facts["bundles"]) == 2
 
 
 def test_info_reports_missing_weights(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_bundles / "t1_brain_segmentation" / "models" / "model.pt").unlink()
     assert main(["info", "--json"]) == 0
     bundles = json.loads(capsys.readouterr().out)["bundles"]
-    assert [bundles[name]["intact"] for name in sorted(bundles)] == [False, True]
+    assert not bundles["t1_brain_segmentation"]["intact"] and bundles["t1_lmi_translation"]["intact"]
+
+
+def test_a_composite_bundle_is_refused_where_it_has_no_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume, composite = save(tmp_path / "good.nii.gz", ramp(16, 16, 16)), "any_contrast_brain_segmentation"
+    assert main(["segment", str(volume), "--bundle", composite, "-o", str(tmp_path / "out")]) == 2
+    assert f"{composite}: runs other bundles" in capsys.readouterr().err
+    assert main(["train", composite]) == 2
+    assert f"{composite}: cannot be trained. Train one of t1_brain_segm" in capsys.readouterr().err
 
 
 def test_a_modality_is_refused_without_translation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
