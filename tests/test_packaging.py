@@ -120,6 +120,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(REPOSITORY / "midiff_monai", tree / "midiff_monai", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (
         "transforms/flair.yaml",
+        "presets/ixi-pd.yaml",
         "bundles/made_up/configs/metadata.json",
         "bundles/made_up/models/model.pt",
         "bundles/made_up/models/checkpoint_epoch=3.pt",
@@ -142,6 +143,7 @@ class TestWheel:
         carried = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
         assert carried == {
             "transforms/flair.yaml",
+            "presets/ixi-pd.yaml",
             "bundles/made_up/configs/metadata.json",
             "bundles/made_up/models/model.pt",
         }

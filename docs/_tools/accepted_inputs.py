@@ -28,6 +28,8 @@ This page is generated. A small file of each kind is written and read, and the t
 message, `FILE` stands for the path. A refused input ends a single run with exit code 2 before anything is computed.
 In a batch it is recorded as failed, and the other volumes are processed. Warnings stand in the report, in
 `batch_report.csv` and on the page of a study. An excluded series is no failure; `batch_report.csv` gives the reason.
+
+Pictures of single slices are read by bundles that were [made for them](../how-to/slices.md).
 """
 
 

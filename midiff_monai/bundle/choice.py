@@ -24,6 +24,7 @@ class BundleChoice:
         target: the modality that the translation makes.
         segments: the modality that the segmenter segments.
         finds_brain: the translation makes T1w of brains. In a whole head the brain is translated once more, alone.
+        image_size: pixels of the slices that the translation takes, columns and rows. None if it takes volumes.
     """
 
     translation: Path
@@ -31,6 +32,7 @@ class BundleChoice:
     target: str
     segments: str
     finds_brain: bool
+    image_size: tuple[int, int] | None = None
 
     def check_agreement(self) -> None:
         """Check that the segmenter segments what the translation makes.
@@ -42,6 +44,16 @@ class BundleChoice:
             fault = f"makes {self.target}, but {self.segmentation.name} segments {self.segments}"
             hint = f"Only translate, or name a segmenter of {self.target} with a second --bundle"
             raise BundleError(self.translation, fault, hint)
+
+    def check_volumes(self) -> None:
+        """Check that the translation takes volumes.
+
+        Raises:
+            BundleError: it takes slices.
+        """
+        if self.image_size:
+            fault = "translates slices, which are neither segmented nor processed in batches"
+            raise BundleError(self.translation, fault, "Use `midiff translate`")
 
     def check_use(self, translates: bool, segments: bool) -> None:
         """Check that every bundle of the user is used in a run that translates, segments or both.
@@ -78,8 +90,9 @@ def choose_bundles(names: Sequence[str]) -> BundleChoice:
     translation = roots.get("target", bundle_root(TRANSLATION))
     segmentation = roots.get("segments", bundle_root(SEGMENTATION))
     facts, segments = read_metadata(translation), read_metadata(segmentation)["segments"]
-    finds_brain = (facts["target"], facts.get("anatomy")) == ("T1w", "brain")
-    return BundleChoice(translation, segmentation, facts["target"], segments, finds_brain)
+    size = tuple(facts["image_size"]) if "image_size" in facts else None
+    finds_brain = (facts["target"], facts.get("anatomy"), size) == ("T1w", "brain", None)
+    return BundleChoice(translation, segmentation, facts["target"], segments, finds_brain, size)
 
 
 def _kind(root: Path) -> str:

@@ -16,14 +16,15 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.volumes import check_intensity_range, read_volume, reading_warnings
+from midiff_monai.io.slices import is_slice, read_image
+from midiff_monai.io.volumes import check_intensity_range, reading_warnings
 from midiff_monai.transforms.meta import as_plain_tensor, file_of
 
 _logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
-    """Load volumes with `io.volumes.read_volume`: the same formats, checks and header rules as in the command.
+    """Load volumes or slices with `io.slices.read_image`: the same formats, checks and header rules as in the command.
 
     MONAI's `LoadImaged` takes the affine of a NIfTI header that contradicts itself as it is, and needs another package
     for NRRD and MetaImage.
@@ -45,8 +46,9 @@ class LoadVolumed(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             path = Path(result[key])
-            image = read_volume(path)
-            for warning in reading_warnings(image) if path not in self._seen else ():
+            image = read_image(path)
+            silent = is_slice(image) or path in self._seen  # slices are many, and have no header
+            for warning in [] if silent else reading_warnings(image):
                 _logger.warning("%s: %s", path, warning)
             self._seen.add(path)
             meta = {"original_affine": image.affine, "spatial_shape": np.asarray(image.shape)}
@@ -94,7 +96,7 @@ class InputVolumes:
         transforms: Sequence[Callable[[Any], Any]] | None = None,
     ) -> None:
         self.datalist, self.folder = list(datalist), Path(folder)
-        self._transforms = transforms or [lambda entry: read_volume(entry["image"])]
+        self._transforms = transforms or [lambda entry: read_image(entry["image"])]
         self._errors: list[InputError] = []
 
     @cached_property

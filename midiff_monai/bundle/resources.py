@@ -27,6 +27,11 @@ def available_overlays() -> list[str]:
     return sorted(overlay.stem for overlay in _folder("transforms").glob("*.yaml"))
 
 
+def available_presets() -> list[str]:
+    """List the names of the presets of data sets, sorted: the file names in `presets/` without `.yaml`."""
+    return sorted(preset.stem for preset in _folder("presets").glob("*.yaml"))
+
+
 def bundle_root(name: str | Path) -> Path:
     """Find the folder of a bundle, which holds `configs/` and `models/`.
 
@@ -72,6 +77,11 @@ def overlay_path(name: str) -> Path:
     if name not in available_overlays():
         raise BundleError(path, "does not exist", f"Available are: {', '.join(available_overlays()) or 'none'}")
     return path
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of one of `available_presets`."""
+    return _folder("presets") / f"{name}.yaml"
 
 
 @dataclass(frozen=True)

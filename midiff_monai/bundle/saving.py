@@ -12,12 +12,12 @@ from monai.transforms import MapTransform
 from midiff_monai.errors import InputError
 from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, in_range, output_paths
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.io.volumes import read_volume, write_like
+from midiff_monai.io.slices import read_image, stored_range, write_image
 from midiff_monai.transforms.meta import as_plain_tensor
 
 
 class SaveWithSourceHeaderd(MapTransform):
-    """Write each channel of an image as a volume with the sform, qform and units of the source file.
+    """Write each channel of an image as a volume with the sform, qform and units of the source file, or as a slice.
 
     MONAI's `SaveImaged` writes a new header without units and without the codes of sform and qform.
 
@@ -48,12 +48,12 @@ class SaveWithSourceHeaderd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(dict(data)):
             file = Path(data[key].meta["filename_or_obj"])
-            source, paths = read_volume(file), output_paths(file, self.output_dir, self.target)
+            source, paths = read_image(file), output_paths(file, self.output_dir, self.target)
             if (first := self._of.setdefault(paths, file)) != file:
                 raise InputError(file, f"would write the same files as {first}", "Rename one")
             self.output_dir.mkdir(parents=True, exist_ok=True)
             for role, channel in zip(self.roles, as_plain_tensor(data[key]).cpu().numpy(), strict=False):
-                values = in_range(channel, role, self.value_range)
+                values = in_range(channel, role, stored_range(source, self.value_range))
                 with atomic_write(getattr(paths, role)) as temporary:
-                    write_like(values, source, temporary, values.dtype)
+                    write_image(values, source, temporary, values.dtype)
         return dict(data)

@@ -71,11 +71,18 @@ def _bar(arguments: argparse.Namespace, **options: Any) -> Any:
 def _batch(arguments: argparse.Namespace) -> int:
     from midiff_monai.io.inputs import find_jobs
 
-    preset, target = read_preset(arguments.modality), task_from(arguments).choose_bundles().target
+    preset, target = read_preset(arguments.modality), _target_of_volumes(arguments)
     code = _run_batch(find_jobs(arguments.inputs, arguments.output, preset.dicom_modality, target), arguments)
     if code != ExitCode.INTERRUPTED:
         _summarize(arguments)
     return code
+
+
+def _target_of_volumes(arguments: argparse.Namespace) -> str:
+    """The target modality of a command for volumes alone."""
+    chosen = task_from(arguments).choose_bundles()
+    chosen.check_volumes()
+    return chosen.target
 
 
 def _bids(arguments: argparse.Namespace) -> int:
@@ -88,7 +95,7 @@ def _bids(arguments: argparse.Namespace) -> int:
     if not arguments.skip_bids_validation:
         bids.check_dataset(arguments.dataset)
     labels = arguments.participant_label, arguments.session_label
-    target = task_from(arguments).choose_bundles().target
+    target = _target_of_volumes(arguments)
     jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target)
     if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
         _logger.warning("no such scan of %s", ", ".join(without))
@@ -143,15 +150,23 @@ def _summarize(arguments: argparse.Namespace) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from midiff_monai.bundle.own import TargetPlan, make_bundle
+    from midiff_monai.bundle.choice import choose_bundles
+    from midiff_monai.bundle.own import make_bundle
+    from midiff_monai.bundle.presets import preset_pattern, preset_plan
+    from midiff_monai.bundle.target_plan import TargetPlan
 
-    spacing = arguments.spacing * 3 if len(arguments.spacing) == 1 else arguments.spacing
-    if len(spacing) != 3:
-        raise InputError("--spacing", f"has {len(spacing)} numbers", "Give one, or one for each axis")
-    window = tuple(arguments.window) if arguments.window else None
-    plan = TargetPlan(arguments.target, arguments.anatomy, tuple(spacing), arguments.slices, window)
-    count = make_bundle(arguments.folder, arguments.data, plan, _bar(arguments, unit="volume"))
-    print(f"{arguments.folder}: {count} volumes of {plan.target}. Next: midiff train {arguments.folder}")
+    given = {name: getattr(arguments, name) for name in ("target", "anatomy", "spacing", "slices", "window")}
+    given = {name: value for name, value in given.items() if value is not None}
+    data = arguments.data
+    if arguments.preset:
+        plan, data = preset_plan(arguments.preset, **given), preset_pattern(arguments.preset, data)
+    elif arguments.target is None:
+        raise InputError("--target", "is missing", "Name the target modality, or choose a --preset")
+    else:
+        plan = TargetPlan(**given)
+    count = make_bundle(arguments.folder, data, plan, _bar(arguments, unit="volume"))
+    kind = "slices" if choose_bundles([str(arguments.folder)]).image_size else "volumes"
+    print(f"{arguments.folder}: {count} {kind} of {plan.target}. Next: midiff train {arguments.folder}")
     return ExitCode.OK
 
 

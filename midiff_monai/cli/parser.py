@@ -11,6 +11,7 @@ from typing import Any
 from midiff_monai.bundle.resources import (
     available_bundles,
     available_overlays,
+    available_presets,
     bundle_root,
     read_metadata,
     trainable_bundles,
@@ -34,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of midiff and of its bundles")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_segment(commands)
-    _add_volume_options(_add(commands, "translate", "make a synthetic T1w, or another target, of each volume"))
+    translate = _add(commands, "translate", "make a synthetic T1w, or another target, of each volume")
+    _add_volume_options(translate, "; .png, .jpg, .tif or their folder, with a bundle for slices")
     _add_batch(commands)
     _add_bids(commands)
     _add_init(commands)
@@ -124,15 +126,24 @@ def _both(option: str) -> tuple[str, str]:
 def _add_init(commands: Any) -> None:
     init = _add(commands, "init", "make a bundle of your own for another target modality, trained without labels")
     init.add_argument("folder", type=Path, metavar="NAME", help="folder of the new bundle")
-    init.add_argument("--target", required=True, metavar="NAME", help="target modality, such as FLAIR: letters, digits")
-    init.add_argument("--data", required=True, metavar="DATA", help="its volumes: folder, pattern, or .csv/.tsv")
-    init.add_argument("--anatomy", default="brain", choices=["brain", "any"], help="(default: %(default)s)")
+    init.add_argument("--target", metavar="NAME", help="target modality, such as FLAIR: letters, digits")
     init.add_argument(
-        "--spacing", type=float, nargs="+", default=[2.0], metavar="MM", help="voxel size, 1 or 3 numbers (default: 2)"
+        "--data", required=True, metavar="DATA", help="its volumes, or slices: folder, pattern, or .csv/.tsv"
     )
     init.add_argument(
-        "--slices", default="axial", choices=["axial", "coronal", "sagittal"], help="(default: %(default)s)"
+        "--preset",
+        choices=available_presets(),
+        help="target, file names and the options below for a public data set, whose folder --data names",
     )
+    init.add_argument("--anatomy", choices=["brain", "any"], help="(default: brain)")
+    init.add_argument(
+        "--spacing",
+        type=float,
+        nargs="+",
+        metavar="SIDE",
+        help="voxel size: in mm, 1 or 3 numbers (default: 2); of slices in pixels, 1 or 2 numbers (default: 1)",
+    )
+    init.add_argument("--slices", choices=["axial", "coronal", "sagittal"], help="how volumes are cut (default: axial)")
     init.add_argument(
         "--window",
         type=float,
@@ -158,10 +169,9 @@ def _add_demo(commands: Any) -> None:
     )
 
 
-def _add_volume_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM"
-    )
+def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> None:
+    volumes = "volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM"
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{volumes}{more}")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
     _add_settings(command)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.files import content_fault, is_dicom, lost_images
 from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, named_outputs, output_paths, report_beside
-from midiff_monai.io.paths import VOLUME_SUFFIXES, files_below, volume_files
+from midiff_monai.io.paths import SLICE_SUFFIXES, VOLUME_SUFFIXES, files_below, is_slice_name, volume_files
 from midiff_monai.io.placeholders import missing_file_error
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def find_jobs(
     output: str | Path,
     modality: str | None = None,
     target: str = DEFAULT_TARGET,
+    slices: bool = False,
 ) -> list[Job]:
     """Find the volumes of a run.
 
@@ -81,6 +82,7 @@ def find_jobs(
         output: Folder for the results. It is skipped if it lies inside a searched folder.
         modality: DICOM modality of the series to take among DICOM series. Any value but "CT" takes the MR series.
         target: the modality that the volumes are translated to, a part of the names of the results.
+        slices: look for slices, which are files of `SLICE_SUFFIXES`, instead of volumes and DICOM series.
 
     Returns:
         The volumes, followed by the excluded DICOM series. `Job.exclusion_reason` says why a series is excluded: it is
@@ -90,26 +92,26 @@ def find_jobs(
         InputError: No volume is found, a folder cannot be read, a table lacks the column `input`, a file has an unknown
             suffix, or two volumes would write the same files.
     """
-    output = Path(output)
     items = [items] if isinstance(items, str | Path) else items
-    modality = "CT" if modality == "CT" else "MR"
-    jobs = [job for item in items for job in _expand(item, output, modality, target)]
+    search = _Search(Path(output), "CT" if modality == "CT" else "MR", target, slices)
+    jobs = [job for item in items for job in _expand(item, search)]
     return without_duplicates(jobs, hint="Rename one, or give a table with a column `output`")
 
 
 def find_volumes(item: str | Path) -> list[Path]:
-    """Find the volumes to train on.
+    """Find the volumes to train on, or the slices where there are no volumes.
 
     Args:
         item: a folder, a pattern or a table, as for `find_jobs`; results of midiff are skipped.
 
     Returns:
-        The files, sorted, or in the order of the table.
+        The files, sorted, or in the order of the table. All of them are volumes, or all of them are slices.
 
     Raises:
-        InputError: no volume is found, or a DICOM series.
+        InputError: neither volumes nor slices are found, or a DICOM series.
     """
-    jobs = list(_expand(item, Path(os.devnull), "MR", DEFAULT_TARGET))
+    search = _Search(Path(os.devnull))
+    jobs = list(_expand(item, replace(search, slices=_holds_slices_alone(item, search))))
     for job in jobs:
         if job.series is not None:
             raise InputError(job.source, "is a DICOM series", "Convert it to NIfTI first, for example with dcm2niix")
@@ -130,25 +132,59 @@ def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
     return [*by_report.values(), *(job for job in jobs if job.exclusion_reason)]
 
 
-def _expand(item: str | Path, output: Path, modality: str, target: str) -> Iterator[Job]:
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for: the arguments of `find_jobs`."""
+
+    output: Path
+    modality: str = "MR"
+    target: str = DEFAULT_TARGET
+    slices: bool = False
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that are looked for."""
+        return SLICE_SUFFIXES if self.slices else VOLUME_SUFFIXES
+
+    def select(self, paths: Sequence[Path]) -> list[Path]:
+        """The sorted paths of the files that are looked for, without hidden files, results and the .img of a pair."""
+        volumes = [path for path in paths if path.name.lower().endswith(self.suffixes) and path.name[0] != "."]
+        headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
+        halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
+        return sorted(path for path in set(volumes) - halves if not report_beside(path))
+
+
+def _holds_slices_alone(item: str | Path, search: _Search) -> bool:
+    """Whether an input argument stands for slices, and for no volume."""
+    path = Path(item)
+    if path.is_dir():
+        files = files_below(path, excluding=search.output)
+    elif path.suffix.lower() in TABLE_SUFFIXES:
+        files = [source for source, _ in _read_table(path, search.output)]
+    else:
+        files = [path] if path.exists() else [Path(match) for match in glob.glob(str(item), recursive=True)]
+    return not search.select(files) and bool(replace(search, slices=True).select(files))
+
+
+def _expand(item: str | Path, search: _Search) -> Iterator[Job]:
     """Yield the jobs of one input argument."""
     path = Path(item)
     if item == "":
         raise InputError("''", "is an empty input", "Check the variable or the pattern that it came from")
     if path.is_dir():
-        yield from _jobs_in_folder(path, output, modality, target)
+        yield from _slices_in_folder(path, search) if search.slices else _jobs_in_folder(path, search)
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        yield from (_file_job(source, folder, target) for source, folder in _read_table(path, output))
+        yield from (_file_job(source, folder, search) for source, folder in _read_table(path, search.output))
     elif not path.exists() and glob.has_magic(str(item)):
-        yield from (_file_job(volume, output, target) for volume in _glob_volumes(str(item), output))
+        yield from (_file_job(volume, search.output, search) for volume in _glob_volumes(str(item), search))
     else:
         _check_named_file(path)
-        yield _file_job(path, output, target)
+        yield _file_job(path, search.output, search)
 
 
 def _check_named_file(path: Path) -> None:
     """Check a file without the suffix of a volume. A missing volume is reported when it is read."""
-    if path.name.lower().endswith(VOLUME_SUFFIXES):
+    if path.name.lower().endswith(VOLUME_SUFFIXES + SLICE_SUFFIXES):
         return
     if not path.exists():
         raise missing_file_error(path)
@@ -156,24 +192,41 @@ def _check_named_file(path: Path) -> None:
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
-def _file_job(source: Path, folder: Path, target: str) -> Job:
-    return Job(source, output_paths(source, folder, target))
+def _file_job(source: Path, folder: Path, search: _Search) -> Job:
+    paths = output_paths(source, folder, search.target)
+    if is_slice_name(source) != search.slices:
+        given, wanted = ("a volume", "slices") if search.slices else ("a single slice", "volumes")
+        fault = f"is {given}, and this bundle translates {wanted}"
+        raise InputError(source, fault, f"Give {' '.join(search.suffixes)}, or another --bundle")
+    return Job(source, paths)
 
 
-def _jobs_in_folder(folder: Path, output: Path, modality: str, target: str) -> list[Job]:
+def _slices_in_folder(folder: Path, search: _Search) -> Iterator[Job]:
+    if folder.resolve() == search.output.resolve():
+        raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
+    slices = search.select(files_below(folder, excluding=search.output))
+    if not slices:
+        hint = f"This bundle translates {' '.join(SLICE_SUFFIXES)}: name their folder"
+        raise InputError(folder, "holds no slice (results of midiff do not count)", hint)
+    for path in slices:
+        yield _file_job(path, search.output / path.parent.relative_to(folder), search)
+
+
+def _jobs_in_folder(folder: Path, search: _Search) -> list[Job]:
+    output = search.output
     if folder.resolve() == output.resolve():
         raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, excluding=output)
-    volumes = _select_volumes(files)
+    volumes = search.select(files)
     # A folder with volumes holds DICOM images that were converted already.
     with_volumes = {volume.parent for volume in volumes}
     others = [file for file in files if file.parent not in with_volumes and file.name[0] != "."]
     images = [file for file in others if is_dicom(file)]
     others = sorted(set(others) - set(images))
     found = _find_dicom_series(images, lost_images(others, images)) if images else []
-    series = [_excluding_other_modality(each, modality) for each in found]
-    jobs = [_file_job(volume, output / volume.parent.relative_to(folder), target) for volume in volumes]
-    jobs += [_series_job(each, output / each.folder.relative_to(folder), target) for each in series]
+    series = [_excluding_other_modality(each, search.modality) for each in found]
+    jobs = [_file_job(volume, output / volume.parent.relative_to(folder), search) for volume in volumes]
+    jobs += [_series_job(each, output / each.folder.relative_to(folder), search.target) for each in series]
     if all(job.exclusion_reason for job in jobs):
         raise _no_volume_error(folder, output, series, others)
     return jobs
@@ -212,24 +265,17 @@ def _find_dicom_series(images: list[Path], absent: Mapping[Path, str]) -> list[D
     return find_series(images, absent)
 
 
-def _glob_volumes(pattern: str, output: Path) -> list[Path]:
+def _glob_volumes(pattern: str, search: _Search) -> list[Path]:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)).resolve()
-    own = output.resolve()
+    own = search.output.resolve()
     if fixed in own.parents:  # the output folder lies inside the searched folder
         matches = [path for path in matches if own not in path.resolve().parents]
-    if volumes := _select_volumes(matches):
+    if volumes := search.select(matches):
         return volumes
-    hint = f"Volumes end in {' '.join(VOLUME_SUFFIXES)}"
-    raise InputError(pattern, "matches no volume (results of midiff do not count)", hint)
-
-
-def _select_volumes(paths: list[Path]) -> list[Path]:
-    """Return the sorted paths with the suffix of a volume, without hidden files, results and the .img of a pair."""
-    volumes = [path for path in paths if path.name.lower().endswith(VOLUME_SUFFIXES) and path.name[0] != "."]
-    headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
-    halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
-    return sorted(path for path in set(volumes) - halves if not report_beside(path))
+    kind, kinds = ("slice", "Slices") if search.slices else ("volume", "Volumes")
+    hint = f"{kinds} end in {' '.join(search.suffixes)}"
+    raise InputError(pattern, f"matches no {kind} (results of midiff do not count)", hint)
 
 
 def _read_table(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:

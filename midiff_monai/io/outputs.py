@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from midiff_monai.io.paths import volume_stem
+from midiff_monai.io.paths import SLICE_SUFFIXES, is_slice_name, volume_stem
 
 Stage = Literal["translation", "segmentation", "check", "record"]
 
@@ -29,6 +29,9 @@ class Output:
     bids: str
     stage: Stage
 
+
+VOLUME_SUFFIX = ".nii.gz"
+"""Format of the results of a volume."""
 
 DEFAULT_TARGET = "T1w"
 """The target modality of the shipped translation."""
@@ -83,17 +86,26 @@ def roles_of(*stages: Stage) -> list[str]:
 
 
 def output_paths(input: str | Path, out_dir: str | Path, target: str = DEFAULT_TARGET) -> OutputPaths:
-    """Name the output files of an input volume that is translated to `target`. Nothing is created.
+    """Name the output files of an input that is translated to `target`. Nothing is created.
+
+    The results of a slice have the format of the slice.
 
     Raises:
-        InputError: the input's suffix is not that of a volume.
+        InputError: the input's suffix is that of neither a volume nor a slice.
     """
-    return named_outputs(volume_stem(input), out_dir, target)
+    suffix = Path(input).suffix if is_slice_name(input) else VOLUME_SUFFIX
+    return named_outputs(volume_stem(input), out_dir, target, suffix)
 
 
-def named_outputs(stem: str, out_dir: str | Path, target: str = DEFAULT_TARGET) -> OutputPaths:
-    """Name the output files of an input whose file name without suffix is `stem`."""
-    return _paths(lambda output: Path(out_dir) / f"{stem}{output.suffix.format(target=target)}")
+def named_outputs(
+    stem: str, out_dir: str | Path, target: str = DEFAULT_TARGET, suffix: str = VOLUME_SUFFIX
+) -> OutputPaths:
+    """Name the output files of an input whose file name without suffix is `stem`; its results end in `suffix`."""
+
+    def name(output: Output) -> Path:
+        return Path(out_dir) / f"{stem}{output.suffix.format(target=target)}".replace(VOLUME_SUFFIX, suffix)
+
+    return _paths(name)
 
 
 def bids_outputs(entities: str, folder: Path, suffix: str = "", target: str = DEFAULT_TARGET) -> OutputPaths:
@@ -124,7 +136,7 @@ def in_range(image: Any, role: str, value_range: Sequence[float]) -> Any:
 
 
 def report_beside(volume: Path) -> Path | None:
-    """The run manifest that lies beside a volume if midiff wrote that volume, else None.
+    """The run manifest that lies beside a volume or a picture if midiff wrote that file, else None.
 
     The name alone does not tell: a user's scan may be called X_dseg.nii.gz. The manifest beside it does.
     """
@@ -134,10 +146,10 @@ def report_beside(volume: Path) -> Path | None:
 
 
 def _result_patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Patterns of the names of output volumes, and the name of the manifest that belongs to each."""
+    """Patterns of the names of output images, and the name of the manifest that belongs to each."""
     report = next(output for output in OUTPUTS if output.role == "report")
     patterns = []
-    for output in (output for output in OUTPUTS if output.suffix.endswith(".nii.gz")):
+    for output in (output for output in OUTPUTS if output.suffix.endswith((VOLUME_SUFFIX, *SLICE_SUFFIXES))):
         patterns.append((_pattern(output.suffix), rf"\1{report.suffix}"))
         patterns.append((_pattern(output.bids), r"\1" + report.bids.replace("{scan}", r"\2")))
     return patterns
@@ -146,7 +158,8 @@ def _result_patterns() -> list[tuple[re.Pattern[str], str]]:
 def _pattern(ending: str) -> re.Pattern[str]:
     """Pattern of the file names with an ending of `OUTPUTS`. Its groups: what comes before, and the scan's suffix."""
     escaped = re.escape(ending).replace(r"\{target\}", TARGET.pattern).replace(r"\{scan\}", "([0-9A-Za-z]*)")
-    return re.compile(f"(.+){escaped}")
+    suffixes = "|".join(map(re.escape, (VOLUME_SUFFIX, *SLICE_SUFFIXES)))
+    return re.compile(f"(.+){escaped.replace(re.escape(VOLUME_SUFFIX), f'(?i:{suffixes})')}")
 
 
 _RESULTS = _result_patterns()

@@ -35,6 +35,14 @@ CONTRAST = re.compile(r"(?:.*[_.-])?(T1w?|T2w?|T2star|PDw?|FLAIR|SWI|CT|PETw?|in
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
 
+SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Formats of single slices. A bundle translates either volumes or slices."""
+
+
+def is_slice_name(path: str | Path) -> bool:
+    """Return whether a file has the suffix of a slice, in upper or lower case."""
+    return str(path).lower().endswith(SLICE_SUFFIXES)
+
 
 def volume_stem(path: str | Path) -> str:
     """Return the file name without folder and suffix. `.nii.gz` counts as one suffix.
@@ -43,10 +51,10 @@ def volume_stem(path: str | Path) -> str:
     'sub-01_PDw'
 
     Raises:
-        InputError: The suffix is not one of `VOLUME_SUFFIXES` (in upper or lower case).
+        InputError: The suffix is not one of `VOLUME_SUFFIXES` or `SLICE_SUFFIXES` (in upper or lower case).
     """
     name = Path(path).name
-    for suffix in VOLUME_SUFFIXES:
+    for suffix in VOLUME_SUFFIXES + SLICE_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     raise InputError(path, "does not have the suffix of a volume", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")

@@ -89,7 +89,7 @@ def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     affine, warnings = choose_affine(image)
     _check_grid(path, affine, image.shape)
     data = _read_data(path, image).reshape(image.shape[:3])
-    _check_intensities(path, data)
+    check_intensities(path, data)
     volume = _as_nifti1(data, affine, image)
     volume.extra.update(image.extra)
     volume.extra[READING_WARNINGS] = [*image.extra.get(READING_WARNINGS, ()), *warnings]
@@ -252,7 +252,7 @@ def _check_grid(path: Path, affine: NDArray[np.float64], shape: Sequence[int]) -
 
 def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # an overflow becomes infinite, which `_check_intensities` reports
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which `check_intensities` reports
             # A copy: a memory map would change with the file.
             return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (EOFError, OSError, ValueError, OverflowError) as error:
@@ -260,7 +260,8 @@ def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
         raise InputError(path, fault, "Copy or export it again") from error
 
 
-def _check_intensities(path: Path, data: NDArray[np.float32]) -> None:
+def check_intensities(path: Path, data: NDArray[np.float32]) -> None:
+    """Raise InputError for voxels that are not finite, all the same, or nowhere positive."""
     if not_finite := int(data.size - np.isfinite(data).sum()):
         raise InputError(path, f"has {not_finite} voxels that are NaN or infinite", "Replace them, for example by 0")
     if data.min() == data.max():

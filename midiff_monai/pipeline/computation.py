@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
+from midiff_monai.io.slices import is_slice, stored_range
 from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import STRUCTURES, structure_volumes, with_totals
 from midiff_monai.pipeline.models import Models
@@ -37,7 +38,7 @@ class Computation:
         source: the volume as read.
         report: the run manifest. It collects the warnings and flags.
         synthetic: (X, Y, Z) synthetic volume, in [0, 1] unless its bundle has another `output_range`; white matter of
-            a T1w is at about 0.7. None if nothing was translated.
+            a T1w is at about 0.7. A slice has the range of its file. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
         target: modality of the synthetic volume.
@@ -111,11 +112,12 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
             volume.segmentation = labels.numpy()
         if not volume.segmentation.any():
             report.warnings.append("No structure was found: look at the picture and check the input.")
-    with report.timed("check"):
-        report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]
-        report.warnings += [flag["text"] for flag in report.flags]
+    if not is_slice(source):
+        with report.timed("check"):
+            report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]
+            report.warnings += [flag["text"] for flag in report.flags]
     if models.translation:
-        _scale(volume, models.translation.setting("output_range"))
+        _scale(volume, stored_range(source, models.translation.setting("output_range")))
 
 
 def _scale(volume: Computation, value_range: Sequence[float]) -> None:

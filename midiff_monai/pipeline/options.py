@@ -121,10 +121,11 @@ class Task:
 
         Raises:
             BundleError: a bundle does not exist, does the same as another one, has no effect in this mode, or the
-                segmenter does not segment what the translation makes.
+                segmenter does not segment what the translation makes, as with slices.
         """
         chosen = choose_bundles(self.settings.bundles)
         if self.mode is Mode.SEGMENT:
+            chosen.check_volumes()
             chosen.check_agreement()
         chosen.check_use(self.mode.translates, self.mode.segments)
         return chosen

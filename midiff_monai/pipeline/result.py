@@ -21,6 +21,7 @@ from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import read_earlier_manifest, remove_failure_record
 from midiff_monai.io.outputs import OutputPaths, roles_of
 from midiff_monai.io.paths import atomic_write
+from midiff_monai.io.slices import is_slice, write_image
 from midiff_monai.io.volumes import write_like
 from midiff_monai.labels import write_label_table
 from midiff_monai.pipeline.computation import Computation
@@ -102,10 +103,10 @@ class Result(Computation):
             writers["volumes"] = self._write_volumes
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
-        return writers | {"qc_image": self._draw}
+        return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
-        write_like(image, self.source, path, np.float32)
+        write_image(image, self.source, path)
 
     def _write_labels(self, segmentation: np.ndarray, path: Path) -> None:
         write_like(segmentation, self.source, path, np.int16)

@@ -19,10 +19,10 @@ from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
+from midiff_monai.io.slices import check_image_size, read_image
 from midiff_monai.io.volumes import (
     check_file,
     check_intensity_range,
-    read_volume,
     with_voxels,
 )
 from midiff_monai.pipeline.computation import compute
@@ -100,11 +100,13 @@ def run(
 ) -> Iterator[Result]:
     """Process volumes one by one. Every input is read and every output path is checked before the first is computed."""
     check_settings(task)
-    preset, target = read_preset(task.settings.modality), task.choose_bundles().target
-    jobs = _included(find_jobs(inputs, output, preset.dicom_modality, target))
-    wanted = [getattr(job.paths, role) for job in jobs for role in [*written_roles(task), "report"]]
+    preset, chosen = read_preset(task.settings.modality), task.choose_bundles()
+    size = chosen.image_size
+    jobs = _included(find_jobs(inputs, output, preset.dicom_modality, chosen.target, slices=size is not None))
+    roles = [role for role in written_roles(task) if not (size and role == "qc_image")] + ["report"]
+    wanted = [getattr(job.paths, role) for job in jobs for role in roles]
     for job in jobs:
-        read(job, task.settings)
+        check_image_size(read(job, task.settings), job.source, size)
     check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
     models = load_models(task, progress)
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
@@ -183,7 +185,7 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     Raises:
         InputError: the volume cannot be used.
     """
-    source = read_volume(job.source) if job.series is None else _read_series(job)
+    source = read_image(job.source) if job.series is None else _read_series(job)
     return prepare_source(source, job.source, settings)
 
 

@@ -24,7 +24,7 @@ class Translated(NamedTuple):
             their standard deviation.
         conformed: (1, X, Y, Z), the synthetic volume on the grid of the network.
         logits: (classes, X, Y, Z), the segmentation logits of `conformed`; None where they are unknown.
-        whole_head: whether the source shows a whole head.
+        whole_head: whether the source shows a whole head; False without a segmenter.
     """
 
     restored: torch.Tensor
@@ -61,7 +61,7 @@ def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models
     translation = models.translation
     assert translation is not None
     conformed = translation.conform(image)
-    whole_head = is_whole_head(conformed)
+    whole_head = models.segmentation is not None and is_whole_head(conformed)
     if models.finds_brain and models.segmentation:
         samples, logits = translate_two_pass(image, conformed, translation, models.segmentation, whole_head)
     else:

@@ -150,9 +150,12 @@ def bounding_slices(positions: torch.Tensor, shape: Sequence[int], margin: float
 
 
 def sample_at(volume: Any, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """Interpolate a volume (C, X, Y, Z) at positions (*size, 3) in voxels: (C, *size), 0 outside the volume."""
+    """Interpolate a volume (C, X, Y, Z) at positions (*size, 3) in voxels: (C, *size), 0 outside the volume.
+
+    A volume of one slice goes on along the normal of the slice.
+    """
     image = torch.as_tensor(volume).as_subclass(torch.Tensor)
     # grid_sample's last axis runs over the volume's axes in reverse order, from -1 to 1
-    grid = (2 * positions / (torch.tensor(image.shape[1:]) - 1.0) - 1).flip(-1)[None]
+    grid = (2 * positions / (torch.tensor(image.shape[1:]) - 1.0).clamp(min=1) - 1).flip(-1)[None]
     sampled = F.grid_sample(image[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
     return sampled[0].to(image.dtype)

@@ -97,7 +97,8 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
 
     The background may be a constant other than 0, an offset of all intensities, dust (values far below those of the
     object), the noise around a skull-stripped brain, or the ripples of an interpolation. A volume whose background is 0
-    is returned as it is, and so are a head with the noise of its air, a CT, and an object with negative intensities.
+    is returned as it is, and so are a head with the noise of its air, a CT, an object with negative intensities, and a
+    single slice, whose shell shows the object.
 
     Args:
         voxels: (X, Y, Z).
@@ -107,6 +108,8 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     Returns:
         (X, Y, Z), the same array if there is nothing to clear.
     """
+    if min(voxels.shape) == 1:
+        return voxels
     if not absolute:
         if np.median(_shell(voxels)) <= MAX_AIR_HU:
             return voxels

@@ -49,7 +49,12 @@ def foreground_percentiles(volume: torch.Tensor, lower: float = 1.0, upper: floa
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill the holes of a mask, as SciPy's `binary_fill_holes`, but by one labelling instead of many dilations."""
+    """Fill the holes of a mask, as SciPy's `binary_fill_holes`, but by one labelling instead of many dilations.
+
+    A volume of one slice is filled as that slice: its holes are not open along the normal.
+    """
+    if mask.ndim == 3 and mask.shape.count(1) == 1:
+        return fill_holes(mask.squeeze()).reshape(mask.shape)
     regions, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     inner = (slice(1, -1),) * mask.ndim
     return (regions != regions.flat[0])[inner]

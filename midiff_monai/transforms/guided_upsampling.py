@@ -133,8 +133,10 @@ def is_finer(source: MetaTensor, conformed: MetaTensor) -> bool:
 def _box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean of (X, Y, Z) in boxes, one axis after the other; voxels outside the volume count as 0."""
     for kernel in torch.eye(3, dtype=torch.int64).tolist():
-        size, padding = ([1 + 2 * radius * axis for axis in kernel], [radius * axis for axis in kernel])
-        values = F.avg_pool3d(values[None, None], size, stride=1, padding=padding)[0, 0]
+        size, padding = [1 + 2 * radius * axis for axis in kernel], [radius * axis for axis in reversed(kernel)]
+        # padded before: `avg_pool3d` refuses axes that are shorter than its kernel, such as the normal of one slice
+        padded = F.pad(values[None, None], [side for side in padding for _ in range(2)])
+        values = F.avg_pool3d(padded, size, stride=1)[0, 0]
     return values
 
 

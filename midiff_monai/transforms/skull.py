@@ -108,7 +108,8 @@ def solid_object(volume: NDArray, smallest: float = 1.0) -> NDArray[np.bool_]:
         volume: (X, Y, Z).
         smallest: least size of a further component that belongs to the object, as a share of the largest one.
     """
-    mask = ndimage.binary_opening(above_air(volume))
+    above = above_air(volume)
+    mask = ndimage.binary_opening(above.squeeze()).reshape(above.shape)  # a single slice has no voxels beside it
     components, count = ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(components.ravel())

@@ -15,8 +15,9 @@ from small_targets import write_targets, write_volume
 
 from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.bundle.choice import TRANSLATION
-from midiff_monai.bundle.own import AXES, TargetPlan, make_bundle
+from midiff_monai.bundle.own import make_bundle
 from midiff_monai.bundle.resources import bundle_root, read_metadata
+from midiff_monai.bundle.target_plan import AXES, TargetPlan
 from midiff_monai.bundle.weights import load_matching_weights, load_weights
 from midiff_monai.errors import BundleError, InputError, MidiffError, OutputError
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_images import distance_to, smooth_pattern
 
-from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
+from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd, sample_at
 
 seeds = st.integers(0, 2**31)
 
@@ -229,3 +229,14 @@ def test_a_cached_volume_gives_a_new_slab_each_time() -> None:
     warp = RandDeformCropd("image", ["bilinear"], (5, 5, 3), MIDDLE)
     dataset = CacheDataset(volumes, Compose([warp]), progress=False)
     assert not torch.allclose(dataset[0]["image"], dataset[0]["image"], atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_single_slice_is_deformed_within_its_plane(seed: int) -> None:
+    """The slice goes on along its normal, so a displacement across it samples the same slice."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((1, 20, 24, 1)).astype(np.float32)
+    positions = rng.uniform(0, 19, (8, 9, 1, 3))
+    sampled = sample_at(torch.from_numpy(image), torch.from_numpy(positions).float())
+    expected = ndimage.map_coordinates(image[0, ..., 0], positions[..., 0, :2].transpose(2, 0, 1), order=1)
+    np.testing.assert_allclose(sampled[0, ..., 0], expected, atol=1e-5)

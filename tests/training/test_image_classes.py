@@ -14,6 +14,7 @@ from hypothesis import given
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from skimage.filters import threshold_multiotsu
+from small_slices import disc
 from synthetic_images import distance_to
 
 from midiff_monai.errors import InputError
@@ -219,3 +220,12 @@ def test_air_in_the_head_may_have_any_intensity_but_air_around_it_not() -> None:
     source = ImageClassContrastRandomizer(**CLEAN)(*slabs)
     core, air = (source[:, :, torch.from_numpy(part)] for part in (DISTANCE < 4, DISTANCE >= 12))
     assert core.mean(dim=(1, 2)).max() > 0.8 and air.max() < 0.15
+
+
+def test_the_object_of_a_single_slice_is_that_of_a_thick_one() -> None:
+    picture = disc(3, (64, 64)).astype(np.float32) / 250
+    noisy = picture + 0.01 * np.random.default_rng(0).random(picture.shape)
+    thick = np.repeat(noisy[..., None], 5, axis=2)
+    single = object_mask(noisy[..., None])
+    np.testing.assert_array_equal(single[..., 0], object_mask(thick)[..., 2])
+    assert single[32, 32] and not single[2, 2], "the dark core is enclosed, the air around is not"

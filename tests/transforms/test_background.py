@@ -106,3 +106,11 @@ def test_a_ct_stays_as_it_is_without_its_modality() -> None:
     """Otherwise it would pass for an MR with padding, and not be refused with the hint to name the modality."""
     volume = np.where(RADII < 45, 35, -1000).astype(np.float32)
     np.testing.assert_array_equal(clear_background(volume, SPACING), volume)
+
+
+def test_a_single_slice_stays_as_it_is() -> None:
+    """All of its voxels lie in the shell of the volume, so a constant object would be taken for padding."""
+    voxels = np.zeros((40, 40, 1), np.float32)
+    voxels[2:-2, 2:-2] = 100
+    voxels[10:20, 10:20] = 200
+    assert clear_background(voxels, (1, 1, 1)) is voxels

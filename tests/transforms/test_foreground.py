@@ -20,7 +20,9 @@ def test_percentiles_are_those_of_the_brain() -> None:
 @given(seed=st.integers(0, 2**31), level=st.floats(-1, 1), shape=st.lists(st.integers(1, 9), min_size=2, max_size=3))
 def test_fill_holes_equals_scipy(seed: int, level: float, shape: list[int]) -> None:
     mask = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 0.6) > level / 2
-    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+    single_slice = mask.ndim == 3 and mask.shape.count(1) == 1  # its holes are not open along the normal
+    expected = ndimage.binary_fill_holes(mask.squeeze() if single_slice else mask)
+    np.testing.assert_array_equal(fill_holes(mask), expected.reshape(mask.shape))
 
 
 @given(seed=st.integers(0, 2**31), radius=st.floats(0.5, 4), spacing=st.tuples(*[st.sampled_from([1.0, 1.5, 2.5])] * 3))

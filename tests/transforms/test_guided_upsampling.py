@@ -131,10 +131,11 @@ def test_edges_become_sharper_and_noise_of_uniform_tissue_is_not_copied(
     assert added < 0.25 * copied
 
 
-def test_the_slope_is_that_of_a_regression_in_boxes() -> None:
+@pytest.mark.parametrize("shape", [(6, 7, 8), (6, 7, 2), (6, 7, 1)])
+def test_the_slope_is_that_of_a_regression_in_boxes(shape: tuple[int, int, int]) -> None:
     """Each box solves the ridge regression of equation 2 of He and Sun over its known voxels, one by one."""
     rng = np.random.default_rng(0)
-    source, image, known = rng.uniform(size=(6, 7, 8)), rng.uniform(size=(6, 7, 8)), rng.uniform(size=(6, 7, 8)) < 0.7
+    source, image, known = rng.uniform(size=shape), rng.uniform(size=shape), rng.uniform(size=shape) < 0.7
     radius, epsilon = 1, 0.01
 
     def box(i: int, j: int, k: int) -> tuple[slice, ...]:
