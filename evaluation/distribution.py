@@ -31,28 +31,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from methods import METHODS, ON_T1, WITHOUT_IMAGE
-from monai.data import MetaTensor
-from numpy.typing import NDArray
 from run import Job, jobs, parse_method
 from table import HASH_LENGTH, Table, weights_columns
-from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
+from midiff_monai.evaluation.distribution import as_image, bottleneck_means, distances, evaluated_slices
 from midiff_monai.evaluation.scores import image_of
 from midiff_monai.guidance.guide import centre_slice
-from midiff_monai.inferers.slicewise import Network, foreground_box, in_batches, pad_to_multiple, stack_slices
+from midiff_monai.inferers.slicewise import Network, in_batches
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline.models import SEGMENTATION
 from midiff_monai.provenance import sha256
-from midiff_monai.transforms.meta import as_plain_tensor
 
 KEY = ("dataset", "contrast", "method")
-
-LEAST_SHARE = 0.2
-"""Smallest brain area of an evaluated slice, as a fraction of the largest area."""
 
 INCEPTION_BATCH = 16
 """Slices per batch. It does not change the features."""
@@ -78,49 +70,10 @@ def of_inception(path: Path, device: torch.device) -> Features:
 
 
 @torch.inference_mode()
-def bottleneck_means(slices: torch.Tensor, segmenter: Bundle) -> torch.Tensor:
-    """Average the segmenter's deepest layer over the foreground of each slice of a volume.
-
-    Args:
-        slices: consecutive slices (N, 2·context + 1, H, W) in [0, 1]. Height and width are multiples that the segmenter
-            supports.
-        segmenter: the segmentation bundle.
-
-    Returns:
-        (N, D), float64, on the CPU.
-    """
-    body = segmenter.setting("network").network.body  # without autocast, because the distances need float32
-    unet = body.network
-    encoder = nn.Sequential(unet.input_block, *unet.downsamples, unet.bottleneck)
-    unshuffled = F.pixel_unshuffle(slices.to(segmenter.setting("device")), body.factor)
-    maps = encoder(unshuffled.permute(1, 2, 3, 0)[None])[0].movedim(-1, 0).double().cpu()
-    shares = F.avg_pool2d((centre_slice(slices) != 0).double(), slices.shape[-1] // maps.shape[-1])
-    return (maps * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3))
-
-
-@torch.inference_mode()
 def inception_features(slices: torch.Tensor, network: Network) -> torch.Tensor:
     """Compute features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
     images = (255 * centre_slice(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
     return in_batches(network, INCEPTION_BATCH)(images, return_features=True).double().cpu()
-
-
-def brain_slices(made: MetaTensor, real: MetaTensor, segmenter: Bundle) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut two images (1, X, Y, Z) on the same grid into the same axial slices, preprocessed for the segmenter.
-
-    Slices are included if the common foreground is large enough, see `LEAST_SHARE`. They are cropped to its box.
-
-    Returns:
-        Slices (N, 2·context + 1, H, W) of each image, in [0, 1].
-    """
-    volumes = [as_plain_tensor(segmenter.conform(image)) for image in (made, real)]
-    multiple, context = segmenter.setting("inferer").runner.multiple, segmenter.setting("context")
-    foreground_mask = (volumes[0] != 0)[0] & (volumes[1] != 0)[0]
-    area = foreground_mask.sum(dim=(0, 1))
-    rows, columns, _ = foreground_box(foreground_mask, multiple)
-    crops = (pad_to_multiple(volume[:, rows, columns], multiple) for volume in volumes)
-    of_made, of_real = (stack_slices(crop[None], context)[area >= LEAST_SHARE * area.max()] for crop in crops)
-    return of_made, of_real
 
 
 def compare(group: list[Job], features: Features, segmenter: Bundle) -> dict[str, Any]:
@@ -135,17 +88,11 @@ def compare(group: list[Job], features: Features, segmenter: Bundle) -> dict[str
             result = parse_method(job.method)(job.volume, Path(folder))
         weights |= result.report.weights
         t1 = read_volume(job.t1)
-        images = as_tensor(image_of(result), t1.affine), as_tensor(np.asarray(t1.dataobj), t1.affine)
-        for collected, slices in zip(features_of, brain_slices(*images, segmenter), strict=True):
+        images = [as_image(voxels, t1.affine) for voxels in (image_of(result), np.asarray(t1.dataobj))]
+        for collected, slices in zip(features_of, evaluated_slices(images, segmenter), strict=True):
             collected.append(features.extract(slices))
     sets = [torch.cat(collected).numpy() for collected in features_of]
-    distances = {"fid": frechet_distance(*sets), "kid": kernel_distance(*sets)}
-    return distances | {"slices": len(sets[0])} | weights_columns(weights)
-
-
-def as_tensor(voxels: NDArray, affine: NDArray) -> MetaTensor:
-    """Turn voxels (X, Y, Z) into an image (1, X, Y, Z), the input of bundles."""
-    return MetaTensor(torch.from_numpy(voxels[None].astype(np.float32)), affine=torch.from_numpy(affine))
+    return distances(*sets) | {"slices": len(sets[0])} | weights_columns(weights)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"io", "transforms"},
     "qc": {"io", "transforms"},
     "pipeline": {"bundle", "inferers", "io", "qc", "transforms"},
-    "evaluation": {"guidance", "inferers", "io", "pipeline"},
+    "evaluation": {"bundle", "guidance", "inferers", "io", "pipeline", "transforms"},
     "cli": {"bundle", "evaluation", "io", "pipeline", "qc"},
 }
 

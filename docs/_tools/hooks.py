@@ -12,6 +12,7 @@ from command_line import command_reference
 from docstrings import missing_docstrings, modules
 from equations import Equations
 from links import rewrite_links
+from migration import migration
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -47,6 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, page, content=(REPOSITORY / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, "reference/command-line.md", content=command_reference()))
     files.append(File.generated(config, "reference/accepted-inputs.md", content=accepted_inputs()))
+    files.append(File.generated(config, "reference/migration.md", content=migration()))
     for room, content in api_pages().items():
         files.append(File.generated(config, f"reference/api/{room}.md", content=content))
     return files

@@ -219,6 +219,20 @@ def _check_labelled_data(folder: Path, validating: int) -> None:
         raise InputError(folder, fault, "Add some, or reserve fewer with --validation_subjects")
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from midiff_monai.evaluation.comparison_report import as_text, run_comparison
+
+    bar = partial(tqdm, disable=None)
+    inputs = arguments.real, arguments.synthetic, arguments.output
+    comparison, paths = run_comparison(*inputs, arguments.pairing, arguments.overwrite, bar)
+    print(as_text(comparison))
+    for path in (paths.summary, paths.pairs, paths.figure, paths.report):
+        print(path)
+    return ExitCode.OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     _logger.info("Loading PyTorch and MONAI; the first start in a new environment takes longer")
     from midiff_monai.cli.demo import run_demo
@@ -245,6 +259,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bids": _bids,
     "init": _init,
     "train": _train,
+    "compare": _compare,
     "demo": _demo,
     "info": _info,
 }

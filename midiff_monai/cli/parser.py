@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bids(commands)
     _add_init(commands)
     _add_train(commands)
+    _add_compare(commands)
     _add_demo(commands)
     info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
     info.add_argument("--bundle", action="append", metavar="PATH", help="describe a bundle of your own as well")
@@ -159,6 +160,25 @@ def _add_train(commands: Any) -> None:
         "bundle", metavar="BUNDLE", help=f"{', '.join(trainable_bundles())}, or the folder of a bundle of your own"
     )
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="values for the configuration: --max_epochs 2")
+
+
+def _add_compare(commands: Any) -> None:
+    compare = _add(
+        commands, "compare", "compare synthetic volumes with real ones: FID, KID, PSNR, SSIM, correlation, MI"
+    )
+    kinds = "folder, pattern, or .csv/.tsv with a column `input`"
+    compare.add_argument("real", metavar="REAL", help=f"real volumes of the target modality: {kinds}")
+    compare.add_argument(
+        "synthetic", metavar="SYNTHETIC", help="synthetic volumes, such as results of midiff: likewise"
+    )
+    compare.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for tables and figure")
+    pairing = compare.add_mutually_exclusive_group()
+    for option, value, text in (
+        ("--paired", "required", "refuse synthetic volumes without a real one of the same name"),
+        ("--unpaired", "none", "compare the sets alone, by FID and KID"),
+    ):
+        pairing.add_argument(option, dest="pairing", action="store_const", const=value, default="by name", help=text)
+    compare.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
 
 def _add_demo(commands: Any) -> None:

@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import PSNRMetric, compute_hausdorff_distance
 from monai.metrics.fid import get_fid_score
 from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import entropy
 
 SSIM_WINDOW = 11
 """Side of the windows of `ssim`, in voxels."""
+
+HISTOGRAM_BINS = 32
+"""Bins of `mutual_information` along either side. More need larger volumes."""
 
 
 def dice(prediction: NDArray, reference: NDArray, labels: Sequence[int]) -> float:
@@ -81,22 +85,57 @@ def correlation(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> 
 
 def psnr(image: NDArray, reference: NDArray, mask: NDArray[np.bool_], data_range: float) -> float:
     """Return the peak signal-to-noise ratio in the mask in dB, with the peak `data_range`; infinite if equal."""
-    squared_error = np.square(np.subtract(image, reference, dtype=float)[mask]).mean()
-    return float(10 * np.log10(data_range**2 / squared_error)) if squared_error else float("inf")
+    inside = (torch.as_tensor(volume[mask].astype(float))[None, None] for volume in (image, reference))
+    return float(PSNRMetric(data_range)(*inside))  # type: ignore[arg-type]
 
 
-def ssim(image: NDArray, reference: NDArray, data_range: float, mask: NDArray[np.bool_] | None = None) -> float:
+def ssim(
+    image: NDArray,
+    reference: NDArray,
+    data_range: float,
+    mask: NDArray[np.bool_] | None = None,
+    axis: int | None = None,
+) -> float:
     """Return the mean structural similarity of two volumes, at most 1 (Wang et al., IEEE TIP 13:600, 2004).
 
-    Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5 voxels. They lie inside the volume, so each
-    side needs at least 11 voxels. Empty background counts as agreement. With a mask, only windows centred in it count.
+    Windows are Gaussian, 11 voxels wide with a standard deviation of 1.5 voxels. They lie inside the volume. A volume
+    with a shorter side has no window, and the similarity is NaN. Empty background counts as agreement. With a mask,
+    only windows centred in it count.
+
+    Args:
+        image: volume (X, Y, Z).
+        reference: volume of the same shape.
+        data_range: range of the intensities.
+        mask: centres of the windows that count.
+        axis: compare the slices across this axis, with flat windows. None takes windows in three dimensions, which need
+            many times as long.
     """
-    first, second = (torch.as_tensor(np.asarray(volume, dtype=np.float32))[None, None] for volume in (image, reference))
-    sides, sigmas = [SSIM_WINDOW] * image.ndim, [1.5] * image.ndim
-    similarity, _ = compute_ssim_and_cs(first, second, image.ndim, sides, sigmas, data_range)
-    centres = (slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)),) * image.ndim
-    counted = similarity[0, 0] if mask is None else similarity[0, 0][torch.as_tensor(mask[centres])]
+    first, second = (_windowed(volume.astype(np.float32), axis)[:, None] for volume in (image, reference))
+    dimensions = first.ndim - 2
+    if min(first.shape[2:]) < SSIM_WINDOW:
+        return float("nan")
+    sides, sigmas = [SSIM_WINDOW] * dimensions, [1.5] * dimensions
+    similarity, _ = compute_ssim_and_cs(first, second, dimensions, sides, sigmas, data_range)
+    centres = (slice(None), *[slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))] * dimensions)
+    counted = similarity[:, 0] if mask is None else similarity[:, 0][_windowed(mask, axis)[centres]]
     return counted.mean().item()
+
+
+def _windowed(volume: NDArray, axis: int | None) -> torch.Tensor:
+    """A volume as a batch of one, or the batch of its slices across an axis."""
+    return torch.as_tensor(volume[None] if axis is None else np.ascontiguousarray(np.moveaxis(volume, axis, 0)))
+
+
+def mutual_information(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> float:
+    """Return the mutual information of the intensities in the mask, in bits, from a joint histogram.
+
+    It needs no alignment of intensities. The histogram has `HISTOGRAM_BINS` bins of equal width along either side,
+    from the 0.5th to the 99.5th percentile. Intensities beyond count in the outermost bins.
+    """
+    first, second = (np.clip(volume[mask], *np.percentile(volume[mask], [0.5, 99.5])) for volume in (image, reference))
+    joint, _, _ = np.histogram2d(first, second, bins=HISTOGRAM_BINS)
+    marginals = joint.sum(axis=0), joint.sum(axis=1)
+    return float(sum(entropy(counts, base=2) for counts in marginals) - entropy(joint.ravel(), base=2))
 
 
 def frechet_distance(features: NDArray, reference: NDArray) -> float:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.dicom.files import content_fault, is_dicom, lost_images
-from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, named_outputs, output_paths, report_beside
+from midiff_monai.io.outputs import (
+    DEFAULT_TARGET,
+    OutputPaths,
+    named_outputs,
+    output_paths,
+    report_beside,
+    role_of_result,
+)
 from midiff_monai.io.paths import SLICE_SUFFIXES, VOLUME_SUFFIXES, files_below, is_slice_name, volume_files
 from midiff_monai.io.placeholders import missing_file_error
 
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+
+NOWHERE = Path(os.devnull)
+"""Stands for the folder of the results where nothing is written."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,29 @@ def find_volumes(item: str | Path) -> list[Path]:
     Raises:
         InputError: neither volumes nor slices are found, or a DICOM series.
     """
-    search = _Search(Path(os.devnull))
+    search = _Search(NOWHERE)
     jobs = list(_expand(item, replace(search, slices=_holds_slices_alone(item, search))))
     for job in jobs:
         if job.series is not None:
             raise InputError(job.source, "is a DICOM series", "Convert it to NIfTI first, for example with dcm2niix")
     return [job.source for job in jobs]
+
+
+def find_synthetic(item: str | Path) -> list[Path]:
+    """Find the synthetic volumes to compare with real ones.
+
+    Args:
+        item: a folder, a pattern or a table, as for `find_jobs`.
+
+    Returns:
+        The synthetic volumes among results of midiff, where there are any, sorted. Else all volumes, as `find_volumes`.
+
+    Raises:
+        InputError: no volume is found, or a DICOM series.
+    """
+    path = Path(item)
+    files = files_below(path, NOWHERE) if path.is_dir() else map(Path, glob.glob(str(item), recursive=True))
+    return sorted(file for file in files if role_of_result(file) == "synthetic") or find_volumes(item)
 
 
 def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
@@ -245,7 +272,8 @@ def _series_job(series: DicomSeries, folder: Path, target: str) -> Job:
 
 
 def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], others: list[Path]) -> InputError:
-    fault = f"holds no volume and no DICOM image (results of midiff and files in {output} do not count)"
+    skipped = "results of midiff" + ("" if output == NOWHERE else f" and files in {output}")
+    fault = f"holds no volume and no DICOM image ({skipped} do not count)"
     if excluded:
         reasons = (f"series {series.name} {series.exclusion_reason}" for series in excluded)
         fault = f"holds no usable volume: {', '.join(reasons)}"

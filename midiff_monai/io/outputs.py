@@ -140,18 +140,29 @@ def report_beside(volume: Path) -> Path | None:
 
     The name alone does not tell: a user's scan may be called X_dseg.nii.gz. The manifest beside it does.
     """
-    matches = ((pattern.fullmatch(volume.name), report) for pattern, report in _RESULTS)
-    candidates = (volume.with_name(match.expand(report)) for match, report in matches if match)
-    return next((report for report in candidates if report.is_file()), None)
+    return next((report for _, report in _possible_results(volume)), None)
 
 
-def _result_patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Patterns of the names of output images, and the name of the manifest that belongs to each."""
+def role_of_result(volume: Path) -> str | None:
+    """The role of a volume that midiff wrote, else None; see `report_beside`."""
+    # X_desc-synthetic_std.nii.gz could also be a synthetic volume of a target "std": the last role that fits counts
+    return next((role for role, _ in reversed(_possible_results(volume))), None)
+
+
+def _possible_results(volume: Path) -> list[tuple[str, Path]]:
+    """The roles that the name of a volume allows, each with its run manifest, if that exists."""
+    matches = ((role, pattern.fullmatch(volume.name), report) for role, pattern, report in _RESULTS)
+    possible = [(role, volume.with_name(match.expand(report))) for role, match, report in matches if match]
+    return [(role, report) for role, report in possible if report.is_file()]
+
+
+def _result_patterns() -> list[tuple[str, re.Pattern[str], str]]:
+    """Roles of output volumes, patterns of their names, and the name of the manifest that belongs to each."""
     report = next(output for output in OUTPUTS if output.role == "report")
     patterns = []
     for output in (output for output in OUTPUTS if output.suffix.endswith((VOLUME_SUFFIX, *SLICE_SUFFIXES))):
-        patterns.append((_pattern(output.suffix), rf"\1{report.suffix}"))
-        patterns.append((_pattern(output.bids), r"\1" + report.bids.replace("{scan}", r"\2")))
+        patterns.append((output.role, _pattern(output.suffix), rf"\1{report.suffix}"))
+        patterns.append((output.role, _pattern(output.bids), r"\1" + report.bids.replace("{scan}", r"\2")))
     return patterns
 
 

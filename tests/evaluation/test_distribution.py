@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from table import installed_weights
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.evaluation.distribution import as_image, bottleneck_means, evaluated_slices
 from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.manifest import RunReport
@@ -113,20 +114,18 @@ class TestFeatures:
         with torch.inference_mode():
             network(slices.permute(1, 2, 3, 0)[None])
         hook.remove()
-        found = distribution.of_segmenter(segmenter).extract(slices)
+        found = bottleneck_means(slices, segmenter)
         columns = (
             seen[0][0].movedim(-1, 0).double().mean(dim=2)
         )  # each column is 16 pixels wide, and half of the last one is background
         torch.testing.assert_close(found, columns @ torch.tensor([0.4, 0.4, 0.2]).double(), rtol=1e-4, atol=1e-5)
 
     def test_contrasts_differ_more_than_noise(self, segmenter: Bundle, phantoms: dict[str, nib.Nifti1Image]) -> None:
-        images = {
-            name: distribution.as_tensor(np.asarray(image.dataobj), image.affine) for name, image in phantoms.items()
-        }
+        images = {name: as_image(np.asarray(image.dataobj), image.affine) for name, image in phantoms.items()}
         distances = {}
         for name in ("other noise", "PD"):
-            slices = distribution.brain_slices(images[name], images["T1"], segmenter)
-            sets = [distribution.bottleneck_means(part, segmenter).numpy() for part in slices]
+            slices = evaluated_slices([images[name], images["T1"]], segmenter)
+            sets = [bottleneck_means(part, segmenter).numpy() for part in slices]
             distances[name] = np.array([frechet_distance(*sets), kernel_distance(*sets)])
         assert (distances["PD"] > 10 * distances["other noise"]).all()
 
@@ -137,8 +136,7 @@ class TestFeatures:
         cut = brain.copy()
         cut[:, :, 2] = 0
         affine = np.diag([2.0, 2.0, 2.0, 1.0])
-        images = distribution.as_tensor(cut, affine), distribution.as_tensor(brain, affine)
-        made, real = distribution.brain_slices(*images, segmenter)
+        made, real = evaluated_slices([as_image(cut, affine), as_image(brain, affine)], segmenter)
         assert made.shape == real.shape == (7, 5, 32, 32)
         assert made.max() == real.max() == 1
         torch.testing.assert_close(real[1:, 1], real[:-1, 2])  # the first channels are the lower neighbours

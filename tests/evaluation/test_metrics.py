@@ -12,6 +12,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial.distance import cdist
 from scipy.spatial.distance import dice as dice_dissimilarity
 from scipy.stats import bootstrap, pearsonr
+from skimage.measure import shannon_entropy
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from midiff_monai.evaluation.metrics import (
@@ -21,6 +22,7 @@ from midiff_monai.evaluation.metrics import (
     dice_table,
     hausdorff95,
     match_intensity,
+    mutual_information,
     psnr,
     ssim,
     volume_error,
@@ -125,6 +127,47 @@ def test_ssim_equals_scikit_image(dimensions: int) -> None:
         image, reference, data_range=40, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     assert ssim(image, reference, 40) == pytest.approx(expected, abs=1e-4)
+
+
+def test_ssim_of_slices_is_the_mean_over_slices_of_scikit_image() -> None:
+    image, reference, _ = pair()
+    expected = [
+        structural_similarity(a, b, data_range=40, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        for a, b in zip(image.swapaxes(0, 1), reference.swapaxes(0, 1), strict=True)
+    ]
+    assert ssim(image, reference, 40, axis=1) == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_ssim_of_slices_counts_windows_centred_in_the_mask() -> None:
+    image, reference, _ = pair()
+    changed = image.copy()
+    changed[:, :, 10] = 0
+    mask = np.ones(image.shape, bool)
+    mask[:, :, 10] = False
+    assert ssim(changed, reference, 40, mask, axis=2) == ssim(image, reference, 40, mask, axis=2)
+    assert ssim(changed, reference, 40, axis=2) < ssim(image, reference, 40, axis=2)
+
+
+def test_ssim_without_room_for_a_window_is_nan() -> None:
+    thin = np.random.default_rng(0).random((20, 20, 5))
+    assert np.isnan(ssim(thin, thin, 1.0)) and ssim(thin, thin, 1.0, axis=2) == pytest.approx(1)
+
+
+def test_mutual_information_equals_entropies_of_scikit_image() -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 32, size=(40, 40, 40))
+    other = (levels + rng.integers(0, 3, size=levels.shape)) % 32
+    mask = rng.random(levels.shape) > 0.3
+    single, both = (levels, other), 32 * levels + other
+    expected = sum(shannon_entropy(image[mask]) for image in single) - shannon_entropy(both[mask])
+    assert mutual_information(levels, other, mask) == pytest.approx(expected)
+    assert mutual_information(3.5 - 2.0 * levels, levels, mask) == pytest.approx(5, abs=0.01)  # log2 of 32 levels
+
+
+def test_mutual_information_of_independent_images_is_near_0() -> None:
+    first, second = np.random.default_rng(0).normal(size=(2, 60, 60, 60))
+    expected = 31**2 / (2 * first.size * np.log(2))  # bias of the histogram (Miller 1955)
+    assert mutual_information(first, second, first < 9) == pytest.approx(expected, rel=0.2)
 
 
 @given(slope=st.floats(0.1, 10), sign=st.sampled_from([-1, 1]), intercept=st.floats(-100, 100))
