@@ -102,7 +102,7 @@ class TestConda:
     def test_same_packages_extras_and_versions(self) -> None:
         conda = self.conda_requirements()
         python = conda.pop("python")
-        wanted = {canonicalize_name(item.name): item for item in [*RUNTIME, *EXTRAS["itk"]]}
+        wanted = {canonicalize_name(item.name): item for item in [*RUNTIME, *EXTRAS["itk"], *EXTRAS["generative"]]}
         assert conda.keys() == wanted.keys()
         for name, requirement in wanted.items():
             assert conda[name].specifier == requirement.specifier, name

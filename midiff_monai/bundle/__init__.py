@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bundle": ["Bundle", "open_bundle"],
+        "conversion": ["convert_checkpoint", "convert_state", "unet_arguments"],
         "loading": ["CheckIntensityRanged", "InputVolumes", "LoadVolumed"],
         "resources": ["read_metadata"],
         "saving": ["SaveWithSourceHeaderd"],

@@ -233,6 +233,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _convert_checkpoint(arguments: argparse.Namespace) -> int:
+    from midiff_monai.bundle.conversion import convert_checkpoint
+
+    found = convert_checkpoint(arguments.old, arguments.new, arguments.entry)
+    written = ", ".join(f"{name}={value}" for name, value in found.items())
+    print(f"{arguments.new}: weights of monai.networks.nets.DiffusionModelUNet({written})")
+    return ExitCode.OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     _logger.info("Loading PyTorch and MONAI; the first start in a new environment takes longer")
     from midiff_monai.cli.demo import run_demo
@@ -260,6 +269,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "init": _init,
     "train": _train,
     "compare": _compare,
+    "convert-checkpoint": _convert_checkpoint,
     "demo": _demo,
     "info": _info,
 }

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_train(commands)
     _add_compare(commands)
+    _add_convert_checkpoint(commands)
     _add_demo(commands)
     info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
     info.add_argument("--bundle", action="append", metavar="PATH", help="describe a bundle of your own as well")
@@ -179,6 +180,14 @@ def _add_compare(commands: Any) -> None:
     ):
         pairing.add_argument(option, dest="pairing", action="store_const", const=value, default="by name", help=text)
     compare.add_argument("--overwrite", action="store_true", help="replace results that exist")
+
+
+def _add_convert_checkpoint(commands: Any) -> None:
+    summary = "convert weights of MONAI Generative's DiffusionModelUNet into weights of MONAI core's"
+    convert = _add(commands, "convert-checkpoint", summary)
+    convert.add_argument("old", type=Path, metavar="OLD", help="state dict, or dictionary that holds one")
+    convert.add_argument("new", type=Path, metavar="NEW", help="state dict to write")
+    convert.add_argument("--entry", metavar="NAME", help="key of the state dict in a dictionary of several things")
 
 
 def _add_demo(commands: Any) -> None:

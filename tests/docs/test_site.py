@@ -26,7 +26,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def test_every_command_and_option_is_in_the_reference() -> None:
     reference = command_reference()
-    commands = re.findall(r"^## midiff (\w+)$", reference, flags=re.MULTILINE)
+    commands = re.findall(r"^## midiff ([\w-]+)$", reference, flags=re.MULTILINE)
     assert set(commands) == COMMANDS.keys()
     for option in ("--modality", "--samples", "--participant-label", "--no-translate", "--workers", "--log-file"):
         assert f"`{option}`" in reference
