@@ -105,12 +105,15 @@ def run(
     jobs = _included(find_jobs(inputs, output, preset.dicom_modality, chosen.target, slices=size is not None))
     roles = [role for role in written_roles(task) if not (size and role == "qc_image")] + ["report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
+    source = None
     for job in jobs:
-        check_image_size(read(job, task.settings), job.source, size)
+        source = read(job, task.settings)
+        check_image_size(source, job.source, size)
     check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
     models = load_models(task, progress)
+    known = source if len(jobs) == 1 else None  # several volumes would fill the memory: they are read again
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
-        yield process(job, task, models)
+        yield process(job, task, models, known)
 
 
 def _included(jobs: Sequence[Job]) -> list[Job]:
@@ -162,15 +165,21 @@ def written_roles(task: Task) -> list[str]:
     return [role for role in roles if several or role != "synthetic_std"]
 
 
-def process(job: Job, task: Task, models: Models) -> Result:
+def process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None = None) -> Result:
     """Process one volume and write its results.
+
+    Args:
+        job: the volume and the files to write.
+        task: the mode and the settings.
+        models: the bundles of the task.
+        source: the volume, if `read` has returned it already.
 
     Raises:
         InputError: the volume cannot be read.
     """
     report = new_report(job, task, models)
     with report.timed("read"):
-        source = read(job, task.settings)
+        source = read(job, task.settings) if source is None else source
     result = Result(source, report, target=models.target, paths=job.paths, series=job.series)
     compute(result, task, models)
     for warning in report.warnings:
