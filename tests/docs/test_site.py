@@ -95,7 +95,10 @@ def resolve(config: dict, identifier: str) -> None:
 @pytest.mark.parametrize(
     ("title", "files"),
     [
-        ("Both bundles, `inference.yaml`", ["t1_lmi_translation/inference", "t1_brain_segmentation/inference"]),
+        (
+            "`inference.yaml` of `t1_lmi_translation` and `t1_brain_segmentation`",
+            ["t1_lmi_translation/inference", "t1_brain_segmentation/inference"],
+        ),
         ("`t1_lmi_translation`", ["t1_lmi_translation/inference"]),
         ("`t1_brain_segmentation`", ["t1_brain_segmentation/inference"]),
         ("`train.yaml`", ["t1_lmi_translation/train", "t1_brain_segmentation/train"]),
