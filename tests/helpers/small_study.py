@@ -14,6 +14,8 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline.result import Result
+from midiff_monai.qc.study import read_study
+from midiff_monai.qc.subject import Subject
 
 WEIGHTS = "0123456789abcdef" * 4
 
@@ -58,3 +60,31 @@ def data_of(page: Path) -> dict[str, Any]:
 def subjects_of(page: Path) -> dict[str, dict[str, Any]]:
     """Return the subjects of a page by name."""
     return {subject["name"]: subject for subject in data_of(page)["subjects"]}
+
+
+def write_single_result(tmp_path: Path) -> Path:
+    """Write results of one volume with a synthetic T1w and a segmentation, and return their folder."""
+    source = tmp_path / "in" / "sub-01_PDw.nii.gz"
+    source.parent.mkdir()
+    data = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
+    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), source)
+    out = tmp_path / "out"
+    out.mkdir()
+    report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
+    segmentation = np.full(data.shape, 3, np.int16)
+    Result(
+        read_volume(source),
+        report,
+        data / 2,
+        None,
+        segmentation,
+        paths=output_paths(source, out),
+        render=draw_nothing,
+    ).write()
+    return out
+
+
+def only(folder: Path) -> Subject:
+    """The only subject of a folder of results."""
+    (subject,) = read_study(folder)
+    return subject

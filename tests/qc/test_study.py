@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +12,18 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from small_study import draw_nothing
+from small_study import only, write_single_result
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.dicom.reader import read_series
-from midiff_monai.io.inputs import find_jobs
-from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.outputs import output_paths
-from midiff_monai.io.volumes import read_volume
-from midiff_monai.labels import STRUCTURES
-from midiff_monai.pipeline.result import Result
 from midiff_monai.qc.study import contrast, read_study, write_volumes_table
-from midiff_monai.qc.subject import Subject
-
-HEADER = "input,status,seconds,warnings,error,report\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Results of one volume with a synthetic T1w and a segmentation; drawing of the QC image is skipped."""
-    source = tmp_path / "in" / "sub-01_PDw.nii.gz"
-    source.parent.mkdir()
-    data = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
-    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), source)
-    out = tmp_path / "out"
-    out.mkdir()
-    report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
-    segmentation = np.full(data.shape, 3, np.int16)
-    Result(
-        read_volume(source),
-        report,
-        data / 2,
-        None,
-        segmentation,
-        paths=output_paths(source, out),
-        render=draw_nothing,
-    ).write()
-    return out
+    return write_single_result(tmp_path)
 
 
-def only(folder: Path) -> Subject:
-    (subject,) = read_study(folder)
-    return subject
+HEADER = "input,status,seconds,warnings,error,report\n"
 
 
 def test_reads_what_was_written(folder: Path) -> None:
@@ -219,37 +188,6 @@ def test_a_failure_record_of_another_tool_is_ignored(folder: Path, text: str) ->
     assert len(pd.read_csv(write_volumes_table(folder))) == 1
 
 
-@pytest.mark.parametrize("whole_head", [True, False])
-def test_the_table_has_the_totals_and_the_intracranial_volume_of_heads(folder: Path, whole_head: bool) -> None:
-    source = folder.parent / "in" / "sub-01_PDw.nii.gz"
-    report = RunReport("segment", source, {})
-    segmentation = np.zeros((6, 7, 8), np.int16)
-    segmentation[1:5, 1:3, 1:6], segmentation[1:5, 4:6, 1:6] = 2, 24  # a cleft of 2 mm in a box of 4 x 5 x 5 voxels
-    known = {"segmentation": segmentation, "whole_head": whole_head, "render": draw_nothing}
-    result = Result(read_volume(source), report, paths=output_paths(source, folder), **known)  # type: ignore[arg-type]
-    result.write()
-    table = pd.read_csv(write_volumes_table(folder))
-    names = ["intracranial", "brain", "grey_matter", "white_matter", "total_csf", "brain_parenchymal_fraction"]
-    assert list(table.columns[-7:]) == ["Right-VentralDC", *names]
-    row = table.iloc[0]
-    assert row[names[1:5]].tolist() == pytest.approx([0.32, 0, 0.32, 0.32])
-    if whole_head:
-        assert 0.64 < row["intracranial"] <= 0.8
-    else:
-        assert np.isnan(row["intracranial"])
-    expected = 0.32 / row["intracranial"]
-    assert row["brain_parenchymal_fraction"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
-    single = pd.read_csv(result.paths.volumes).set_index("name")
-    assert single["percent_of_intracranial"]["CSF"] == pytest.approx(100 * expected, rel=1e-3, nan_ok=True)
-
-
-def test_tables_of_earlier_versions_have_no_intracranial_volume(folder: Path) -> None:
-    path = folder / "sub-01_PDw_volumes.csv"
-    pd.read_csv(path).dropna(subset="id").astype({"id": int})[["id", "name", "volume_ml"]].to_csv(path, index=False)
-    row = pd.read_csv(write_volumes_table(folder)).iloc[0]
-    assert np.isnan(row["intracranial"]) and row["brain"] == pytest.approx(2.688)
-
-
 @pytest.mark.parametrize(
     "text", ["", "nonsense\n1\n", "id,volume_ml\n3,much\n", "id,volume_ml\n3,\n", "id,volume_ml\n3\n\0,1,2\n"]
 )
@@ -316,93 +254,3 @@ def test_a_run_interrupted_while_writing_has_failed(folder: Path) -> None:
 def test_subfolders_are_read(folder: Path) -> None:
     shutil.copytree(folder, folder / "sub-01" / "anat")
     assert len(read_study(folder)) == 2
-
-
-def write_more(folder: Path, **inputs: np.ndarray | None) -> None:
-    """Write results in one folder for each input name, with these labels or without a segmentation."""
-    source = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz")
-    for name, labels in inputs.items():
-        path = folder.parent / "in" / f"{name.replace('sub_', 'sub-').replace('ses_', 'ses-')}.nii.gz"
-        shutil.copy(folder.parent / "in" / "sub-01_PDw.nii.gz", path)
-        (folder / name).mkdir()
-        report = RunReport("segment", path, {})
-        paths = output_paths(path, folder / name)
-        Result(source, report, np.zeros(source.shape), None, labels, paths=paths, render=draw_nothing).write()
-
-
-def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path) -> None:
-    shape = read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape
-    write_more(folder, b=np.where(np.indices(shape)[0] < 2, 17, 0).astype(np.int16), c=None)
-    (folder / "batch_report.json").write_text("{}")
-    table = pd.read_csv(write_volumes_table(folder))
-    structures = [structure.name for structure in STRUCTURES[1:]]
-    assert table.columns.tolist()[:-6] == ["input", "participant_id", "suffix", *structures]
-    assert table[["participant_id", "suffix"]].fillna("").values.tolist() == [["", ""], ["sub-01", "PDw"]]
-    # 2 x 7 x 8 voxels of 8 µl of one structure, and all 336 voxels of another
-    assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])
-    assert table["Left-Cerebral-Cortex"].tolist() == pytest.approx([0, 2.688])
-
-
-def test_the_table_distinguishes_the_scans_of_a_participant(folder: Path) -> None:
-    labels = np.full(read_volume(folder.parent / "in" / "sub-01_PDw.nii.gz").shape, 3, np.int16)
-    write_more(folder, **dict.fromkeys(("sub_01_ses_a_T2w", "sub_02", "sub_03_ses_b"), labels))
-    table = pd.read_csv(write_volumes_table(folder)).fillna("")
-    assert table[["participant_id", "session_id", "suffix"]].values.tolist() == [
-        ["sub-01", "", "PDw"],
-        ["sub-01", "ses-a", "T2w"],
-        ["sub-02", "", ""],
-        ["sub-03", "ses-b", ""],
-    ]
-
-
-def test_a_folder_without_results_has_an_empty_table(tmp_path: Path) -> None:
-    assert pd.read_csv(write_volumes_table(tmp_path)).empty
-
-
-def test_images_of_a_contradictory_header_are_on_one_grid(tmp_path: Path) -> None:
-    """The sform is scaled, and the qform is used. The results have both."""
-    scanner = np.array([[-2, 0, 0, 9], [0, 2, 0, -9], [0, 0, 3, 5], [0, 0, 0, 1.0]])
-    image = nib.Nifti1Image(np.random.default_rng(0).random((6, 7, 8), dtype=np.float32), scanner)
-    image.set_qform(scanner, 1)
-    image.set_sform(np.diag([1.2, 1.2, 1.2, 1]) @ scanner, 4)
-    image.header["pixdim"][1:4] = 2, 2, 3
-    nib.save(image, tmp_path / "scan.nii")
-    source = read_volume(tmp_path / "scan.nii")
-    report = RunReport("segment", tmp_path / "scan.nii", {"seed": 0})
-    segmentation = np.full(source.shape, 3, np.int16)
-    (tmp_path / "out").mkdir()
-    paths = output_paths("scan.nii", tmp_path / "out")
-    Result(source, report, image.get_fdata(), None, segmentation, paths=paths, render=draw_nothing).write()
-    subject = only(tmp_path / "out")
-    np.testing.assert_allclose(subject._read("segmentation", []).affine, scanner, atol=1e-4)  # type: ignore[union-attr]
-    np.testing.assert_allclose(subject.images()[0].affine, scanner, atol=1e-4)  # type: ignore[union-attr]
-    assert subject.volumes()[0][3] == pytest.approx(6 * 7 * 8 * 12 / 1000)
-
-
-def test_a_dicom_series_can_be_shown(write_dicom: Callable[..., list[Path]], tmp_path: Path) -> None:
-    voxels = np.random.default_rng(0).integers(1, 900, (8, 6, 4))
-    write_dicom(tmp_path / "in", voxels, np.diag([1, 1, 3, 1]))
-    (job,) = find_jobs([tmp_path / "in"], tmp_path / "out")
-    assert job.series is not None
-    source = read_series(job.series)
-    report = RunReport("segment", job.source, {}, files=job.files)
-    Result(source, report, np.zeros(source.shape), paths=job.paths).write()
-    images, _ = only(tmp_path / "out").images()
-    assert images is not None and images.source is not None
-    np.testing.assert_array_equal(images.source, np.asarray(source.dataobj))
-
-
-def test_a_volume_in_two_files_is_shown_until_its_voxels_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    voxels = np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)
-    nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "x.hdr")
-    (job,) = find_jobs([tmp_path / "x.hdr"], tmp_path / "out")
-    report = RunReport("segment", job.source, {}, files=job.files)
-    Result(read_volume(job.source), report, voxels, paths=job.paths, render=draw_nothing).write()
-    images, _ = only(tmp_path / "out").images()
-    assert images is not None and images.source is not None
-    np.testing.assert_array_equal(images.source, voxels)
-    nib.save(nib.Nifti1Pair(voxels[::-1], np.eye(4)), tmp_path / "x.hdr")
-    images, _ = only(tmp_path / "out").images()
-    assert images is not None and images.source is None
