@@ -41,8 +41,7 @@ class RandSimulateScand(RandSimulateT1wd):
         self.contrast_randomizer, self.lesion_contrast = contrast_randomizer, lesion_contrast
 
     def _simulate(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        stripped = bool(torch.rand(()) < self.strip_prob)
-        foreground_mask = self._brain_mask(labels) if stripped else labels > 0
+        stripped, foreground_mask = self._draw_foreground(labels)
         means = self._draw_contrast()
         image = self._acquire(means[labels] * foreground_mask, foreground_mask).clamp(min=DARKEST) * foreground_mask
         if not stripped:

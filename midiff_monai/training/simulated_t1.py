@@ -116,8 +116,7 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         return result
 
     def _simulate(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        stripped = bool(torch.rand(()) < self.strip_prob)
-        foreground_mask = self._brain_mask(labels) if stripped else labels > 0
+        stripped, foreground_mask = self._draw_foreground(labels)
         means = self._draw_means()
         image = self._acquire(means[labels] * foreground_mask, foreground_mask)
         upper = (WHITE if stripped else float(means[511])) * float(torch.empty(()).uniform_(0.96, 1.12))
@@ -132,6 +131,11 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         if torch.rand(()) >= self.lesion_prob:
             return labels
         return with_lesions(labels, self.largest_lesion_share * float(torch.rand(())) ** 2)
+
+    def _draw_foreground(self, labels: torch.Tensor) -> tuple[bool, torch.Tensor]:
+        """Draw whether the skull is stripped, and the mask (1, X, Y, Z) of what is left."""
+        stripped = bool(torch.rand(()) < self.strip_prob)
+        return stripped, self._brain_mask(labels) if stripped else labels > 0
 
     def _draw_means(self) -> torch.Tensor:
         """Draw the intensity of every label; both sides of the brain get about the same."""
