@@ -16,6 +16,7 @@ import yardstick_scans
 import yardstick_summary
 from register import as_itk
 from small_results import result
+from yardstick_heads import BETWEEN
 
 from midiff_monai.evaluation.metrics import dice
 from midiff_monai.evaluation.phantom import GREY, WHITE, Phantom, make_phantom
@@ -139,6 +140,19 @@ def test_labels_of_a_t1w_in_another_position_are_moved_to_the_flair(tmp_path: Pa
     assert scan.known["registration", "mm to a second registration"] < 1
     assert scan.known["registration", "mm moved"] == pytest.approx(np.linalg.norm(MOTION), abs=1)
     assert scan.lesions is not None and scan.lesions.shape == tissues.shape
+
+
+def test_the_steps_between_flair_and_t1w_share_grid_and_truth(tmp_path: Path) -> None:
+    flair = write_moved_head(tmp_path / "heads-flair")
+    steps = {case.contrast: case.read(tmp_path) for case in yardstick_scans.cases(tmp_path) if case.contrast in BETWEEN}
+    assert {name: scan.translated for name, scan in steps.items()} == {
+        "FLAIR, brain given": True,
+        "T1 on the grid of the FLAIR": False,
+        "T1 of thick slices": False,
+        "T1, translated": True,
+    }
+    for scan in steps.values():
+        assert scan.truth.shape == flair.tissues.shape
 
 
 def test_lesions_that_are_labelled_cortex_or_fluid_are_counted() -> None:
