@@ -1,4 +1,4 @@
-"""What a process needs before its dependencies are imported: environment variables, and how freed memory is kept.
+"""What a process needs before its dependencies are imported: variables, threads, and how freed memory is kept.
 
 MONAI asks for the user's name, matplotlib for its backend and a configuration folder, torch and numba for cache
 folders. In a container, on a cluster or below a notebook these can be missing, unwritable or meant for another
@@ -15,6 +15,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from midiff_monai.errors import OutputError
+from midiff_monai.machine import thread_limit, usable_processors
 
 CACHE_FOLDERS = {
     "MPLCONFIGDIR": "matplotlib",
@@ -30,6 +31,14 @@ MALLOC_OPTIONS = {
     "MALLOC_MMAP_MAX_": (-4, 0),
 }
 """Variable that glibc reads at its start → the same option of mallopt(3), and its value in bytes or blocks."""
+
+ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", ITK_THREADS)
+"""Variables from which torch, NumPy and ITK take the number of their threads; torch obeys the first two."""
+
+SPIN_COUNT = 10_000
+"""Turns of the loop in which a thread of torch waits for the others before it sleeps; about half a millisecond."""
 
 
 def make_environment_safe(variables: MutableMapping[str, str] = os.environ) -> None:
@@ -67,6 +76,33 @@ def keep_freed_memory(variables: MutableMapping[str, str] = os.environ) -> None:
     for variable, (option, value) in MALLOC_OPTIONS.items():
         set_option(option, value)
         variables[variable] = str(value)
+
+
+def limit_spinning(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Let the threads of torch, and of processes that are started, wait for each other for a bounded time.
+
+    The threads of an operation wait for the last one in a loop that occupies their cores. The OpenMP runtime of torch
+    on Linux, GNU libgomp, ends the loop after 300 000 turns, which take more than ten milliseconds. Where two processes
+    share the cores, the thread that is waited for often gets none meanwhile. A thread that sleeps at once is slow to
+    wake up for the next operation. `SPIN_COUNT` bridges the gap between two operations. Settings of the user stay.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & variables.keys():
+        variables["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def choose_threads(threads: int | None = None, variables: MutableMapping[str, str] = os.environ) -> None:
+    """Set the number of threads of this process and of those that it starts.
+
+    Args:
+        threads: replaces all settings. None keeps those of the user, and without any takes one for each usable core.
+        variables: the environment.
+    """
+    if threads:
+        variables.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        return
+    default = str(thread_limit(variables) or usable_processors(variables))
+    for name in ("OMP_NUM_THREADS", ITK_THREADS):
+        variables.setdefault(name, default)
 
 
 def _move_home(variables: MutableMapping[str, str], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 from functools import cache
@@ -18,11 +17,6 @@ SOURCE_FILES = ("*.py", "*.yaml", "*.pt", "*/metadata.json")
 
 REPORTED_PACKAGES = (PACKAGE, "torch", "monai", "nibabel", "numpy")
 """Packages whose versions every manifest records."""
-
-
-def usable_processors() -> int:
-    """Return the number of CPUs this process may use. Batch queues, `taskset` and containers may limit it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache  # git is slow, and a batch writes many reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from midiff_monai.environment import CACHE_FOLDERS, MALLOC_OPTIONS, keep_freed_memory, make_environment_safe
+from midiff_monai.environment import (
+    CACHE_FOLDERS,
+    ITK_THREADS,
+    MALLOC_OPTIONS,
+    SPIN_COUNT,
+    THREAD_VARIABLES,
+    choose_threads,
+    keep_freed_memory,
+    limit_spinning,
+    make_environment_safe,
+)
 from midiff_monai.errors import OutputError
 
 UNWRITABLE = "/proc/self"
@@ -125,3 +136,49 @@ sys.exit(main({arguments!r}))
     )
     assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_waiting_is_bounded_unless_the_user_has_said_how_to_wait() -> None:
+    variables: dict[str, str] = {}
+    limit_spinning(variables)
+    assert variables == {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+    for setting in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "infinity"}):
+        variables = dict(setting)
+        limit_spinning(variables)
+        assert variables == setting
+
+
+def test_threads_are_those_of_the_option_of_the_user_or_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midiff_monai.environment.usable_processors", lambda variables: 6)
+    cases: list[tuple[dict[str, str], int | None, dict[str, str]]] = [
+        ({}, None, {"OMP_NUM_THREADS": "6", ITK_THREADS: "6"}),
+        ({"OMP_NUM_THREADS": "4,1"}, None, {"OMP_NUM_THREADS": "4,1", ITK_THREADS: "4"}),
+        ({ITK_THREADS: "1"}, None, {"OMP_NUM_THREADS": "6", ITK_THREADS: "1"}),
+        ({"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "1"}, 3, dict.fromkeys(THREAD_VARIABLES, "3")),
+    ]
+    for given, option, expected in cases:
+        variables = dict(given)
+        choose_threads(option, variables)
+        assert variables == expected
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="torch has another OpenMP runtime there")
+def test_the_runtime_of_torch_obeys() -> None:
+    """The runtime itself says which settings it has taken, when torch loads it."""
+    code = """
+import os, sys
+from midiff_monai.environment import choose_threads, limit_spinning
+choose_threads(1)
+limit_spinning()
+assert "torch" not in sys.modules
+import torch
+print(torch.get_num_threads())
+"""
+    hidden = {*THREAD_VARIABLES, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in finished.stderr:
+        pytest.skip("this build of torch has another OpenMP runtime than GNU libgomp")
+    assert re.search(rf"GOMP_SPINCOUNT = '{SPIN_COUNT}'", finished.stderr)
+    assert re.search(r"OMP_NUM_THREADS = '1'", finished.stderr) and finished.stdout == "1\n"

@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "midiff_monai"
 
-SHARED = {"environment", "errors", "labels", "provenance"}
+SHARED = {"environment", "errors", "labels", "machine", "provenance"}
 """Modules beside the rooms, which every room may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -41,6 +41,7 @@ LIGHT = (
     "io.inputs",
     "io.manifest",
     "io.paths",
+    "machine",
     "pipeline.bids",
     "provenance",
 )

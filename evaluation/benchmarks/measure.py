@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from midiff_monai.provenance import environment, usable_processors
+from midiff_monai.machine import usable_processors
+from midiff_monai.provenance import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from midiff_monai.bundle.resources import bundle_root, read_preset, trainable_bundles
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.cli.messages import NORMAL
+from midiff_monai.cli.progress import announce_batch, announce_volumes, progress_bar, volumes_bar
 from midiff_monai.errors import BundleError, InputError
 from midiff_monai.pipeline.options import Mode, Settings, Task
+from midiff_monai.pipeline.workers import Workers, choose_workers
 
 if TYPE_CHECKING:
     from midiff_monai.io.inputs import Job
@@ -58,14 +60,9 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
     """One result at a time, so that written results do not stay in memory."""
     from midiff_monai.pipeline.run import run
 
-    return run(arguments.inputs, arguments.output, task_from(arguments), progress=arguments.shown == NORMAL)
-
-
-def _bar(arguments: argparse.Namespace, **options: Any) -> Any:
-    """A function that shows a progress bar of the items it passes on, if stderr is a terminal."""
-    from tqdm import tqdm
-
-    return partial(tqdm, disable=None if arguments.shown == NORMAL else True, **options)
+    task = task_from(arguments)
+    on_start = partial(announce_volumes, arguments, task)
+    return run(arguments.inputs, arguments.output, task, arguments.shown == NORMAL, on_start)
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -110,13 +107,16 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     from midiff_monai.pipeline.batch_report import BatchReportError
     from midiff_monai.pipeline.run import check_settings
 
-    task, execute = task_from(arguments), _executor(arguments)
+    task, included = task_from(arguments), [job for job in jobs if not job.exclusion_reason]
+    workers = _workers(arguments, len(included))
     check_settings(task)
+    bar = volumes_bar(arguments, len(included))
+    on_start = partial(announce_batch, arguments, task, included, workers)
     unreported: set[str] = set()
     with stop_on_signal() as stop:
-        bar = _bar(arguments, total=sum(not job.exclusion_reason for job in jobs), unit="volume")
+        execute = _executor(arguments, workers)
         try:
-            outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar)
+            outcomes = run_batch(jobs, task, arguments.output, execute, stop, bar, on_start=on_start)
         except BatchReportError as error:
             _logger.error("%s", error)
             outcomes, unreported = error.outcomes, {"failed"}
@@ -126,16 +126,26 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
 
 
-def _executor(arguments: argparse.Namespace) -> Executor:
-    if arguments.workers < 0:
-        raise InputError("--workers", f"is {arguments.workers}", "Give the number of processes to start")
-    if arguments.workers or arguments.scheduler:
-        from midiff_monai.pipeline.dask_executor import DaskExecutor
+def _workers(arguments: argparse.Namespace, volumes: int) -> Workers | None:
+    """The processes of a batch on this machine; None on a cluster. Without a wish of the user, a GPU has one."""
+    import torch
 
-        return DaskExecutor(arguments.workers, arguments.scheduler, arguments.work_dir)
+    if arguments.scheduler:
+        return None
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processes = 0 if arguments.workers is None and device != "cpu" else arguments.workers
+    return choose_workers(volumes, processes, arguments.threads)
+
+
+def _executor(arguments: argparse.Namespace, workers: Workers | None) -> Executor:
     from midiff_monai.pipeline.batch import run_sequentially
+    from midiff_monai.pipeline.dask_executor import DaskExecutor
 
-    return run_sequentially
+    if workers is None:
+        return DaskExecutor(scheduler=arguments.scheduler)
+    if not workers.processes:
+        return run_sequentially
+    return DaskExecutor(workers.processes, folder=arguments.work_dir, threads=workers.threads)
 
 
 def _summarize(arguments: argparse.Namespace) -> None:
@@ -146,7 +156,7 @@ def _summarize(arguments: argparse.Namespace) -> None:
     from midiff_monai.qc.study import write_volumes_table
 
     print(write_volumes_table(folder))
-    print(write_study_page(folder, _bar(arguments, desc="page", unit="scan")))
+    print(write_study_page(folder, progress_bar(arguments, desc="page", unit="scan")))
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -164,7 +174,7 @@ def _init(arguments: argparse.Namespace) -> int:
         raise InputError("--target", "is missing", "Name the target modality, or choose a --preset")
     else:
         plan = TargetPlan(**given)
-    count = make_bundle(arguments.folder, data, plan, _bar(arguments, unit="volume"))
+    count = make_bundle(arguments.folder, data, plan, progress_bar(arguments, unit="volume"))
     kind = "slices" if choose_bundles([str(arguments.folder)]).image_size else "volumes"
     print(f"{arguments.folder}: {count} {kind} of {plan.target}. Next: midiff train {arguments.folder}")
     return ExitCode.OK
@@ -220,11 +230,9 @@ def _check_labelled_data(folder: Path, validating: int) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from midiff_monai.evaluation.comparison_report import as_text, run_comparison
 
-    bar = partial(tqdm, disable=None)
+    bar = progress_bar(arguments)
     inputs = arguments.real, arguments.synthetic, arguments.output
     comparison, paths = run_comparison(*inputs, arguments.pairing, arguments.overwrite, bar)
     print(as_text(comparison))

@@ -9,7 +9,8 @@ import torch
 
 from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root
 from midiff_monai.bundle.weights import WEIGHTS, read_metadata
-from midiff_monai.provenance import environment, sha256, usable_processors
+from midiff_monai.machine import usable_processors
+from midiff_monai.provenance import environment, sha256
 
 
 def describe_installation(own: Sequence[str] = ()) -> dict[str, Any]:

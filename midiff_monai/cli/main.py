@@ -16,8 +16,8 @@ from midiff_monai.cli.commands import COMMANDS
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.cli.messages import messages
 from midiff_monai.cli.parser import build_parser
-from midiff_monai.environment import keep_freed_memory, make_environment_safe
-from midiff_monai.errors import MidiffError, in_one_line
+from midiff_monai.environment import choose_threads, keep_freed_memory, limit_spinning, make_environment_safe
+from midiff_monai.errors import InputError, MidiffError, in_one_line
 
 _logger = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _run_reporting_errors(arguments: argparse.Namespace) -> int:
     try:
-        make_environment_safe()
-        keep_freed_memory()
+        _prepare(arguments)
         return COMMANDS[arguments.command](arguments)
     except MidiffError as error:
         _logger.error("%s", error)
@@ -78,3 +77,14 @@ def _run_reporting_errors(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _logger.info("midiff: interrupted")
         return ExitCode.INTERRUPTED
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Set what torch reads at its import, which follows in the command."""
+    threads = getattr(arguments, "threads", None)
+    if threads is not None and threads < 1:
+        raise InputError("--threads", f"is {threads}", "Give a whole number from 1")
+    make_environment_safe()
+    keep_freed_memory()
+    limit_spinning()
+    choose_threads(threads)

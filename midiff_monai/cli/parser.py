@@ -153,6 +153,7 @@ def _add_init(commands: Any) -> None:
         metavar=("LOW", "HIGH"),
         help="intensities on an absolute scale, such as HU, that become 0 and 1 (default: percentiles of each volume)",
     )
+    _add_threads(init)
 
 
 def _add_train(commands: Any) -> None:
@@ -160,6 +161,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "bundle", metavar="BUNDLE", help=f"{', '.join(trainable_bundles())}, or the folder of a bundle of your own"
     )
+    _add_threads(train)
     train.add_argument("overrides", nargs=argparse.REMAINDER, help="values for the configuration: --max_epochs 2")
 
 
@@ -180,6 +182,7 @@ def _add_compare(commands: Any) -> None:
     ):
         pairing.add_argument(option, dest="pairing", action="store_const", const=value, default="by name", help=text)
     compare.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    _add_threads(compare)
 
 
 def _add_convert_checkpoint(commands: Any) -> None:
@@ -196,6 +199,7 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument(
         "--contrast", default="PD", choices=["PD", "T2", "FLAIR"], help="of the phantom (default: %(default)s)"
     )
+    _add_threads(demo)
 
 
 def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> None:
@@ -210,7 +214,13 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
     mode.add_argument("--translate-only", action="store_true", help="stop at the synthetic T1w")
     mode.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)
     where = command.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (default: none)")
+    where.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine that share the volumes; 0 starts none (default: one for each usable core, as "
+        "far as there is memory, if Dask is installed)",
+    )
     where.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask cluster, such as tcp://host:8786")
     command.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="for temporary files of --workers")
     _add_settings(command)
@@ -224,3 +234,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
             arguments["help"] += f"; one of: {', '.join(available_overlays())}"
         command.add_argument(f"--{setting.name.replace('_', '-')}", default=setting.default, **arguments)
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    _add_threads(command)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    threads = "threads of each process on this machine (default: OMP_NUM_THREADS, or one for each usable core)"
+    command.add_argument("--threads", type=int, metavar="N", help=threads)

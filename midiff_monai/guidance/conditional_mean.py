@@ -109,11 +109,11 @@ class ConditionalMean(nn.Module):
         deep = F.max_pool2d((~foreground_mask).to(image), 2 * SURFACE_MARGIN + 1, stride=1, padding=SURFACE_MARGIN) == 0
         deep_weights = weights * (deep if deep.any() else foreground_mask)
         means, squares = (bin_means(deep_weights, power, same_volume=True) for power in (image, image.square()))
-        variance = image[deep_weights.sum(1, keepdim=True) > 0].var(correction=0).clamp(min=1e-6)
+        counts = deep_weights.sum((0, 2, 3), keepdim=True)
+        variance = (weighted_mean(squares, counts) - weighted_mean(means, counts).square()).clamp(min=1e-6)
         shares = (1 - (squares - means.square()) / variance).clamp(0, 1)
         expected, share = ((weights * values).sum(1, keepdim=True) for values in (means, shares))
-        correlation_ratio = (deep_weights * shares).sum() / deep_weights.sum()
-        step = torch.where(deep, share**6, correlation_ratio)
+        step = torch.where(deep, share**6, weighted_mean(shares, counts))  # η² beside the surface
         return torch.where(foreground_mask, torch.lerp(image, expected, step), image)
 
     def _window_mean(self, maps: torch.Tensor) -> torch.Tensor:
@@ -133,6 +133,15 @@ def bin_means(weights: torch.Tensor, image: torch.Tensor, same_volume: bool) -> 
     """
     axes = (0, 2, 3) if same_volume else (2, 3)
     return (weights * image).sum(axes, keepdim=True) / weights.sum(axes, keepdim=True).clamp(min=1e-6)
+
+
+def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean over all bins of a volume; both are (1, bins, 1, 1).
+
+    With the means of the bins it is the mean of all pixels. Torch splits the sum of all pixels among its threads, so
+    that its rounding depends on their number; that of the bins it does not split.
+    """
+    return (values * counts).sum() / counts.sum()
 
 
 def quantiles(values: torch.Tensor, number: int) -> torch.Tensor:

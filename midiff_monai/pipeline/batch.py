@@ -78,6 +78,7 @@ def run_batch(
     stop: threading.Event | None = None,
     progress: Callable[[Iterable[Outcome]], Iterable[Outcome]] = iter,  # type: ignore[assignment]
     make_pipeline: Callable[[Task], Pipeline] = Pipeline,
+    on_start: Callable[[Models], object] = lambda models: None,
 ) -> list[Outcome]:
     """Run a batch. `batch_report.json` and `batch_report.csv` in the output folder are kept up to date.
 
@@ -89,6 +90,7 @@ def run_batch(
         stop: once set, running volumes are finished and no further volume is started.
         progress: wraps the iteration over the outcomes, for example `tqdm`.
         make_pipeline: makes what processes the volumes, once in each process.
+        on_start: called once, with the models, before the first volume is computed.
 
     Returns:
         One outcome a job, in the order of the jobs, excluded jobs last.
@@ -106,6 +108,7 @@ def run_batch(
     _check_outputs(jobs, output)
     by_report = {str(job.paths.report): job for job in jobs}
     outcomes = {report: Outcome.of(job, "pending") for report, job in by_report.items()}
+    on_start(models)
     for outcome in progress(execute(jobs, pipeline, stop or threading.Event())):
         outcomes[outcome.report] = outcome
         _logger.debug("%s: %s %s", outcome.input, outcome.status, outcome.error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 
+from midiff_monai.environment import choose_threads, limit_spinning
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.inputs import Job
 from midiff_monai.pipeline.batch import Pipeline, run_job
 from midiff_monai.pipeline.batch_report import Outcome
 from midiff_monai.pipeline.options import Task
-from midiff_monai.provenance import usable_processors
+from midiff_monai.pipeline.workers import choose_workers
 
 GRACE_SECONDS = 5.0
 """Seconds that the scheduler may take to report a volume whose worker is gone."""
@@ -35,17 +37,19 @@ class DaskExecutor:
     the scheduler is lost, the unfinished volumes have failed.
 
     Attributes:
-        workers: number of processes to start on this machine; 0 with a scheduler. They share the cores. With several
-            GPUs, they take them in turn.
+        workers: number of processes to start on this machine; 0 with a scheduler. With several GPUs, they take them in
+            turn.
         scheduler: address of a running cluster, such as "tcp://host:8786". Its workers must see the same files under
             the same names. If killed workers restart under the same address, Dask's setting
             `distributed.scheduler.allowed-failures` limits how many of them a volume can kill.
         folder: folder in which local workers spill data; None for Dask's default.
+        threads: number of threads of each local worker. None divides the usable cores among them.
     """
 
     workers: int = 0
     scheduler: str | None = None
     folder: Path | None = None
+    threads: int | None = None
 
     def __call__(self, jobs: Sequence[Job], pipeline: Pipeline, stop: threading.Event) -> Iterator[Outcome]:
         """Yield the outcomes in the order in which they arrive.
@@ -86,15 +90,22 @@ class DaskExecutor:
         import dask
         from distributed import LocalCluster
 
-        threads = max(1, usable_processors() // self.workers)
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # read when the scheduler starts
             return LocalCluster(
                 n_workers=self.workers,
                 threads_per_worker=1,
                 dashboard_address=None,
                 local_directory=self.folder,
-                env={name: str(threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")},
+                memory_limit=None,  # Dask would kill a worker that nears its share, though others leave memory free
+                env=self._environment(),
             )
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of a local worker. Dask's own gives each worker a single thread."""
+        variables = dict(os.environ)
+        limit_spinning(variables)
+        choose_threads(choose_workers(self.workers, self.workers, self.threads).threads, variables)
+        return variables
 
 
 def _ignore_signals() -> Any:

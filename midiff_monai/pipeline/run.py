@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from midiff_monai.io.volumes import (
     with_voxels,
 )
 from midiff_monai.pipeline.computation import compute
+from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, Mode, Settings, Task
 from midiff_monai.pipeline.result import Result
@@ -96,21 +97,35 @@ def segment(
 
 
 def run(
-    inputs: Sequence[str | Path] | str | Path, output: str | Path, task: Task, progress: bool = False
+    inputs: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    task: Task,
+    progress: bool = False,
+    on_start: Callable[[Models, list[Extent]], object] = lambda models, extents: None,
 ) -> Iterator[Result]:
-    """Process volumes one by one. Every input is read and every output path is checked before the first is computed."""
+    """Process volumes one by one. Every input is read and every output path is checked before the first is computed.
+
+    Args:
+        inputs: as for `translate`.
+        output: as for `translate`.
+        task: what is done to every volume.
+        progress: as for `translate`.
+        on_start: called once before the first volume is computed, with the models and the extents of all volumes.
+    """
     check_settings(task)
     preset, chosen = read_preset(task.settings.modality), task.choose_bundles()
     size = chosen.image_size
     jobs = _included(find_jobs(inputs, output, preset.dicom_modality, chosen.target, slices=size is not None))
     roles = [role for role in written_roles(task) if not (size and role == "qc_image")] + ["report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
-    source = None
+    source, extents = None, []
     for job in jobs:
         source = read(job, task.settings)
         check_image_size(source, job.source, size)
+        extents.append(extent_of(source))
     check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
     models = load_models(task, progress)
+    on_start(models, extents)
     known = source if len(jobs) == 1 else None  # several volumes would fill the memory: they are read again
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
         yield process(job, task, models, known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -190,3 +192,23 @@ def test_empty_and_flat_sources_give_finite_results(value: float) -> None:
     expected = value * image.mean()
     torch.testing.assert_close(means(source, image)[:, 0].mean(), expected)
     assert means(source, image).isfinite().all()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Restores the number of torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("seed", range(5))
+def test_shrinkage_is_the_same_for_any_number_of_threads(seed: int) -> None:
+    """Torch splits the sum of more than 32768 pixels among its threads."""
+    source, noise = 0.1 + rand(12, 1, 64, 64, seed=seed), rand(12, 1, 64, 64, seed=seed + 100)
+    found = []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        found.append(shrunk(source, source.square() + 0.1 * noise))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

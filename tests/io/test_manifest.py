@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.provenance import environment, git_commit, sha256, usable_processors
+from midiff_monai.provenance import environment, git_commit, sha256
 
 
 @pytest.fixture
@@ -134,14 +133,3 @@ def test_input_hash_is_taken_when_the_report_is_created(tmp_path: Path) -> None:
     report = RunReport("segment", volume, {})
     volume.write_bytes(b"half, and the rest")
     assert report.to_dict()["input"]["sha256"] == hashlib.sha256(b"half").hexdigest()
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
-def test_usable_processors_respect_cpu_affinity() -> None:
-    all_of_them = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(all_of_them)})
-        assert usable_processors() == 1
-    finally:
-        os.sched_setaffinity(0, all_of_them)
-    assert usable_processors() == len(all_of_them)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from midiff_monai.environment import SPIN_COUNT, THREAD_VARIABLES
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.pipeline.batch import Pipeline, run_batch
@@ -183,6 +185,16 @@ def test_a_stop_starts_no_further_volume(scheduler: str, tmp_path: Path) -> None
     stop = threading.Event()
     stop.set()
     assert run(["good"] * 3, tmp_path, scheduler, stop) == ["pending"] * 3
+
+
+def test_local_workers_get_their_threads_and_wait_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask itself gives the libraries of a worker a single thread each."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with DaskExecutor(workers=1, threads=3)._client() as client:
+        (variables,) = client.run(lambda: dict(os.environ)).values()
+    assert {variables[name] for name in THREAD_VARIABLES} == {"3"}
+    assert variables["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
 
 
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
