@@ -26,13 +26,15 @@ number."""
 
 NO_TRANSLATE = "the inputs are T1w: segment them as they are"
 
+VERSIONS = "show the versions of midiff and of its bundles"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. The name of the command is stored as `command`."""
     parser = argparse.ArgumentParser(
         prog="midiff", description="Segment brain volumes of modalities that have no segmenter.", epilog=EPILOG
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of midiff and of its bundles")
+    parser.add_argument("--version", action=_Version, nargs=0, help=VERSIONS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_segment(commands)
     translate = _add(commands, "translate", "make a synthetic T1w, or another target, of each volume")
@@ -55,7 +57,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print the versions and exit."""
-        print(parser.prog, metadata.version("midiff-monai"))
+        print("midiff", metadata.version("midiff-monai"))
         for name in available_bundles():
             print(name, read_metadata(bundle_root(name))["version"])
         parser.exit()
@@ -116,7 +118,10 @@ def _add_bids(commands: Any) -> None:
     bids.add_argument(
         "--suffix", nargs="+", default=DEFAULT_SUFFIXES, help=f"scans (default: {' '.join(DEFAULT_SUFFIXES)})"
     )
-    bids.add_argument("--skip-bids-validation", action="store_true", help="do not check dataset_description.json")
+    bids.add_argument(
+        *_both("--skip-bids-validation"), action="store_true", help="do not check dataset_description.json"
+    )
+    bids.add_argument("--version", action=_Version, nargs=0, help=VERSIONS)
     _add_batch_options(bids)
 
 

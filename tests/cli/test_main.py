@@ -244,9 +244,10 @@ def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is a file or lies below one" in capsys.readouterr().err
 
 
-def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--version"], ["bids", "--version"]])
+def test_version_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["--version"])
+        main(arguments)
     assert stop.value.code == 0
     expected = {"midiff": metadata.version("midiff-monai")}
     for path in sorted(resources.bundle_root("t1_brain_segmentation").parent.glob("*/configs/metadata.json")):

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from worker_pipeline import WorkerPipeline
 
 from midiff_monai.environment import SPIN_COUNT, THREAD_VARIABLES
 from midiff_monai.errors import InputError
@@ -21,50 +21,12 @@ from midiff_monai.pipeline.batch_report import Outcome
 from midiff_monai.pipeline.options import Mode, Task
 
 pytest.importorskip("distributed", reason="needs the extra [cluster]")
-import cloudpickle  # noqa: E402
 import dask  # noqa: E402
 from distributed import Client, Future, LocalCluster  # noqa: E402
 
 from midiff_monai.pipeline.dask_executor import DaskExecutor  # noqa: E402
 
 TASK = Task(Mode.SEGMENT_DIRECTLY)
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
-
-
-class StandIn(Pipeline):
-    """Replaces the models. The text of a volume decides what happens to it."""
-
-    @cached_property
-    def models(self):  # type: ignore[no-untyped-def]
-        from midiff_monai.pipeline.models import Models
-
-        class Bundle:
-            root = Path("t1_brain_segmentation")
-            weights_sha256 = configuration_sha256 = "0" * 64
-
-            def setting(self, name: str) -> str:
-                return name
-
-        return Models(Bundle())  # type: ignore[arg-type]
-
-    def __call__(self, job):  # type: ignore[no-untyped-def]
-        import os
-
-        from midiff_monai.pipeline.run import new_report
-
-        source = job.source
-        attempts = Path(f"{source}.attempts")
-        with attempts.open("a") as file:
-            file.write("x")
-        deadly = {"deadly": 99, "unlucky": 1}.get(source.read_text(), 0)
-        if len(attempts.read_text()) <= deadly:
-            os.kill(os.getpid(), 9)
-        if source.read_text() == "bad":
-            raise ValueError("bad")
-        report = new_report(job, self.task, self.models)
-        job.paths.report.parent.mkdir(exist_ok=True)
-        report.write(job.paths.report)
-        return type("Result", (), {"report": report})
 
 
 @contextmanager
@@ -93,7 +55,7 @@ def run(
     for index, kind in enumerate(kinds):
         (folder / "in" / f"{index:02}.nii").write_text(kind)
     jobs = find_jobs([folder / "in"], folder / "out")
-    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress, StandIn)
+    outcomes = run_batch(jobs, TASK, folder / "out", DaskExecutor(0, scheduler), stop, progress, WorkerPipeline)
     return [outcome.status for outcome in outcomes]
 
 
