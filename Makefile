@@ -56,7 +56,8 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(RUN) $(PAIRS) --out $(RESULTS)/sdedit --methods sdedit:noise_level=250 sdedit:noise_level=750
 	mkdir -p $(SCRATCH)/multicontrast
 	cp $(DATA)/multicontrast/301D00252_T1.nii.gz $(DATA)/multicontrast/301D00252_PD.nii.gz $(SCRATCH)/multicontrast
-	$(RUN) --pairs $(SCRATCH)/multicontrast --out $(RESULTS)/published --methods published published:steps=1000,ancestral=1
+	$(RUN) --pairs $(SCRATCH)/multicontrast --out $(RESULTS)/published_guide --methods published_guide \
+		published_guide:steps=1000,ancestral=1
 	$(BIN)/python evaluation/acquisitions.py --subject $(DATA)/multicontrast/301D00293 \
 		--label-map $(DATA)/label-maps/training_seg_01.nii.gz --out $(RESULTS)/acquisitions
 	$(BIN)/python evaluation/yardstick.py --data $(DATA) --out $(RESULTS)

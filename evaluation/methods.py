@@ -90,14 +90,17 @@ def _from_matched(volume: Path, folder: Path, inferer: type, steps: int, **argum
     return _translated(matched, folder / "translated", open_bundle(TRANSLATION, steps=steps, **settings))
 
 
-def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
-    """Translate with the published method (Wang et al.) and our U-Net, see baselines/published.yaml.
+def published_guide(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
+    """Translate with the published guide and loss (Wang et al.), see baselines/published_guide.yaml.
+
+    U-Net, training data and sampling are not the published ones. The bundle `lmi_published` has these, without weights.
 
     Args:
         volume: SUBJECT_CONTRAST.nii.gz.
         folder: folder for the files.
         steps: number of DDIM steps.
-        ancestral: 1 samples with DDPM as published, which needs `steps=1000`.
+        ancestral: 1 samples with DDPM, which needs `steps=1000`. Its variance is the small one, and it clips its
+            estimates of the image. The published sampler has the large variance and does not clip.
     """
     settings: dict[str, Any] = {
         "inferer::mirror": False,
@@ -108,7 +111,7 @@ def published(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -
     if ancestral:
         settings["scheduler::_target_"] = "monai.networks.schedulers.DDPMScheduler"
         torch.manual_seed(0)  # DDPM draws noise in every step
-    return _translated(volume, folder, open_baseline(TRANSLATION, "published", steps=steps, **settings))
+    return _translated(volume, folder, open_baseline(TRANSLATION, "published_guide", steps=steps, **settings))
 
 
 def one_step(volume: Path, folder: Path) -> Result:
@@ -250,7 +253,7 @@ ON_CONTRASTS: dict[str, Method] = {
         histogram,
         inverted_histogram,
         randomised_contrast,
-        published,
+        published_guide,
         one_step,
         sdedit,
         ilvr,

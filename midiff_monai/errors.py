@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return the message of an error without its line breaks."""
     return " ".join(str(error).split())
 

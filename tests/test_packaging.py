@@ -121,6 +121,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (
         "transforms/flair.yaml",
         "presets/ixi-pd.yaml",
+        "samplers/ddim.yaml",
         "bundles/made_up/configs/metadata.json",
         "bundles/made_up/models/model.pt",
         "bundles/made_up/models/checkpoint_epoch=3.pt",
@@ -144,6 +145,7 @@ class TestWheel:
         assert carried == {
             "transforms/flair.yaml",
             "presets/ixi-pd.yaml",
+            "samplers/ddim.yaml",
             "bundles/made_up/configs/metadata.json",
             "bundles/made_up/models/model.pt",
         }

@@ -25,6 +25,7 @@ paper](../explanation/differences.md) says how the method differs.
 | `Sampling.py`, `run_sampling.sh` | `midiff translate`, `midiff batch` |
 | logged FID | [`midiff compare`](../how-to/compare.md) |
 | `configs/*.yml` | `configs/train.yaml` and `configs/inference.yaml` of a [bundle](../how-to/bundles.md) |
+| the method itself | the bundle [`lmi_published`](../../bundles/lmi_published/docs/README.md); train it first |
 
 What `midiff translate` has, `midiff segment`, `midiff batch` and `midiff bids` have too. Ids of a configuration belong
 to the bundle `t1_lmi_translation` and to the bundles that `midiff init` makes. A test checks that each option has its

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 
 from midiff_monai.bundle.resources import bundle_root, overlay_path
 from midiff_monai.bundle.weights import load_state, load_weights
+from midiff_monai.errors import BundleError
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.meta import as_plain_tensor
 
@@ -71,14 +72,24 @@ def open_bundle(
         settings: values that replace ids of the configuration. None keeps the bundle's value.
 
     Raises:
-        BundleError: the bundle or an overlay does not exist, or the weights are refused, see `load_weights`.
+        BundleError: the bundle, an overlay or an id of `settings` does not exist, or the weights are refused, see
+            `load_weights`.
     """
     root = bundle_root(name)
     files = [root / "configs" / "inference.yaml"]
     files += [overlay if isinstance(overlay, Path) else overlay_path(overlay) for overlay in overlays]
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    parser.update({"bundle_root": str(root)} | {key: value for key, value in settings.items() if value is not None})
+    try:
+        parser.read_config([str(file) for file in files])
+    except KeyError as error:
+        hint = "Leave the option out, or choose another bundle"
+        raise BundleError(root, f"lacks an id that an overlay changes ({error.args[0]})", hint) from error
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key in given:
+        if key.isidentifier() and key not in parser:  # a nested id may add an argument
+            hint = "Leave the option out, or choose a bundle or a sampler that has it"
+            raise BundleError(root, f"has no setting `{key}`", hint)
+    parser.update({"bundle_root": str(root)} | given)
     with torch.random.fork_rng():  # a new network draws its weights at random
         network = parser.get_parsed_content("network_def")
     digest = load_state(network, weights) if weights else load_weights(network, root, trusted)

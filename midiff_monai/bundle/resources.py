@@ -1,4 +1,4 @@
-"""Finds the bundles and the preprocessing overlays in a checkout or in an installed wheel."""
+"""Finds the bundles and the overlays of preprocessing and sampling in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def trainable_bundles() -> list[str]:
 def available_overlays() -> list[str]:
     """List the names of the preprocessing overlays, sorted: the file names in `transforms/` without `.yaml`."""
     return sorted(overlay.stem for overlay in _folder("transforms").glob("*.yaml"))
+
+
+def available_samplers() -> list[str]:
+    """List the names of the samplers, sorted: the file names in `samplers/` without `.yaml`."""
+    return sorted(sampler.stem for sampler in _folder("samplers").glob("*.yaml"))
 
 
 def available_presets() -> list[str]:
@@ -77,6 +82,11 @@ def overlay_path(name: str) -> Path:
     if name not in available_overlays():
         raise BundleError(path, "does not exist", f"Available are: {', '.join(available_overlays()) or 'none'}")
     return path
+
+
+def sampler_path(name: str) -> Path:
+    """The YAML file of one of `available_samplers`, which is merged over the configuration of a translation."""
+    return _folder("samplers") / f"{name}.yaml"
 
 
 def preset_path(name: str) -> Path:

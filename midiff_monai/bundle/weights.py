@@ -33,10 +33,11 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
     Raises:
         BundleError: the weights are missing, have another hash, hold more than tensors, or do not fit the network.
     """
-    path = Path(root) / WEIGHTS
+    path, expected = Path(root) / WEIGHTS, read_metadata(root)["weights_sha256"]
     if not path.is_file():
-        raise BundleError(path, "does not exist", "Train the bundle with `midiff train`, or install the package again")
-    found, expected = sha256(path), read_metadata(root)["weights_sha256"]
+        hint = f"Train the bundle with `midiff train {Path(root).name}`"
+        raise BundleError(path, "does not exist", f"{hint}, or install the package again" if expected else hint)
+    found = sha256(path)
     if found != expected and not trusted:
         raise BundleError(
             path,
@@ -93,6 +94,7 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
         SHA-256 of the new weights.
     """
     path = Path(root) / WEIGHTS
+    path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as temporary:
         save_state(state, temporary)
         if path.exists():

@@ -205,7 +205,8 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
         return
     defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--dataset_dir", default=defaults["dataset_dir"] if "labels" not in defaults else root / "data")
+    folder = str(defaults["dataset_dir"])
+    parser.add_argument("--dataset_dir", default=root / "data" if folder.startswith("$") else folder)
     parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
     given = parser.parse_known_args(overrides)[0]
     if "labels" not in defaults:

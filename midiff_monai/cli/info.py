@@ -35,7 +35,9 @@ def _bundle(name: str) -> dict[str, Any]:
     metadata, weights = read_metadata(root), root / WEIGHTS
     if "runs" in metadata:  # a composite bundle has no weights of its own
         return {"version": metadata["version"], "runs": metadata["runs"]}
-    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
     does = {name: metadata[name] for name in ("target", "segments", "anatomy", "image_size") if name in metadata}
-    weights_facts = {"weights_sha256": metadata["weights_sha256"], "intact": intact}
-    return {"version": metadata["version"]} | does | weights_facts
+    facts = {"version": metadata["version"]} | does
+    if not metadata["weights_sha256"]:
+        return facts | {"trained": False}
+    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
+    return facts | {"weights_sha256": metadata["weights_sha256"], "intact": intact}

@@ -12,13 +12,14 @@ from midiff_monai.bundle.resources import (
     available_bundles,
     available_overlays,
     available_presets,
+    available_samplers,
     bundle_root,
     read_metadata,
     trainable_bundles,
 )
 from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
-from midiff_monai.pipeline.options import Settings
+from midiff_monai.pipeline.options import Settings, option_of
 
 EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an
 output or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a
@@ -237,7 +238,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         arguments = dict(setting.metadata)
         if setting.name == "modality":
             arguments["help"] += f"; one of: {', '.join(available_overlays())}"
-        command.add_argument(f"--{setting.name.replace('_', '-')}", default=setting.default, **arguments)
+        if setting.name == "sampler":
+            arguments["help"] += f"; one of: {', '.join(available_samplers())}"
+        command.add_argument(option_of(setting.name), default=setting.default, **arguments)
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
     _add_threads(command)
 

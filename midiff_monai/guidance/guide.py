@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class LMIGuide(nn.Module):
     1. the source slices, in [0, 1], unless `include_source` is False;
     2. LMI(S, S), the LMI of the source with itself, in [0, 1]: one map per shift, or their maximum, as `lmi` reduces;
     3. LMI(S, x_t), the LMI of the source with the noisy image, in [0, 1], maximised over shifts;
-    4. the conditional means of the previous estimate given the source, in [-1, 1]; 0 at the first step.
+    4. the conditional means of the previous estimate given the source, in its range; 0 at the first step.
 
     Args:
         lmi: computes both LMI maps.
@@ -45,6 +46,7 @@ class LMIGuide(nn.Module):
         include_source: whether the denoiser receives the source slices. The published method withholds them.
         standardize: side, in pixels, of the neighbourhood in which `standardize_locally` equalises the source before
             LMI. None compares the intensities as they are, as published.
+        image_range: values of the noisy image that stand for the intensities 0 and 1. The published method has [0, 1].
 
     Example:
         >>> guide = LMIGuide(LocalMutualInformation(reduction="none"), ConditionalMean())
@@ -61,10 +63,11 @@ class LMIGuide(nn.Module):
         conditional_mean: ConditionalMean | None = None,
         include_source: bool = True,
         standardize: int | None = 7,
+        image_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
         super().__init__()
         self.lmi, self.conditional_mean = lmi, conditional_mean
-        self.include_source, self.standardize = include_source, standardize
+        self.include_source, self.standardize, self.image_range = include_source, standardize, tuple(image_range)
 
     def prepare(self, source: torch.Tensor, same_volume: bool = False) -> PreparedSource:
         """Compute the parts that do not change between denoising steps.
@@ -92,14 +95,15 @@ class LMIGuide(nn.Module):
 
         Args:
             source: from `prepare`.
-            noisy: the noisy image x_t (B, 1, H, W); clean images lie in [-1, 1].
+            noisy: the noisy image x_t (B, 1, H, W); clean images lie in `image_range`.
             cross_map_scale: factor of LMI(S, x_t); a number or (B or 1, 1, 1, 1).
-            estimate: the previous estimate of the clean image (B, 1, H, W) in [-1, 1].
+            estimate: the previous estimate of the clean image (B, 1, H, W) in `image_range`.
 
         Returns:
             (B, C, H, W), where C is `channels`.
         """
-        cross_map = self.lmi(source.statistics, (noisy + 1) / 2, reduction="max")
+        low, high = self.image_range
+        cross_map = self.lmi(source.statistics, (noisy - low) / (high - low), reduction="max")
         channels = [source.maps, cross_map_scale * cross_map]
         if self.conditional_mean and estimate is not None:
             channels.append(self.conditional_mean(source.bin_weights, estimate, source.same_volume))

@@ -32,7 +32,8 @@ class GuidedDenoiser(nn.Module):
         scale_input: scale x_t and LMI(S, x_t) by √ᾱ. The published method does not.
 
     Attributes:
-        estimate: the clean image (B, 1, H, W) in [-1, 1] that the last prediction implies; None before the first call.
+        estimate: the clean image (B, 1, H, W) that the last prediction implies, in the guide's `image_range`; None
+            before the first call.
 
     Example:
         >>> from midiff_monai.guidance import ConditionalMean, LocalMutualInformation
@@ -91,7 +92,7 @@ class GuidedDenoiser(nn.Module):
         return self.network(guided, timesteps=timesteps, context=context, **kwargs)
 
     def clean_image(self, prediction: torch.Tensor, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The clean image x_0, clamped to [-1, 1], that a prediction for x at these timesteps implies."""
+        """The clean image x_0 that a prediction for x at these timesteps implies, clamped to the `image_range`."""
         sqrt_alpha_bar = self.sqrt_alpha_bar(timesteps)
         sigma = (1 - sqrt_alpha_bar**2).sqrt()
         match self.prediction_type:
@@ -101,7 +102,8 @@ class GuidedDenoiser(nn.Module):
                 clean = (x - sigma * prediction) / sqrt_alpha_bar
             case _:
                 clean = sqrt_alpha_bar * x - sigma * prediction
-        return clean.clamp(-1, 1)
+        low, high = self.guide.image_range
+        return clean.clamp(low, high)
 
     def sqrt_alpha_bar(self, timesteps: torch.Tensor) -> torch.Tensor:
         """√ᾱ, the amplitude of the clean image in the noisy one, as (B or 1, 1, 1, 1)."""

@@ -23,7 +23,8 @@ class LMIGuidedInferer(DiffusionInferer):
 
     Args:
         scheduler: adds the noise in training and makes the steps in sampling.
-        guide: makes the channels of the guide.
+        guide: makes the channels of the guide. None for an unguided network, which receives the noisy image alone. A
+            source then has no effect; results depend on it by way of `start_image` alone.
         scale_input: scale the noisy image and its LMI map by √ᾱ. The published method does not.
 
     Example:
@@ -38,7 +39,7 @@ class LMIGuidedInferer(DiffusionInferer):
         torch.Size([4, 1, 16, 16])
     """
 
-    def __init__(self, scheduler: Scheduler, guide: LMIGuide, scale_input: bool = True) -> None:
+    def __init__(self, scheduler: Scheduler, guide: LMIGuide | None, scale_input: bool = True) -> None:
         super().__init__(scheduler)
         self.guide, self.scale_input = guide, scale_input
 
@@ -57,7 +58,7 @@ class LMIGuidedInferer(DiffusionInferer):
         """Predict for one training step.
 
         Args:
-            inputs: clean images (B, 1, H, W) in [-1, 1].
+            inputs: clean images (B, 1, H, W) in the guide's `image_range`, by default [-1, 1].
             diffusion_model: receives (B, 1 + guide channels, H, W).
             noise: standard normal, in the shape of the inputs.
             timesteps: (B,), integers.
@@ -69,9 +70,9 @@ class LMIGuidedInferer(DiffusionInferer):
         Returns:
             The prediction (B, 1, H, W), of the scheduler's prediction type.
         """
-        if source is None:
+        if source is None or self.guide is None:
             return super().__call__(inputs, diffusion_model, noise, timesteps, condition, *args, **kwargs)  # type: ignore[arg-type]
-        denoiser = self._guided_denoiser(diffusion_model, source, self.scheduler)
+        denoiser = self._guided_denoiser(diffusion_model, self.guide, source, self.scheduler)
         noisy = self.scheduler.add_noise(original_samples=inputs, noise=noise, timesteps=timesteps)
         for _ in range(self_conditioning_passes - 1):
             with torch.no_grad():
@@ -99,12 +100,12 @@ class LMIGuidedInferer(DiffusionInferer):
             scheduler: replaces the inferer's scheduler. Its `set_timesteps` must have been called.
             source: (B, 2·context + 1, H, W) in [0, 1].
             same_volume: the images of `source` are slices of one volume and share its intensity scale.
-            start_image: (B, 1, H, W) in [-1, 1]. Noised to `noise_level`, it replaces the pure noise
+            start_image: (B, 1, H, W) in the range of clean images. Noised to `noise_level`, it replaces the pure noise
                 (SDEdit, Meng et al., ICLR 2022, arXiv 2108.01073).
             noise_level: the timestep to start from, with `start_image`. Steps above it are skipped.
 
         Returns:
-            What `DiffusionInferer.sample` returns: (B, 1, H, W), in about [-1, 1].
+            What `DiffusionInferer.sample` returns: (B, 1, H, W), in about the range of the clean images.
 
         Raises:
             ValueError: only one of `start_image` and `noise_level` is given, or no timestep is at or below the level.
@@ -115,17 +116,17 @@ class LMIGuidedInferer(DiffusionInferer):
         if start_image is not None and noise_level is not None:
             scheduler = truncate_schedule(scheduler, noise_level)
             input_noise = scheduler.add_noise(start_image, input_noise, scheduler.timesteps[:1].to(input_noise.device))
-        if source is not None:
-            diffusion_model = self._guided_denoiser(diffusion_model, source, scheduler, same_volume)
+        if source is not None and self.guide is not None:
+            diffusion_model = self._guided_denoiser(diffusion_model, self.guide, source, scheduler, same_volume)
         return super().sample(input_noise, diffusion_model, scheduler, *args, **kwargs)  # type: ignore[arg-type]
 
     def _guided_denoiser(
-        self, network: nn.Module, source: torch.Tensor, scheduler: Scheduler, same_volume: bool = False
+        self, network: nn.Module, guide: LMIGuide, source: torch.Tensor, scheduler: Scheduler, same_volume: bool = False
     ) -> GuidedDenoiser:
         """A denoiser for one source and one schedule, without an estimate yet."""
         return GuidedDenoiser(
             network,
-            self.guide,
+            guide,
             source,
             scheduler.alphas_cumprod,  # type: ignore[arg-type]
             scheduler.prediction_type,  # type: ignore[arg-type]

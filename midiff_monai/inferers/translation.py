@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from midiff_monai.guidance.conditional_mean import ConditionalMean
-from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
+from midiff_monai.guidance.guide import centre_slice
+from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer, truncate_schedule
 from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, in_batches, slicing_axis
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
 
@@ -35,6 +36,10 @@ class SlicewiseTranslation(VolumeInferer):
         axis: as for `SliceRunner`.
         mirror: as for `SliceRunner`.
         multiple: as for `SliceRunner`.
+        start: what sampling starts from: "noise", or the noised "source" (SDEdit, Meng et al., ICLR 2022), or the
+            noised "inverted" source, in which dark and bright are exchanged within the foreground.
+        noise_level: the timestep to which a source is noised as the start. The steps above it are skipped.
+        image_range: values of the network's images that stand for 0 and 1, as in the guide.
 
     Example:
         >>> from midiff_monai.guidance import LMIGuide, LocalMutualInformation
@@ -61,17 +66,31 @@ class SlicewiseTranslation(VolumeInferer):
         axis: int = 2,
         mirror: bool = False,
         multiple: int = 16,
+        start: Literal["noise", "source", "inverted"] = "noise",
+        noise_level: int = 500,
+        image_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
         self.inferer, self.steps, self.samples, self.seed = inferer, steps, samples, seed
+        self.start, self.noise_level, self.image_range = start, noise_level, tuple(image_range)
         self.shared_noise, self.conditional_mean = shared_noise, conditional_mean
         self.progress, self.batch_size = progress, batch_size
         self._runners = [SliceRunner(context, number, mirror, multiple) for number in range(3)]
         self.runner = self._runners[axis]
 
     def set_timesteps(self) -> int:
-        """Set the scheduler to `steps` denoising steps; return the number of steps that it takes."""
-        self.inferer.scheduler.set_timesteps(self.steps)  # type: ignore[operator]
-        return len(self.inferer.scheduler.timesteps)
+        """Set the scheduler to `steps` denoising steps; return the number of steps that sampling takes.
+
+        Raises:
+            ValueError: the scheduler cannot take so many steps, none of them is at or below the noise level of the
+                start, or an unguided network is to start from noise.
+        """
+        scheduler = self.inferer.scheduler
+        scheduler.set_timesteps(self.steps)  # type: ignore[operator]
+        if self.start != "noise":
+            scheduler = truncate_schedule(scheduler, self.noise_level)
+        elif self.inferer.guide is None:
+            raise ValueError("an unguided network learns of the source only if it starts from it, and not from noise")
+        return len(scheduler.timesteps)
 
     @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
@@ -104,7 +123,8 @@ class SlicewiseTranslation(VolumeInferer):
             bin_weights = self.conditional_mean.prepare(source, same_volume=True)
             image = self.conditional_mean.shrink(bin_weights, image.movedim(axis + 1, 0)).movedim(0, axis + 1)
         # 0 is reserved for the background
-        return torch.where(volume != 0, ((image + 1) / 2).clamp(MIN_FOREGROUND_VALUE, 1), 0)
+        low, high = self.image_range
+        return torch.where(volume != 0, ((image - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1), 0)
 
     def sample_slices(
         self, slices: torch.Tensor, positions: torch.Tensor, network: Network, index: int = 0
@@ -118,14 +138,26 @@ class SlicewiseTranslation(VolumeInferer):
             index: index of the sample; it seeds the noise.
 
         Returns:
-            (N, 1, H, W) in about [-1, 1].
+            (N, 1, H, W) in about `image_range`.
         """
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        settings: dict[str, Any] = {"source": slices, "same_volume": True, "verbose": False}
+        settings: dict[str, Any] = {"source": slices, "same_volume": True, "verbose": False} | self._start(slices)
         total = self.set_timesteps() * len(noise)
-        with tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True) as bar:
+        bar = tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True)
+        with bar, torch.random.fork_rng([slices.device] if slices.is_cuda else []):
+            torch.manual_seed(combined_seed(self.seed, index))  # for samplers that draw noise in every step
             batched = in_batches(network, self.batch_size, bar.update)
             return self.inferer.sample(noise, batched, **settings)  # type: ignore[arg-type]
+
+    def _start(self, slices: torch.Tensor) -> dict[str, Any]:
+        """The arguments of `LMIGuidedInferer.sample` that make it start from the source."""
+        if self.start == "noise":
+            return {}
+        image = centre_slice(slices)
+        if self.start == "inverted":
+            image = torch.where(image > 0, 1 - image, 0)
+        low, high = self.image_range
+        return {"start_image": low + (high - low) * image, "noise_level": self.noise_level}
 
     def _noise(self, slices: torch.Tensor, position: int, index: int) -> torch.Tensor:
         """Initial noise (1, H, W): the weighted sum of noise shared by all slices and the slice's own."""
@@ -137,7 +169,12 @@ class SlicewiseTranslation(VolumeInferer):
 
 def seeded_noise(shape: tuple[int, ...], *seeds: int) -> torch.Tensor:
     """Standard normal noise on the CPU that depends on its shape and seeds alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(combined_seed(*seeds)))
+
+
+def combined_seed(*seeds: int) -> int:
+    """One seed that depends on all of the given ones and on their order."""
     combined = 0
     for seed in seeds:
         combined = (combined * 1_000_003 + seed) % 2**63
-    return torch.randn(shape, generator=torch.Generator().manual_seed(combined))
+    return combined

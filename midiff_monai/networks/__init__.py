@@ -1,16 +1,23 @@
-"""Network parts, a normalisation layer and few-step solvers, for the configurations of the bundles."""
+"""Network parts, a normalisation layer and samplers, for the configurations of the bundles."""
 
 from midiff_monai.networks.detail import CoarseToFineSegmenter, DetailBranch
-from midiff_monai.networks.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
+from midiff_monai.networks.schedulers import (
+    AncestralScheduler,
+    DPMSolverScheduler,
+    SpacedDDIMScheduler,
+    TrailingDDIMScheduler,
+)
 from midiff_monai.networks.wrappers import AutocastWrapper, PixelUnshuffleWrapper, SliceInstanceNorm, has_fast_bfloat16
 
 __all__ = [
+    "AncestralScheduler",
     "AutocastWrapper",
     "CoarseToFineSegmenter",
     "DPMSolverScheduler",
     "DetailBranch",
     "PixelUnshuffleWrapper",
     "SliceInstanceNorm",
+    "SpacedDDIMScheduler",
     "TrailingDDIMScheduler",
     "has_fast_bfloat16",
 ]

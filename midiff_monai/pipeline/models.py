@@ -10,8 +10,10 @@ from typing import Any
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.resources import sampler_path
+from midiff_monai.errors import BundleError, InputError, in_one_line
 from midiff_monai.io.outputs import DEFAULT_TARGET
-from midiff_monai.pipeline.options import PRECISIONS, Settings, Task
+from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, Settings, Task
 
 __all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models", "used_settings"]
 
@@ -60,6 +62,7 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
 
     Raises:
         BundleError: a bundle is not intact, or not usable in this task, see `Task.choose_bundles`.
+        InputError: the bundle of the translation cannot sample in this way.
     """
     settings, chosen = task.settings, task.choose_bundles()
     device = f"$torch.device('{settings.device}')" if settings.device else None
@@ -70,11 +73,13 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
     if not task.mode.translates:
         return Models(segmentation)
-    sampling = {name: getattr(settings, name) for name in ("steps", "samples", "seed")}
-    overlays = [settings.modality] if settings.modality else []
+    sampling = {name: getattr(settings, name) for name in SAMPLING}
+    overlays: list[str | Path] = [settings.modality] if settings.modality else []
+    overlays += [sampler_path(settings.sampler)] if settings.sampler else []
     if settings.fast:
         sampling["detail_radius"] = 0
     translation = _open(chosen.translation, overlays=overlays, **common, **sampling, **ids, progress=progress)
+    _check_sampling(translation, settings)
     return Models(segmentation, translation, chosen.target, chosen.finds_brain)
 
 
@@ -82,6 +87,17 @@ def _open(root: Path, **options: Any) -> Bundle:
     bundle = open_bundle(root, **options)
     _logger.debug("opened %s, weights %s on %s", root, bundle.weights_sha256[:12], bundle.setting("device"))
     return bundle
+
+
+def _check_sampling(translation: Bundle, settings: Settings) -> None:
+    if settings.noise_level is not None and translation.setting("start") == "noise":
+        raise InputError("--noise-level", "has no effect where sampling starts from noise", "Add --start source")
+    try:
+        translation.setting("inferer").set_timesteps()
+    except (RuntimeError, ValueError) as error:  # MONAI raises RuntimeError for arguments that a class does not take
+        hint = "Change --sampler, --steps, --start or --noise-level"
+        reason = in_one_line(error.__cause__ or error)
+        raise BundleError(translation.root, f"cannot sample so: {reason}", hint) from error
 
 
 @lru_cache(maxsize=1)
@@ -99,15 +115,17 @@ def kept_models(task: Task) -> Models:
     return load_models(task)
 
 
-def used_settings(settings: Settings, models: Models) -> dict[str, str | int | None]:
+def used_settings(settings: Settings, models: Models) -> dict[str, str | int | float | None]:
     """The settings, with the bundle's own values filled in. Those of the sampler are None without a translation.
 
     The bundles are not among them: a manifest names these with their hashes.
     """
     used = {name: value for name, value in asdict(settings).items() if name != "bundle"}
     if models.translation:
-        used |= {name: models.translation.setting(name) for name in ("samples", "seed")}
+        used |= {name: models.translation.setting(name) for name in SAMPLING if name in models.translation.parser}
         used["steps"] = models.translation.setting("inferer").set_timesteps()
+        if used["start"] == "noise":
+            used["noise_level"] = None
     if models.segmentation:
         used["fast"] = models.segmentation.setting("fast")
     bundle = models.translation or models.segmentation

@@ -13,6 +13,20 @@ from midiff_monai.bundle.choice import BundleChoice, choose_bundles
 PRECISIONS: dict[str, bool | None] = {"auto": None, "float32": False, "bfloat16": True}
 """Precision of the networks, and the value of a bundle's `amp` for it; None keeps the bundle's own choice."""
 
+SPACINGS = ["uniform", "quadratic"]
+"""Spacings of the timesteps of the sampler "ddim"."""
+
+STARTS = ["noise", "source", "inverted"]
+"""What sampling can start from."""
+
+SAMPLING = ("steps", "samples", "seed", "eta", "skip", "start", "noise_level")
+"""The settings that are ids of a translation bundle, or of a sampler."""
+
+
+def option_of(setting: str) -> str:
+    """The option of the command line for a field of `Settings`."""
+    return f"--{setting.replace('_', '-')}"
+
 
 class Mode(Enum):
     """What is made of a volume."""
@@ -56,6 +70,11 @@ class Settings:
         steps: number of denoising steps, 1 to 1000.
         samples: number of samples to average, 1 to 1000.
         seed: seed of the noise.
+        sampler: overlay of `samplers/` for the translation bundle.
+        eta: share of the noise of ancestral sampling that each step of the sampler "ddim" adds, 0 to 1.
+        skip: spacing of the timesteps of the sampler "ddim": "uniform" or "quadratic".
+        start: what sampling starts from: "noise", or the noised "source" or "inverted" source (SDEdit).
+        noise_level: the timestep to which a source is noised as the start, 1 to 999.
         device: "cpu", "cuda", "cuda:1" …
         precision: a key of `PRECISIONS`.
         fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
@@ -79,6 +98,22 @@ class Settings:
         None, "average N samples and write their standard deviation (default: 1)", metavar="N", type=int
     )
     seed: int | None = _option(None, "seed of the noise (default: 0)", metavar="N", type=int)
+    sampler: str | None = _option(None, "sampler (default: the bundle's)", metavar="NAME")
+    eta: float | None = _option(
+        None, "noise of --sampler ddim: 0 none, 1 as much as ancestral sampling (default: 0)", metavar="ETA", type=float
+    )
+    skip: str | None = _option(None, "spacing of the timesteps of --sampler ddim (default: uniform)", choices=SPACINGS)
+    start: str | None = _option(
+        None,
+        "start from noise, or from the noised volume, as it is or intensity-inverted (SDEdit; default: the bundle's)",
+        choices=STARTS,
+    )
+    noise_level: int | None = _option(
+        None,
+        "timestep to which --start noises the volume, 1 to 999; steps above it are skipped (default: 500)",
+        metavar="T",
+        type=int,
+    )
     device: str | None = _option(None, "cpu, cuda, cuda:1 … (default: a GPU if there is one)", metavar="NAME")
     precision: str = _option(
         "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from midiff_monai.bundle.resources import available_overlays, read_preset
+from midiff_monai.bundle.resources import available_overlays, available_samplers, read_preset
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
@@ -28,7 +28,7 @@ from midiff_monai.io.volumes import (
 from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings
-from midiff_monai.pipeline.options import PRECISIONS, Mode, Settings, Task
+from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Mode, Settings, Task, option_of
 from midiff_monai.pipeline.result import Result
 from midiff_monai.transforms.background import clear_background
 
@@ -148,20 +148,25 @@ def check_settings(task: Task) -> None:
     """
     settings = task.settings
     task.choose_bundles()
-    for name in ("modality", "steps", "samples", "seed"):
+    for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
-            raise InputError(f"--{name}", "has no effect without translation", "Leave it out, or --no-translate")
+            raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
             settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out"
         )
-    if settings.precision not in PRECISIONS:
-        raise InputError("--precision", f"is {settings.precision}", f"Choose one of {', '.join(PRECISIONS)}")
-    for name, most in (("steps", 1000), ("samples", 1000)):
+    choices: dict[str, Collection[str]]
+    choices = {"precision": PRECISIONS, "sampler": available_samplers(), "skip": SPACINGS, "start": STARTS}
+    for name, allowed in choices.items():
+        if (value := getattr(settings, name)) is not None and value not in allowed:
+            raise InputError(option_of(name), f"is {value}", f"Choose one of {', '.join(allowed)}")
+    for name, most in (("steps", 1000), ("samples", 1000), ("noise_level", 999)):
         value = getattr(settings, name)
         if value is not None and not 1 <= value <= most:
-            raise InputError(f"--{name}", f"is {value}", f"Give a whole number from 1 to {most}")
+            raise InputError(option_of(name), f"is {value}", f"Give a whole number from 1 to {most}")
+    if settings.eta is not None and not 0 <= settings.eta <= 1:
+        raise InputError("--eta", f"is {settings.eta}", "Give a number from 0 to 1")
     _check_device(settings.device or "cpu")
 
 

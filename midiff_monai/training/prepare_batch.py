@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +32,16 @@ def inner_slices(slabs: torch.Tensor, context: int, margin: int) -> torch.Tensor
 class LMIPrepareBatch(PrepareBatch):
     """Prepare T1w slabs for a training step of an `LMIGuidedInferer`.
 
-    The source is the target under a random contrast, so no second modality is needed. Whole batches are skull-stripped
-    at random, and cropped to the remaining foreground to save time. Each volume has its own margin, see
-    `RandSkullStripd`. A batch has the keys `image` and `regions`, and `signed_distance` unless nothing is stripped.
+    The source is the target under a random contrast, or the target itself, so no second modality is needed. Whole
+    batches are skull-stripped at random, and cropped to the remaining foreground to save time. Each volume has its own
+    margin, see `RandSkullStripd`. A batch has the keys `image`, `regions` for random contrasts, and `signed_distance`
+    if brains are stripped.
 
     Args:
         scheduler: gives the number of timesteps. Its `prediction_type` determines the regression target: the image, the
             noise or the velocity (Salimans and Ho, ICLR 2022, arXiv 2202.00512).
-        contrast_randomizer: turns targets and region maps (B, 1, X, Y, Z) into sources.
+        contrast_randomizer: turns targets and region maps (B, 1, X, Y, Z) into sources. None takes the target itself as
+            the source, as published.
         context: number of neighbouring slices of the source on either side that the denoiser sees.
         skull_strip_prob: probability that a batch is skull-stripped.
         multiple: the sides of the crop are multiples of this.
@@ -48,21 +50,24 @@ class LMIPrepareBatch(PrepareBatch):
             noisiest tenth the prediction is a regression on the guide, which all later steps depend on.
         self_conditioning_prob: probability that the network makes two passes and receives the conditional means of its
             first estimate (self-conditioning).
+        image_range: values of the network's images that stand for the intensities 0 and 1.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        contrast_randomizer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        contrast_randomizer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
         context: int = 1,
         skull_strip_prob: float = 0.6,
         multiple: int = 16,
         timestep_power: float = 4.0,
         self_conditioning_prob: float = 0.7,
+        image_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
         self.scheduler, self.contrast_randomizer, self.context = scheduler, contrast_randomizer, context
         self.skull_strip_prob, self.multiple = skull_strip_prob, multiple
         self.timestep_power, self.self_conditioning_prob = timestep_power, self_conditioning_prob
+        self.image_range = tuple(image_range)
 
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
@@ -70,12 +75,14 @@ class LMIPrepareBatch(PrepareBatch):
         def batch(key: str) -> torch.Tensor:
             return as_plain_tensor(batchdata[key]).to(device, non_blocking=non_blocking)
 
-        target, regions = batch("image"), batch("regions")
+        target = batch("image")
+        regions = batch("regions") if self.contrast_randomizer else target
         if torch.rand(()) < self.skull_strip_prob:
             target = skull_strip(target, batch("signed_distance").to(target))
         target, regions = crop_to_foreground(target, regions, self.multiple)
-        source = inner_slices(self.contrast_randomizer(target, regions), self.context, self.context)
-        images = 2 * inner_slices(target, 0, self.context) - 1
+        contrast = self.contrast_randomizer(target, regions) if self.contrast_randomizer else target
+        source, (low, high) = inner_slices(contrast, self.context, self.context), self.image_range
+        images = low + (high - low) * inner_slices(target, 0, self.context)
         noise = torch.randn_like(images)
         timesteps = self._draw_timesteps(images)
         regression_target = self._regression_target(images, noise, timesteps)

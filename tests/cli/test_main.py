@@ -106,6 +106,7 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     composite = facts["bundles"].pop("any_contrast_brain_segmentation")
     assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation"]
+    assert facts["bundles"].pop("lmi_published")["trained"] is False
     assert all(facts["bundles"][name]["intact"] for name in composite["runs"]) and len(facts["bundles"]) == 2
 
 
@@ -317,6 +318,6 @@ def test_an_unknown_bundle_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert main([*command, "nowhere"]) == 2
     error = capsys.readouterr().err
-    available = "any_contrast_brain_segmentation, t1_brain_segmentation, t1_lmi_translation"
+    available = "any_contrast_brain_segmentation, lmi_published, t1_brain_segmentation, t1_lmi_translation"
     assert f"nowhere: is not a bundle. Available are: {available}; or" in error
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())

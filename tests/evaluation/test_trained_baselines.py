@@ -76,16 +76,16 @@ def batch(parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return images, regression_target, given["regions"], options
 
 
-def test_the_published_method_learns_the_noise_from_the_t1w_itself_at_all_timesteps() -> None:
-    images, regression_target, _, options = batch(training("published", "published_training"))
+def test_the_published_guide_learns_the_noise_from_the_t1w_itself_at_all_timesteps() -> None:
+    images, regression_target, _, options = batch(training("published_guide", "published_guide_training"))
     assert torch.equal(regression_target, options["noise"]) and options["self_conditioning_passes"] == 1
     torch.testing.assert_close(options["source"], (images + 1) / 2)
     quarters = torch.histc(options["timesteps"].float(), 4, 0, 1000)
     assert quarters.min() > 0.15 * quarters.sum()
 
 
-def test_the_published_network_gets_the_noisy_image_and_two_unweighted_maps() -> None:
-    parser = training("published", "published_training")
+def test_the_network_of_the_published_guide_gets_the_noisy_image_and_two_unweighted_maps() -> None:
+    parser = training("published_guide", "published_guide_training")
     seen = []
     inferer = parser.get_parsed_content("inferer")
     image, noise, source = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
@@ -102,8 +102,8 @@ def test_the_published_network_gets_the_noisy_image_and_two_unweighted_maps() ->
     torch.testing.assert_close(seen[0], torch.cat(expected, dim=1))
 
 
-def test_the_published_network_starts_from_the_layers_that_fit() -> None:
-    unet = training("published", "published_training").get_parsed_content("network_def").network
+def test_the_network_of_the_published_guide_starts_from_the_layers_that_fit() -> None:
+    unet = training("published_guide", "published_guide_training").get_parsed_content("network_def").network
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     load_matching_weights(unet, bundle_root(TRANSLATION))
     shipped = open_bundle(TRANSLATION).setting("network_def").network.network.state_dict()
@@ -142,13 +142,13 @@ def test_real_pairs_apply_to_subjects_with_weights(tmp_path: Path, monkeypatch: 
     assert methods.applies("real_pairs", Path("A_1_PD.nii.gz")) and not methods.applies(
         "real_pairs", Path("A_PD.nii.gz")
     )
-    assert methods.applies("published:steps=5", Path("A_PD.nii.gz"))
+    assert methods.applies("published_guide:steps=5", Path("A_PD.nii.gz"))
 
 
 @pytest.mark.parametrize(
     "overlays, weights",
     [
-        (["published", "published_training"], "published"),
+        (["published_guide", "published_guide_training"], "published_guide"),
         (["one_step_training"], "one_step"),
         (["real_pairs_training"], "real_pairs_B"),
     ],
@@ -169,7 +169,7 @@ def test_weights_are_stored_under_the_name_that_is_loaded(overlays: list[str], w
 # --- in use ---
 
 
-@pytest.mark.parametrize("name", ["randomised_contrast", "published", "one_step"])
+@pytest.mark.parametrize("name", ["randomised_contrast", "published_guide", "one_step"])
 def test_a_baseline_uses_its_own_weights_and_reports_them(name: str, tmp_path: Path) -> None:
     nib.save(make_phantom("PD").image.slicer[..., 24:34], tmp_path / "X_PD.nii.gz")  # slices with deep grey matter
     result = methods.METHODS[name](tmp_path / "X_PD.nii.gz", tmp_path)

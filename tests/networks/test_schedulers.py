@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from gaussian_data import MEAN, optimal_prediction
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 
@@ -17,19 +18,8 @@ from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.translation import SlicewiseTranslation
 from midiff_monai.networks.schedulers import DPMSolverScheduler, TrailingDDIMScheduler
 
-MEAN = 0.3
 DEVIATION = 0.5
 every_prediction = pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
-
-
-def optimal_prediction(scheduler: DDIMScheduler, noisy: torch.Tensor, timestep: int, deviation: float) -> torch.Tensor:
-    """Prediction of the optimal network for data from N(MEAN, deviation²): that of the posterior mean."""
-    alpha = scheduler.alphas_cumprod[timestep].double()
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    gain = signal * deviation**2 / (alpha * deviation**2 + 1 - alpha)
-    clean = MEAN + gain * (noisy - signal * MEAN)
-    predictions = {"v_prediction": (signal * noisy - clean) / noise, "epsilon": (noisy - signal * clean) / noise}
-    return (predictions | {"sample": clean})[scheduler.prediction_type]
 
 
 def sampled(scheduler: DDIMScheduler, steps: int, deviation: float) -> tuple[float, float]:
