@@ -53,7 +53,7 @@ def test_a_slurm_task_processes_its_participant(engine: str, tmp_path: Path) -> 
         (tmp_path / "a study" / f"sub-{label}").mkdir(parents=True)
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_CPUS_PER_TASK": "4"}
-    command = ["bash", CONTAINER / f"slurm-{engine}.sh", "image", "a study", "out", "--suffix", "PDw"]
+    command = ["bash", str(CONTAINER / f"slurm-{engine}.sh"), "image", "a study", "out", "--suffix", "PDw"]
     printed = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
     arguments = printed.splitlines()
     parsed = build_parser().parse_args(["bids", *arguments[arguments.index("image") + 1 :]])

@@ -23,6 +23,11 @@ def make_inferer(scheduler: Scheduler | None = None, **guide_settings: Any) -> L
     return LMIGuidedInferer(scheduler or DDPMScheduler(num_train_timesteps=10), make_guide(**guide_settings))
 
 
+def guide_of(inferer: LMIGuidedInferer) -> LMIGuide:
+    assert inferer.guide is not None
+    return inferer.guide
+
+
 def make_unet(in_channels: int, **settings: Any) -> DiffusionModelUNet:
     torch.manual_seed(0)
     unet = DiffusionModelUNet(

@@ -9,7 +9,7 @@ import torch
 from denoisers import Oracle, Spy
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
-from small_inferers import images, make_guide, make_inferer, make_unet
+from small_inferers import guide_of, images, make_guide, make_inferer, make_unet
 
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.networks.schedulers import TrailingDDIMScheduler
@@ -25,7 +25,7 @@ def network_input(
     """The expected input of the network: the noisy image and its LMI map are scaled by √ᾱ."""
     alphas = torch.stack([inferer.scheduler.alphas_cumprod[int(timestep)] for timestep in timesteps])
     sqrt_alpha_bar = alphas.sqrt().reshape(-1, 1, 1, 1)
-    guide = inferer.guide(inferer.guide.prepare(source), noisy, estimate=estimate)
+    guide = guide_of(inferer)(guide_of(inferer).prepare(source), noisy, estimate=estimate)
     return torch.cat([sqrt_alpha_bar * noisy, guide[:, :-3], sqrt_alpha_bar * guide[:, -3:-2], guide[:, -2:]], dim=1)
 
 
@@ -37,7 +37,7 @@ def test_training_call_has_the_shape_of_the_images() -> None:
     inferer = make_inferer()
     timesteps = torch.tensor([3, 8])
     assert inferer(clean, make_unet(1), noise, timesteps).shape == clean.shape
-    guided = make_unet(1 + inferer.guide.channels(context=1))
+    guided = make_unet(1 + guide_of(inferer).channels(context=1))
     assert inferer(clean, guided, noise, timesteps, source=source).shape == clean.shape
 
 
@@ -46,7 +46,7 @@ def test_sampling_has_the_shape_of_the_noise_and_keeps_intermediates(scheduler: 
     _, noise, source = images()
     inferer = make_inferer(scheduler)
     scheduler.set_timesteps(10)
-    unet = make_unet(1 + inferer.guide.channels(context=1))
+    unet = make_unet(1 + guide_of(inferer).channels(context=1))
     settings: dict[str, Any] = {"source": source, "verbose": False}
     torch.manual_seed(0)
     sample, intermediates = inferer.sample(
@@ -104,7 +104,7 @@ def test_unknown_modes_and_missing_conditions_raise(guided: bool) -> None:
 def test_cross_attention_works_with_a_source() -> None:
     clean, noise, source = images()
     inferer, timesteps = make_inferer(), torch.tensor([1, 2])
-    unet = make_unet(1 + inferer.guide.channels(1), with_conditioning=True, cross_attention_dim=3)
+    unet = make_unet(1 + guide_of(inferer).channels(1), with_conditioning=True, cross_attention_dim=3)
     first, second = (
         inferer(clean, unet, noise, timesteps, condition=condition, source=source)
         for condition in (torch.zeros(2, 4, 3), torch.ones(2, 4, 3))
@@ -116,7 +116,7 @@ def test_cross_attention_works_with_a_source() -> None:
 def test_gradient_reaches_the_network() -> None:
     clean, noise, source = images()
     inferer = make_inferer()
-    unet = make_unet(1 + inferer.guide.channels(1))
+    unet = make_unet(1 + guide_of(inferer).channels(1))
     inferer(clean, unet, noise, torch.tensor([1, 2]), source=source).square().mean().backward()
     gradient = dict(unet.named_parameters())["conv_in.conv.weight"].grad
     assert gradient is not None
@@ -214,7 +214,7 @@ def test_a_given_scheduler_replaces_that_of_the_inferer_completely() -> None:
     other = TrailingDDIMScheduler(prediction_type="v_prediction", schedule="cosine")
     for own in (other, TrailingDDIMScheduler(prediction_type="sample")):
         inferer = make_inferer(own)
-        unet = make_unet(1 + inferer.guide.channels(1))
+        unet = make_unet(1 + guide_of(inferer).channels(1))
         other.set_timesteps(4)
         results.append(inferer.sample(noise, unet, other, source=source, verbose=False))
     torch.testing.assert_close(*results, rtol=0, atol=0)
@@ -226,5 +226,5 @@ def test_unscaled_input_is_the_noisy_image_and_its_cross_map_as_they_are() -> No
     inferer = LMIGuidedInferer(DDPMScheduler(num_train_timesteps=10), make_guide(), scale_input=False)
     inferer(clean, spy, noise, timesteps, source=source)
     noisy = inferer.scheduler.add_noise(clean, noise, timesteps)
-    guide = inferer.guide(inferer.guide.prepare(source), noisy)
+    guide = guide_of(inferer)(guide_of(inferer).prepare(source), noisy)
     torch.testing.assert_close(spy.images[0], torch.cat([noisy, guide], dim=1))

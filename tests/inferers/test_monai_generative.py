@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler
 from old_unets import CONTEXT, SMALL, UNREADABLE, make_old_unet, randomise
-from small_inferers import images, make_inferer
+from small_inferers import guide_of, images, make_inferer
 from torch import nn
 
 from midiff_monai.bundle.conversion import convert_state, unet_arguments
@@ -37,7 +37,7 @@ class TestOldNetwork:
     @pytest.fixture
     def networks(self, make: Any, conditioning: dict[str, Any], inferer: LMIGuidedInferer) -> list[nn.Module]:
         """The old network and the converted one."""
-        old = make(**SMALL | conditioning | {"in_channels": 1 + inferer.guide.channels(context=1)})
+        old = make(**SMALL | conditioning | {"in_channels": 1 + guide_of(inferer).channels(context=1)})
         new = DiffusionModelUNet(**unet_arguments(old.state_dict()), **UNREADABLE)
         new.load_state_dict(convert_state(old.state_dict()))
         return [network.double().eval() for network in (old, new)]

@@ -48,7 +48,7 @@ def test_the_command_and_monai_give_the_same_result(trained: Path, tmp_path: Pat
     arguments += ["--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(tmp_path / "monai")]
     run("monai.bundle", "run", *arguments)
     paths = [tmp_path / folder / "new_PDw_synthT1w.nii.gz" for folder in ("out", "monai")]
-    by_command, by_monai = (np.asarray(nib.load(path).dataobj) for path in paths)
+    by_command, by_monai = (np.asarray(nib.Nifti1Image.from_filename(path).dataobj) for path in paths)
     np.testing.assert_allclose(by_monai, by_command, atol=1e-4)
-    filled = np.asarray(nib.load(scan).dataobj) != 0
+    filled = np.asarray(nib.Nifti1Image.from_filename(scan).dataobj) != 0
     assert (by_command[~filled] == 0).all() and by_command[filled].std() > 0.01 and by_command.max() <= 1

@@ -19,6 +19,7 @@ from midiff_monai.pipeline.models import Models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.two_pass import is_whole_head
 from midiff_monai.pipeline.volume import foreground_of, segment_volume, translate_volume
+from midiff_monai.transforms.meta import as_plain_tensor
 
 VOXEL_ML = 0.008
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
@@ -66,7 +67,7 @@ def test_the_passes_are_those_that_are_made(
     if mode.segments:
         segment_volume(image, foreground, chosen[0], translated)
     monkeypatch.setattr(estimate, "BRAIN_BOX_ML", min([*translation.boxes, *segmentation.boxes]))
-    extent = Extent(box_ml(image[0].as_tensor()), is_whole_head(image))
+    extent = Extent(box_ml(as_plain_tensor(image[0])), is_whole_head(image))
     assert passed_ml(extent, mode, models) == pytest.approx((translation.passed, segmentation.passed))
 
 

@@ -43,7 +43,7 @@ def opened(bundle: Path, **settings: Any) -> tuple[Any, dict[str, Any]]:
     return models.translation.setting("inferer"), used_settings(task.settings, models)
 
 
-KINDS = {"ddpm": AncestralScheduler, "ddim": SpacedDDIMScheduler, "dpm-solver++": DPMSolverScheduler}
+KINDS: dict[str, Any] = {"ddpm": AncestralScheduler, "ddim": SpacedDDIMScheduler, "dpm-solver++": DPMSolverScheduler}
 
 
 def test_each_sampler_has_a_class() -> None:
@@ -136,7 +136,9 @@ def test_the_command_takes_the_options(guided: Path, tmp_path: Path, capsys: pyt
     options = ["--sampler", "ddim", "--steps", "4", "--eta", "1", "--skip", "quadratic", "--start", "source"]
     command = ["translate", "--bundle", str(guided), *options, "--noise-level", "5", str(scan), "-o"]
     assert main([*command, str(tmp_path / "a")]) == main([*command, str(tmp_path / "b")]) == 0
-    first, second = (np.asarray(nib.load(tmp_path / name / "x_PDw_synthT1w.nii.gz").dataobj) for name in "ab")
+    first, second = (
+        np.asarray(nib.Nifti1Image.from_filename(tmp_path / name / "x_PDw_synthT1w.nii.gz").dataobj) for name in "ab"
+    )
     np.testing.assert_array_equal(first, second)
     capsys.readouterr()
     assert main([*command, str(tmp_path / "c"), "--sampler", "ddpm"]) == 2
