@@ -91,7 +91,7 @@ def _type(action: argparse.Action) -> str:
         return "Flag"
     if action.dest in READ:
         return "File"
-    return "Number" if action.type is int else "String"
+    return "Number" if action.type in (int, float) else "String"
 
 
 def _groups(command: argparse.ArgumentParser) -> Iterator[dict[str, Any]]:
