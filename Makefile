@@ -61,6 +61,7 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/acquisitions.py --subject $(DATA)/multicontrast/301D00293 \
 		--label-map $(DATA)/label-maps/training_seg_01.nii.gz --out $(RESULTS)/acquisitions
 	$(BIN)/python evaluation/yardstick.py --data $(DATA) --out $(RESULTS)
+	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/intracranial.py $(MAPS) --out $(RESULTS)
 	$(BIN)/python evaluation/distribution.py $(PAIRS) --out $(RESULTS)
 	$(BIN)/python evaluation/calibration.py $(PAIRS) --out $(RESULTS)

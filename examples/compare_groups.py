@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     volumes = volumes.drop(columns=covariates.columns, errors="ignore").dropna(axis="columns")
     if arguments.structure not in volumes:
         raise ValueError(f"there is no volume of {arguments.structure} to compare")
-    unit = "" if arguments.structure.endswith("_fraction") else " (ml)"
+    unit = "" if arguments.structure.endswith(("_fraction", "_count")) else " (ml)"
     p, label, names = None, arguments.structure + unit, ", ".join(covariates)
     if names:
         if len(scans) < len(covariates.columns) + 3:

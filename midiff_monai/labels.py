@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from types import MappingProxyType
 
@@ -67,6 +68,10 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure(60, "Right-VentralDC", (165, 42, 42)),
 )
 """Classes of the segmentation network, in the order of its output channels."""
+
+LESIONS = Structure(77, "White-Matter-Lesions", (80, 255, 0))
+"""White matter lesions in pictures. In the label map they are white matter. The id is that of FreeSurfer's
+WM-hypointensities, as which T1w shows them; its colour is too close to that of a temporal horn."""
 
 FREESURFER_IDS: tuple[int, ...] = tuple(structure.id for structure in STRUCTURES)
 """Class index → FreeSurfer id."""
@@ -172,23 +177,33 @@ INTRACRANIAL = "intracranial"
 """Name of the intracranial volume in the volume tables."""
 
 
+WHITE_MATTER_LESIONS = "white_matter_lesions"
+"""Name of the volume of the lesions in the volume tables."""
+
+
 def total_volumes(volumes: Mapping[int, float]) -> dict[str, float]:
     """Add up volumes by FreeSurfer id into `TOTALS`. An id that is missing counts as 0."""
     return {name: sum(volumes.get(label, 0.0) for label in ids) for name, ids in TOTALS.items()}
 
 
-def with_totals(structures: pd.DataFrame, intracranial_ml: float) -> pd.DataFrame:
-    """Append the intracranial volume and `TOTALS` to a table of `structure_volumes`, as rows without an id.
+def with_totals(
+    structures: pd.DataFrame, intracranial_ml: float, lesions_ml: float = nan, lesion_count: int | None = None
+) -> pd.DataFrame:
+    """Append intracranial volume, `TOTALS` and lesions to a table of `structure_volumes`, as rows without an id.
 
     Args:
         structures: as `structure_volumes` returns it.
         intracranial_ml: millilitres; NaN where it is not known.
+        lesions_ml: volume of the white matter lesions in millilitres, which is a part of that of the white matter; NaN
+            where it is not known.
+        lesion_count: number of the white matter lesions; None where it is not known.
 
     Returns:
-        Columns id, name, volume_ml, percent_of_intracranial.
+        Columns id, name, volume_ml, percent_of_intracranial, count. The count is that of the lesions alone.
     """
     volumes = dict(zip(structures["id"], structures["volume_ml"], strict=True))
-    totals = {INTRACRANIAL: intracranial_ml} | total_volumes(volumes)
+    totals = {INTRACRANIAL: intracranial_ml} | total_volumes(volumes) | {WHITE_MATTER_LESIONS: lesions_ml}
     rows = pd.DataFrame({"id": pd.NA, "name": list(totals), "volume_ml": list(totals.values())})
     table = pd.concat([structures.astype({"id": "Int64"}), rows.astype({"id": "Int64"})], ignore_index=True)
-    return table.assign(percent_of_intracranial=100 * table["volume_ml"] / intracranial_ml)
+    counts = pd.array([pd.NA] * (len(table) - 1) + [lesion_count], dtype="Int64")
+    return table.assign(percent_of_intracranial=100 * table["volume_ml"] / intracranial_ml, count=counts)

@@ -181,15 +181,21 @@ def test_every_structure_counts_in_one_tissue() -> None:
 def test_totals_follow_the_structures_without_ids(intracranial: float, tmp_path: Path) -> None:
     segmentation = np.repeat([0, 2, 42, 16, 24, 4], [5, 100, 200, 30, 40, 50]).reshape(5, 5, 17).astype(np.int16)
     structures = structure_volumes(segmentation, voxel_volume_ml=1)
-    with_totals(structures, intracranial).to_csv(tmp_path / "volumes.csv", index=False)
+    with_totals(structures, intracranial, 1.5, 7).to_csv(tmp_path / "volumes.csv", index=False)
     table = pd.read_csv(tmp_path / "volumes.csv", dtype={"id": "Int64"})
     pd.testing.assert_frame_equal(table.iloc[:32, :3], structures, check_dtype=False)
     totals = table[table["id"].isna()].set_index("name")["volume_ml"]
-    expected = {"brain": 330, "grey_matter": 200, "white_matter": 130, "total_csf": 90}
+    expected = {"brain": 330, "grey_matter": 200, "white_matter": 130, "total_csf": 90, "white_matter_lesions": 1.5}
     assert totals.to_dict() == pytest.approx({"intracranial": intracranial} | expected, nan_ok=True)
     percent = table.set_index("name")["percent_of_intracranial"]
     assert percent["Brain-Stem"] == pytest.approx(2 if intracranial == 1500 else np.nan, nan_ok=True)
-    assert "id,name,volume_ml,percent_of_intracranial\n2,Left" in (tmp_path / "volumes.csv").read_text()
+    assert table["count"].dropna().tolist() == [7] and table["count"].iloc[-1] == 7
+    assert "id,name,volume_ml,percent_of_intracranial,count\n2,Left" in (tmp_path / "volumes.csv").read_text()
+
+
+def test_lesions_that_a_scan_cannot_show_have_no_volume_and_no_count() -> None:
+    row = with_totals(structure_volumes(np.full((2, 2, 2), 2), voxel_volume_ml=1), 10.0).set_index("name")
+    assert row.loc["white_matter_lesions", ["volume_ml", "count"]].isna().all()
 
 
 def test_mirrored_classes_equal_the_published_table() -> None:

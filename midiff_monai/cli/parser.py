@@ -240,7 +240,8 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
             arguments["help"] += f"; one of: {', '.join(available_overlays())}"
         if setting.name == "sampler":
             arguments["help"] += f"; one of: {', '.join(available_samplers())}"
-        command.add_argument(option_of(setting.name), default=setting.default, **arguments)
+        flag = arguments.pop("flag", option_of(setting.name))
+        command.add_argument(flag, dest=setting.name, default=setting.default, **arguments)
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
     _add_threads(command)
 

@@ -36,6 +36,8 @@ class RunReport:
         outputs: Role → written file. The roles are the field names of `midiff_monai.io.paths.OutputPaths`.
         warnings: Sentences for the reader of the result, including those of the flags.
         flags: Automatic flags with the keys "kind", "value" and "text"; see `midiff_monai.qc.flags.Flag`.
+        lesions: White matter lesions with the keys "volume_ml" and "count", or "reason" if the scan cannot show them.
+            Empty if they were not looked for.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -51,6 +53,7 @@ class RunReport:
     outputs: dict[str, Path] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     flags: list[dict[str, Any]] = field(default_factory=list)
+    lesions: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -92,6 +95,7 @@ class RunReport:
             "configurations": dict(sorted(self.configurations.items())),
             "warnings": self.warnings,
             "flags": self.flags,
+            "lesions": self.lesions,
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

@@ -43,6 +43,7 @@ OUTPUTS = (
     Output("synthetic", "_synth{target}.nii.gz", "_desc-synthetic{scan}_{target}.nii.gz", "translation"),
     Output("synthetic_std", "_synth{target}_std.nii.gz", "_desc-synthetic{scan}_std.nii.gz", "translation"),
     Output("segmentation", "_dseg.nii.gz", "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
+    Output("lesions", "_desc-lesions_mask.nii.gz", "_desc-lesions{scan}_mask.nii.gz", "segmentation"),
     Output("dicom_seg", "_dseg.dcm", "_desc-midiff{scan}_dseg.dcm", "segmentation"),
     Output("label_table", "_dseg.tsv", "_desc-midiff{scan}_dseg.tsv", "segmentation"),
     Output("volumes", "_volumes.csv", "_desc-midiff{scan}_volumes.csv", "segmentation"),
@@ -61,6 +62,7 @@ class OutputPaths:
         synthetic: the synthetic volume of the target modality.
         synthetic_std: its voxelwise standard deviation over several samples.
         segmentation: label map on the grid of the input.
+        lesions: mask of the white matter lesions, if the contrast of the input shows them.
         dicom_seg: the segmentation as DICOM SEG, for a DICOM series only.
         label_table: index, name and colour of each label.
         volumes: volume of each structure in millilitres.
@@ -72,6 +74,7 @@ class OutputPaths:
     synthetic: Path
     synthetic_std: Path
     segmentation: Path
+    lesions: Path
     dicom_seg: Path
     label_table: Path
     volumes: Path

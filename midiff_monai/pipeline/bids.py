@@ -234,6 +234,9 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
         if job.paths.segmentation.is_file():
             labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
             _write_json(common | labels, _sidecar(job.paths.segmentation))
+        if job.paths.lesions.is_file():
+            lesions = {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False}
+            _write_json(common | lesions, _sidecar(job.paths.lesions))
         if job.paths.synthetic.is_file():
             target = _suffix(job.paths.synthetic)
             synthetic: dict[str, Any] = {"Description": f"{target} contrast made from another contrast by midiff"}

@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from midiff_monai.pipeline.lesions import separate_lesions
 from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.pipeline.run import check_settings
@@ -47,8 +48,9 @@ class AnyContrastSegmenter(nn.Module):
         super().__init__()
         precision = "bfloat16" if amp else "float32"
         chosen = Settings(bundle=[translation, segmentation], device=str(device), precision=precision, **settings)
-        check_settings(Task(settings=chosen))
-        self.models = load_models(Task(settings=chosen), scale_intensity=scale_intensity)
+        self.task = Task(settings=chosen)
+        check_settings(self.task)
+        self.models = load_models(self.task, scale_intensity=scale_intensity)
         self.eval()
 
     @torch.inference_mode()
@@ -71,4 +73,8 @@ class AnyContrastSegmenter(nn.Module):
         assert self.models.segmentation is not None
         foreground = foreground_of(image)
         translated = translate_volume(image, foreground, self.models)
-        return segment_volume(image, foreground, self.models.segmentation, translated).labels[None]
+        labels = segment_volume(image, foreground, self.models.segmentation, translated).labels
+        if self.task.settings.lesions:
+            affine = image.affine.numpy()
+            labels = torch.from_numpy(separate_lesions(image[0].numpy(), labels.numpy(), affine, self.task).labels)
+        return labels[None]

@@ -19,7 +19,8 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
 from midiff_monai.io.slices import is_slice, stored_range
 from midiff_monai.io.volumes import reading_warnings, states_orientation
-from midiff_monai.labels import STRUCTURES, structure_volumes, with_totals
+from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
+from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
@@ -41,6 +42,7 @@ class Computation:
             a T1w is at about 0.7. A slice has the range of its file. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
+        lesions: (X, Y, Z) mask of the white matter lesions, or None if the source cannot show them.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
@@ -51,6 +53,7 @@ class Computation:
     synthetic: np.ndarray | None = None
     synthetic_std: np.ndarray | None = None
     segmentation: np.ndarray | None = None
+    lesions: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
     render: Callable[..., None] = qc_mosaic
@@ -59,6 +62,11 @@ class Computation:
         """Keep the synthetic volume of a translation, and its standard deviation over several samples."""
         restored = translated.restored.numpy()
         self.synthetic, self.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
+
+    def keep_lesions(self, relabelled: Relabelled) -> None:
+        """Keep the lesions, the segmentation in which they are white matter, and a record of them in the manifest."""
+        self.segmentation, self.lesions = relabelled.labels, relabelled.lesions.mask
+        self.report.lesions = describe_lesions(relabelled.lesions, self.source.affine)
 
     def measures(self) -> Measures:
         """The measures on which the automatic quality flags are based."""
@@ -73,7 +81,9 @@ class Computation:
         """The columns of `labels.with_totals`, a row for each structure and each total; None without a segmentation."""
         if self.segmentation is None:
             return None
-        return with_totals(self._structures(self.segmentation), self.intracranial_ml())
+        lesions = self.report.lesions
+        burden = lesions.get("volume_ml", nan), lesions.get("count")
+        return with_totals(self._structures(self.segmentation), self.intracranial_ml(), *burden)
 
     def _structures(self, segmentation: np.ndarray) -> pd.DataFrame:
         return structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
@@ -88,7 +98,9 @@ class Computation:
         """Draw the mosaic for quality control as PNG."""
         source = np.asarray(self.source.dataobj)
         segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
-        colours = {structure.id: structure.hex_colour for structure in STRUCTURES}
+        if self.lesions is not None:
+            segmentation = np.where(self.lesions, LESIONS.id, segmentation)
+        colours = {structure.id: structure.hex_colour for structure in (*STRUCTURES, LESIONS)}
         self.render(source, self.synthetic, segmentation, self.source.affine, file, title, colours, self.target)
 
 
@@ -106,12 +118,15 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
             translated = translate_volume(image, foreground, models)
             volume.keep(translated)
     if task.mode.segments:
+        assert models.segmentation is not None
         with report.timed("segment"):
-            assert models.segmentation is not None
             labels, volume.whole_head = segment_volume(image, foreground, models.segmentation, translated)
-            volume.segmentation = labels.numpy()
-        if not volume.segmentation.any():
+        volume.segmentation = segmentation = labels.numpy()
+        if not segmentation.any():
             report.warnings.append("No structure was found: look at the picture and check the input.")
+        if task.settings.lesions:
+            with report.timed("lesions"):
+                volume.keep_lesions(separate_lesions(voxels[0].numpy(), segmentation, source.affine, task))
     if not is_slice(source):
         with report.timed("check"):
             report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]

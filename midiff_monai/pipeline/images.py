@@ -60,6 +60,11 @@ class ImageResult:
         return self._image(self.computation.segmentation, np.int16)
 
     @cached_property
+    def lesions(self) -> nib.Nifti1Image | None:
+        """The mask of the white matter lesions, uint8, or None if the image cannot show them: see the manifest."""
+        return self._image(self.computation.lesions, np.uint8)
+
+    @cached_property
     def volumes(self) -> pd.DataFrame | None:
         """The columns of `labels.with_totals`, a row for each structure and total; None without a segmentation."""
         return self.computation.volumes()

@@ -78,6 +78,7 @@ class Settings:
         device: "cpu", "cuda", "cuda:1" …
         precision: a key of `PRECISIONS`.
         fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
+        lesions: look for white matter lesions.
         trust_weights: load weights whose hash differs from the bundle's metadata.
     """
 
@@ -124,6 +125,12 @@ class Settings:
         False,
         "compute at 2 mm only, in less time: a smoother synthetic T1w, a coarser segmentation",
         action="store_true",
+    )
+    lesions: bool = _option(
+        True,
+        "do not look for white matter lesions, which the segmentation of FLAIR includes",
+        flag="--no-lesions",
+        action="store_false",
     )
     trust_weights: bool = _option(
         False, "load weights whose hash differs from the bundle's metadata", action="store_true"

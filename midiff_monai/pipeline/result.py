@@ -103,6 +103,8 @@ class Result(Computation):
             writers["volumes"] = self._write_volumes
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
+        if self.lesions is not None:
+            writers["lesions"] = partial(self._write_mask, self.lesions)
         return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
@@ -110,6 +112,9 @@ class Result(Computation):
 
     def _write_labels(self, segmentation: np.ndarray, path: Path) -> None:
         write_like(segmentation, self.source, path, np.int16)
+
+    def _write_mask(self, mask: np.ndarray, path: Path) -> None:
+        write_like(mask, self.source, path, np.uint8)
 
     def _write_volumes(self, path: Path) -> None:
         table = self.volumes()

@@ -143,7 +143,7 @@ def check_settings(task: Task) -> None:
     """Check a task before anything is read.
 
     Raises:
-        InputError: a setting is out of range, or belongs to the translation while nothing is translated.
+        InputError: a setting is out of range, or belongs to a translation or a segmentation that is not made.
         BundleError: a bundle is not usable in this task, see `Task.choose_bundles`.
     """
     settings = task.settings
@@ -151,6 +151,8 @@ def check_settings(task: Task) -> None:
     for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
+    if not settings.lesions and not task.mode.segments:
+        raise InputError("--no-lesions", "has no effect without a segmentation", "Leave it out")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
@@ -181,8 +183,8 @@ def written_roles(task: Task) -> list[str]:
     """The roles of the files that a task writes for a volume, without those of the record."""
     stages = (["translation"] if task.mode.translates else []) + (["segmentation"] if task.mode.segments else [])
     roles = roles_of(*stages, "check")  # type: ignore[arg-type]
-    several = (task.settings.samples or 1) > 1
-    return [role for role in roles if several or role != "synthetic_std"]
+    wanted = {"synthetic_std": (task.settings.samples or 1) > 1, "lesions": task.settings.lesions}
+    return [role for role in roles if wanted.get(role, True)]
 
 
 def process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None = None) -> Result:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.labels import GROUPS, STRUCTURES
+from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES
 from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, Measures, quality_flags, robust_z
 from midiff_monai.qc.study import contrast, read_study
 from midiff_monai.qc.subject import Subject
@@ -122,7 +122,7 @@ def _results(subject: Subject, summary: Summary, z: dict[str, float], folder: Pa
     """Return what was measured and drawn of a subject."""
     flags = quality_flags(summary.measures, z)
     return {
-        "structures": summary.measures.volumes,
+        "structures": {**summary.measures.volumes, **_lesions(subject)},
         "scores": {name: _finite(score) for name, score in summary.measures.scores().items()},
         "z": {name: _finite(value) for name, value in z.items()},
         "flags": [flag._asdict() for flag in flags],
@@ -130,6 +130,12 @@ def _results(subject: Subject, summary: Summary, z: dict[str, float], folder: Pa
         "pictures": summary.pictures,
         "viewer": _script(subject, folder).as_posix() if summary.pictures else None,
     }
+
+
+def _lesions(subject: Subject) -> dict[int, float]:
+    """Return the volume of the white matter lesions in millilitres by `labels.LESIONS`, if the scan shows them."""
+    lesions = subject.report.get("lesions", {})
+    return {LESIONS.id: lesions["volume_ml"]} if "volume_ml" in lesions else {}
 
 
 def _warnings_beside(subject: Subject, flags: list[Flag]) -> list[str]:
@@ -164,7 +170,7 @@ def _html(title: str, entries: list[dict[str, Any]]) -> str:
     data = {
         "title": title,
         "groups": ["brain", *GROUPS],
-        "structures": [{"id": s.id, "name": s.name, "colour": s.colour} for s in STRUCTURES],
+        "structures": [{"id": s.id, "name": s.name, "colour": s.colour} for s in (*STRUCTURES, LESIONS)],
         "min_scans": MIN_SCANS,
         "outlier_z": OUTLIER_Z,
         "subjects": entries,

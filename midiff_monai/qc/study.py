@@ -12,7 +12,7 @@ import pandas as pd
 
 from midiff_monai.io.manifest import input_identity
 from midiff_monai.io.paths import CONTRAST, VOLUME_SUFFIXES, atomic_write, volume_stem
-from midiff_monai.labels import INTRACRANIAL, STRUCTURES, TOTALS, total_volumes
+from midiff_monai.labels import INTRACRANIAL, STRUCTURES, TOTALS, WHITE_MATTER_LESIONS, total_volumes
 from midiff_monai.qc.records import MANIFEST_SUFFIX, BatchRow, ManifestRecord, Record, Records, read_records
 from midiff_monai.qc.subject import Subject
 
@@ -21,6 +21,10 @@ SCAN = (
     r"(?:.*_(?P<suffix>[0-9a-zA-Z]+)\.)?"
 )
 """The parts of a scan's file name in BIDS."""
+
+
+LESION_COUNT = "lesion_count"
+"""Name of the number of lesions in the table of a study."""
 
 
 def read_study(folder: Path) -> list[Subject]:
@@ -133,9 +137,10 @@ def write_volumes_table(folder: Path) -> Path:
 
     The table has one row for each segmented input, ordered by name. Its columns are `input`; `participant_id`,
     `session_id` and `suffix` if the inputs' names are those of BIDS; one column for each structure; `intracranial`,
-    which is empty unless the input is a whole head; one for each of `labels.TOTALS`; and `brain_parenchymal_fraction`,
-    brain by intracranial volume. Inputs that failed or were not reached in the last run are left out, as are results
-    without a segmentation.
+    which is empty unless the input is a whole head; one for each of `labels.TOTALS`; `white_matter_lesions` and
+    `lesion_count`, which are empty unless the contrast shows lesions; and `brain_parenchymal_fraction`, brain by
+    intracranial volume. Inputs that failed or were not reached in the last run are left out, as are results without a
+    segmentation.
 
     Returns:
         The path of the table.
@@ -145,8 +150,13 @@ def write_volumes_table(folder: Path) -> Path:
     inputs = pd.Series([subject.input for subject, _ in segmented], dtype=str, name="input")
     names = pd.Series([Path(subject.input).name for subject, _ in segmented], dtype=str)
     scans = names.str.extract(SCAN).dropna(axis="columns", how="all")
-    columns = [structure.name for structure in STRUCTURES[1:]] + [INTRACRANIAL, *TOTALS]
-    rows = [_by_name(volumes, subject.intracranial_ml()) for subject, volumes in segmented]
+    columns = [structure.name for structure in STRUCTURES[1:]] + [
+        INTRACRANIAL,
+        *TOTALS,
+        WHITE_MATTER_LESIONS,
+        LESION_COUNT,
+    ]
+    rows = [_by_name(subject, volumes) for subject, volumes in segmented]
     measured = pd.DataFrame(rows, columns=columns, dtype=float)
     measured["brain_parenchymal_fraction"] = measured["brain"] / measured[INTRACRANIAL]
     path = folder / "volumes.csv"
@@ -156,6 +166,8 @@ def write_volumes_table(folder: Path) -> Path:
     return path
 
 
-def _by_name(volumes: dict[int, float], intracranial_ml: float) -> dict[str, float | None]:
+def _by_name(subject: Subject, volumes: dict[int, float]) -> dict[str, float | None]:
     structures = {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
-    return structures | {INTRACRANIAL: intracranial_ml} | total_volumes(volumes)
+    measured = {name: subject.measured(name) for name in (INTRACRANIAL, WHITE_MATTER_LESIONS)}
+    count = subject.measured(WHITE_MATTER_LESIONS, "count")
+    return structures | measured | total_volumes(volumes) | {LESION_COUNT: count}

@@ -17,11 +17,11 @@ from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.paths import VOLUME_SUFFIXES
 from midiff_monai.io.volumes import UNREADABLE, read_volume
-from midiff_monai.labels import INTRACRANIAL
+from midiff_monai.labels import LESIONS
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Flag
 
-IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation")
+IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation", "lesions")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Images:
         synthetic: the synthetic T1w in [0, 1].
         synthetic_std: its standard deviation over samples.
         segmentation: FreeSurfer ids.
+        lesions: mask of the white matter lesions.
     """
 
     affine: NDArray[np.float64]
@@ -41,6 +42,7 @@ class Images:
     synthetic: NDArray | None
     synthetic_std: NDArray | None
     segmentation: NDArray | None
+    lesions: NDArray | None = None
 
     @property
     def intensity_images(self) -> dict[str, NDArray]:
@@ -50,9 +52,10 @@ class Images:
 
     @property
     def structures(self) -> NDArray:
-        """The segmentation, or zeros if it is missing."""
+        """The segmentation, with lesions as `labels.LESIONS`; zeros if it is missing."""
         if self.segmentation is not None:
-            return self.segmentation
+            lesions = False if self.lesions is None else self.lesions > 0
+            return np.where(lesions, LESIONS.id, self.segmentation)
         shown = next(iter(self.intensity_images.values()))
         return np.zeros(shown.shape, np.uint8)
 
@@ -115,13 +118,13 @@ class Subject:
         except (ValueError, LookupError) as error:
             return {}, [f"{path.name} cannot be read: {in_one_line(error)}."]
 
-    def intracranial_ml(self) -> float:
-        """Read the intracranial volume in millilitres from an intact table of volumes; NaN where it is not known."""
+    def measured(self, name: str, column: str = "volume_ml") -> float:
+        """Read a value from the row `name` of an intact table of volumes; NaN where it is not known."""
         path = self.output("volumes")
         if path is None:
             return nan
-        table = pd.read_csv(path, na_filter=False).reindex(columns=["name", "volume_ml"])
-        known = pd.to_numeric(table.loc[table["name"] == INTRACRANIAL, "volume_ml"], errors="coerce")
+        table = pd.read_csv(path, na_filter=False).reindex(columns=["name", column])
+        known = pd.to_numeric(table.loc[table["name"] == name, column], errors="coerce")
         return float(known.iloc[0]) if len(known) else nan
 
     def images(self) -> tuple[Images | None, list[str]]:

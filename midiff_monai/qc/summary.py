@@ -19,7 +19,7 @@ from PIL.Image import Image
 
 from midiff_monai.errors import in_one_line
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.labels import STRUCTURES
+from midiff_monai.labels import LESIONS, STRUCTURES
 from midiff_monai.provenance import environment
 from midiff_monai.qc.flags import Measures, measure
 from midiff_monai.qc.geometry import Geometry
@@ -28,7 +28,7 @@ from midiff_monai.qc.subject import Images, Subject
 from midiff_monai.qc.viewer import write_viewer_script
 
 WEBP_QUALITY = 80
-COLOURS = {structure.id: structure.hex_colour for structure in STRUCTURES}
+COLOURS = {structure.id: structure.hex_colour for structure in (*STRUCTURES, LESIONS)}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def write_derivative(dataset: Path, output: Path) -> None:
     for job in jobs:
         job.paths.segmentation.parent.mkdir(parents=True, exist_ok=True)
         for role, path in asdict(job.paths).items():
-            kind = np.int16 if role == "segmentation" else np.float32
+            kind = np.int16 if role in ("segmentation", "lesions") else np.float32
             if role == "dicom_seg":  # BIDS data sets contain no DICOM series
                 continue
             if path.name.endswith(".nii.gz"):

@@ -38,7 +38,7 @@ def test_the_results_are_those_of_the_file(scan: Path, result: ImageResult, tmp_
         np.testing.assert_array_equal(image.affine, stored.affine)
         for field in ("sform_code", "qform_code", "xyzt_units", "pixdim", "datatype"):
             np.testing.assert_array_equal(image.header[field], stored.header[field])
-    written = pd.read_csv(expected.paths.volumes, dtype={"id": "Int64"})
+    written = pd.read_csv(expected.paths.volumes, dtype={"id": "Int64", "count": "Int64"})
     pd.testing.assert_frame_equal(result.volumes, written, atol=1e-4)  # type: ignore[arg-type]
     assert result.warnings == expected.report.warnings
     assert [flag._asdict() for flag in result.flags] == expected.report.flags
