@@ -31,41 +31,39 @@ from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.pipeline.run import read, segment
 from midiff_monai.transforms.lesions import MISTAKEN
 
-KEY = ("source", "subject", "contrast")
+KEY = ("source", "subject")
 
 TUNING = ("Subj02", "Subj03", "Subj05", "Subj08", "301D00252", "301D00293")
 """Subjects on whose scans the thresholds were chosen. All others are held out."""
 
 SOURCES = {
-    "heads-flair": ("*_FLAIR_WMH.nii.gz", ("FLAIR",)),
-    "multicontrast": ("*_lesions.nii.gz", ("FLAIR",)),
-    "open-ms": ("*_lesions.nii.gz", ("FLAIR",)),
+    "heads-flair": "*_FLAIR_WMH.nii.gz",
+    "multicontrast": "*_lesions.nii.gz",
+    "open-ms": "*_lesions.nii.gz",
 }
-"""Folder → pattern of its masks, and the contrasts that are scored."""
+"""Folder → pattern of its masks."""
 
 
 class Case(NamedTuple):
-    """A scan, and the mask of its lesions on the same grid."""
+    """A FLAIR, and the mask of its lesions on the same grid."""
 
     source: str
     subject: str
-    contrast: str
     volume: Path
     mask: Path
 
     @property
     def key(self) -> dict[str, str]:
         """The columns that identify the case."""
-        return {"source": self.source, "subject": self.subject, "contrast": self.contrast}
+        return {"source": self.source, "subject": self.subject}
 
 
 def cases(data: Path) -> Iterator[Case]:
-    """List the scans of a folder of data. A source whose files are absent has none."""
-    for source, (pattern, contrasts) in SOURCES.items():
+    """List the FLAIR of a folder of data. A source whose files are absent has none."""
+    for source, pattern in SOURCES.items():
         for mask in sorted((data / source).glob(pattern)):
             subject = mask.name.partition("_")[0]
-            for contrast in contrasts:
-                yield Case(source, subject, contrast, mask.with_name(f"{subject}_{contrast}.nii.gz"), mask)
+            yield Case(source, subject, mask.with_name(f"{subject}_FLAIR.nii.gz"), mask)
 
 
 def score(case: Case, segmentations: Path) -> dict[str, object]:
@@ -92,12 +90,12 @@ def _share_elsewhere(labels: NDArray[np.integer], truth: NDArray[np.bool_]) -> f
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average over the subjects of each source, contrast and part.
+    """Average over the subjects of each source and part.
 
     The volume error is relative, and a median. The correlation is that of true and found volumes over subjects.
     """
     rows = rows.assign(volume_error=(rows["found_ml"] / rows["true_ml"] - 1).abs())
-    groups = rows.groupby(["source", "contrast", "part"], sort=False)
+    groups = rows.groupby(["source", "part"], sort=False)
     means = groups[["dice", "recall", "precision", "mislabelled_before", "mislabelled_after"]].mean()
     return means.assign(
         subjects=groups.size(),
