@@ -124,7 +124,7 @@ def test_a_composite_bundle_is_refused_where_it_has_no_place(
     assert main(["segment", str(volume), "--bundle", composite, "-o", str(tmp_path / "out")]) == 2
     assert f"{composite}: runs other bundles" in capsys.readouterr().err
     assert main(["train", composite]) == 2
-    assert f"{composite}: cannot be trained. Train one of t1_brain_segm" in capsys.readouterr().err
+    assert f"{composite}: cannot be trained. Train one of lmi_published, t1_brain_segm" in capsys.readouterr().err
 
 
 def test_a_modality_is_refused_without_translation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_outcomes_are_printed_even_if_their_report_cannot_be_written(
     path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.nii"))
     path.touch()
 
-    def unreported(*_: object) -> None:
+    def unreported(*_: object, **__: object) -> None:
         raise BatchReportError(tmp_path / "out", "No space left on device", [Outcome(path, "done")])
 
     monkeypatch.setattr("midiff_monai.pipeline.batch.run_batch", unreported)

@@ -30,6 +30,7 @@ class FakeBundle:
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.root, self._settings = Path(name), settings
+        self.parser = vars(settings)
 
     def setting(self, name: str) -> object:
         if name == "inferer":
