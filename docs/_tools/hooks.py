@@ -29,6 +29,7 @@ INCLUDED = {
     "evaluation/results/summary.md": "results/summary.md",
     "evaluation/results/yardstick.md": "results/yardstick.md",
     "evaluation/results/acquisitions/summary.md": "results/acquisitions.md",
+    "evaluation/results/steps/summary.md": "results/steps.md",
     "bundles/t1_lmi_translation/docs/README.md": "results/translation_card.md",
     "bundles/t1_brain_segmentation/docs/README.md": "results/segmentation_card.md",
     "bundles/any_contrast_brain_segmentation/docs/README.md": "results/composite_card.md",
