@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -192,14 +190,6 @@ def test_empty_and_flat_sources_give_finite_results(value: float) -> None:
     expected = value * image.mean()
     torch.testing.assert_close(means(source, image)[:, 0].mean(), expected)
     assert means(source, image).isfinite().all()
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Restores the number of torch's threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

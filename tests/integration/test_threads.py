@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 
 from midiff_monai import segment_image
 from midiff_monai.evaluation.phantom import make_phantom
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Restores the number of torch's threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")
