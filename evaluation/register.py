@@ -17,59 +17,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from run import CONTRASTS
 
-BINS = 50
-SHARE = 0.2
-"""Fraction of the voxels that the mutual information is computed from."""
+from midiff_monai.transforms.registration import as_itk, mutual_information, register
 
-
-def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 1) -> sitk.Transform:
-    """Register two scans of a head rigidly. The transform maps points of the first scan to the second.
-
-    It maximises mutual information (Mattes et al., IEEE TMI 22:120, 2003) from coarse to fine resolution, and starts
-    from the headers. Both scans are in single precision.
-    """
-    centre = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(SHARE, seed)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([4, 2, 0])  # mm
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-3, numberOfIterations=200)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(sitk.Euler3DTransform(centre), inPlace=False)
-    return method.Execute(fixed, moving)
-
-
-def mutual_information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
-    """Compute the mutual information of all voxels, in nats, that `register` maximises on a part of them."""
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(transform)
-    return -float(method.MetricEvaluate(fixed, moving))
+__all__ = ["as_itk", "distance", "move_labels", "mutual_information", "register"]
 
 
 def distance(first: sitk.Transform, second: sitk.Transform, points: NDArray) -> float:
     """Compute the mean distance in mm between the images of points (N, 3), in LPS mm, under two transforms."""
     pairs = ((first.TransformPoint(point), second.TransformPoint(point)) for point in points.tolist())
     return float(np.mean([dist(*pair) for pair in pairs]))
-
-
-def as_itk(image: nib.Nifti1Image) -> sitk.Image:
-    """Convert a volume (X, Y, Z) to ITK, with the voxels of the file and the affine of the image."""
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
-    spacing = voxel_sizes(lps)
-    converted = sitk.GetImageFromArray(np.asarray(image.dataobj).transpose())
-    converted.SetSpacing(spacing.tolist())
-    converted.SetOrigin(lps[:3, 3].tolist())
-    converted.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    return converted
 
 
 def move_labels(

@@ -38,9 +38,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Variables from which torch, NumPy and ITK take the number of their threads; torch obeys the first two."""
 
 SPIN_COUNT = 1_000
-"""Turns of the loop in which a thread of torch waits for the others before it sleeps; some tens of microseconds. On two
-cores, two runs with --fast at once took 97 s with 10 000 turns, 60 s with 1 000, 62 s with none, and one run alone takes
-about 50 s with each of them."""
+"""Turns of the loop in which a thread of torch waits for the others before it sleeps; some tens of microseconds. Of two
+runs with --fast at once, on two cores, each took 97 s with 10 000 turns, 60 s with 1000 and 62 s with none. One run
+alone takes about 50 s with each of them."""
 
 
 def make_environment_safe(variables: MutableMapping[str, str] = os.environ) -> None:

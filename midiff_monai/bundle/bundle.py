@@ -15,6 +15,7 @@ from midiff_monai.bundle.resources import bundle_root, overlay_path
 from midiff_monai.bundle.weights import load_state, load_weights
 from midiff_monai.errors import BundleError
 from midiff_monai.provenance import sha256
+from midiff_monai.transforms.intensity import stack_sources
 from midiff_monai.transforms.meta import as_plain_tensor
 
 
@@ -39,17 +40,19 @@ class Bundle:
         return self.parser.get_parsed_content(name)
 
     def conform(self, volume: MetaTensor, key: str = "image") -> MetaTensor:
-        """Resample a volume (1, X, Y, Z) to the grid of a network and normalise its intensities.
+        """Resample volumes (S, X, Y, Z) to the grid of a network and normalise the intensities of each.
 
         Args:
-            volume: the volume.
+            volume: one volume or several on one grid. The metadata of the result are those of the first.
             key: "image" for the network, "fine" for the detail branch.
         """
         transform = "conform" if key == "image" else f"conform_{key}"
-        return self.setting(transform)({key: volume})[key]
+        sources = [MetaTensor(source[None], meta=volume.meta) for source in as_plain_tensor(volume)]
+        conformed = [self.setting(transform)({key: source})[key] for source in sources]
+        return conformed[0] if len(conformed) == 1 else stack_sources(conformed)
 
     def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
-        """Send a conformed volume (1, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""
+        """Send conformed volumes (S, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""
         network, inferer = self.setting("network"), self.setting("inferer")
         return inferer.infer(as_plain_tensor(volume).to(self.setting("device")), network, coarse).cpu()
 

@@ -41,7 +41,7 @@ def task_from(arguments: argparse.Namespace) -> Task:
         mode = Mode.SEGMENT_DIRECTLY if arguments.no_translate else Mode.SEGMENT
     values = {setting.name: getattr(arguments, setting.name) for setting in fields(Settings)}
     values["bundle"] = [bundle_root(name) for name in arguments.bundle or ()]
-    return Task(mode, Settings(**values), arguments.overwrite)
+    return Task(mode, Settings(**values), arguments.overwrite, getattr(arguments, "together", False))
 
 
 def _segment(arguments: argparse.Namespace) -> int:

@@ -211,6 +211,11 @@ def _add_demo(commands: Any) -> None:
 def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> None:
     volumes = "volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{volumes}{more}")
+    command.add_argument(
+        "--together",
+        action="store_true",
+        help="the volumes are scans of one person, such as PD and T2w: one result, on the grid of the first",
+    )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
     _add_settings(command)
 

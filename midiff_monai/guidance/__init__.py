@@ -9,11 +9,13 @@ from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.guidance.entropy import LocalStatistics
 from midiff_monai.guidance.guide import LMIGuide, PreparedSource, centre_slice
 from midiff_monai.guidance.guided_denoiser import GuidedDenoiser
+from midiff_monai.guidance.joint_denoiser import JointDenoiser, weighted_mean
 from midiff_monai.guidance.mutual_information import LocalMutualInformation, standardize_locally
 
 __all__ = [
     "ConditionalMean",
     "GuidedDenoiser",
+    "JointDenoiser",
     "LMIGuide",
     "LocalMutualInformation",
     "LocalStatistics",
@@ -21,4 +23,5 @@ __all__ = [
     "PreparedSource",
     "centre_slice",
     "standardize_locally",
+    "weighted_mean",
 ]

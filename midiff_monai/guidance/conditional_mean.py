@@ -8,12 +8,17 @@ source's detail.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 GLOBAL_MEAN_WEIGHT = 2e-3
 """Weight of a bin's global mean beside its local mean, as a share of the neighbourhood."""
+
+JOINT_BINS = 64
+"""Number of bins of the joint histogram of several sources."""
 
 SURFACE_MARGIN = 4
 """Depth in pixels below the surface of a skull-stripped brain within which a translation is unreliable."""
@@ -68,6 +73,21 @@ class ConditionalMean(nn.Module):
         weights = values.new_zeros(len(values), self.bins, values.shape[1])
         weights.scatter_(1, (upper - 1)[:, None], (1 - share)[:, None]).scatter_(1, upper[:, None], share[:, None])
         return (weights * (values > 0)[:, None]).unflatten(2, source.shape[2:])
+
+    def prepare_joint(self, sources: torch.Tensor) -> torch.Tensor:
+        """Compute the weight of every bin of the joint histogram of several sources, at every pixel.
+
+        The bins are all combinations of one bin of each source. Sources have fewer bins each, the more there are.
+
+        Args:
+            sources: (B, S, H, W), slices of S volumes, which share one set of bins each; 0 is background.
+
+        Returns:
+            (B, C, H, W) with C of about `JOINT_BINS`; 0 where a source has background.
+        """
+        each = ConditionalMean(max(2, round(JOINT_BINS ** (1 / sources.shape[1]))), self.cell)
+        weights = [each.prepare(source, same_volume=True) for source in sources.split(1, dim=1)]
+        return functools.reduce(lambda joint, other: (joint[:, :, None] * other[:, None]).flatten(1, 2), weights)
 
     def forward(self, weights: torch.Tensor, image: torch.Tensor, same_volume: bool = False) -> torch.Tensor:
         """Compute the conditional means of an image.

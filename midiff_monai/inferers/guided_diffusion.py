@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from midiff_monai.guidance.guide import LMIGuide
 from midiff_monai.guidance.guided_denoiser import GuidedDenoiser
+from midiff_monai.guidance.joint_denoiser import JointDenoiser
 
 
 class LMIGuidedInferer(DiffusionInferer):
@@ -86,7 +88,7 @@ class LMIGuidedInferer(DiffusionInferer):
         diffusion_model: nn.Module,
         scheduler: Scheduler | None = None,
         *args: Any,
-        source: torch.Tensor | None = None,
+        source: torch.Tensor | Sequence[torch.Tensor] | None = None,
         same_volume: bool = False,
         start_image: torch.Tensor | None = None,
         noise_level: int | None = None,
@@ -98,8 +100,8 @@ class LMIGuidedInferer(DiffusionInferer):
             input_noise: standard normal (B, 1, H, W).
             diffusion_model: as in training.
             scheduler: replaces the inferer's scheduler. Its `set_timesteps` must have been called.
-            source: (B, 2·context + 1, H, W) in [0, 1].
-            same_volume: the images of `source` are slices of one volume and share its intensity scale.
+            source: (B, 2·context + 1, H, W) in [0, 1], or several such sources of the same images.
+            same_volume: the images of a source are slices of one volume and share its intensity scale.
             start_image: (B, 1, H, W) in the range of clean images. Noised to `noise_level`, it replaces the pure noise
                 (SDEdit, Meng et al., ICLR 2022, arXiv 2108.01073).
             noise_level: the timestep to start from, with `start_image`. Steps above it are skipped.
@@ -117,7 +119,11 @@ class LMIGuidedInferer(DiffusionInferer):
             scheduler = truncate_schedule(scheduler, noise_level)
             input_noise = scheduler.add_noise(start_image, input_noise, scheduler.timesteps[:1].to(input_noise.device))
         if source is not None and self.guide is not None:
-            diffusion_model = self._guided_denoiser(diffusion_model, self.guide, source, scheduler, same_volume)
+            sources = [source] if isinstance(source, torch.Tensor) else source
+            denoisers = [
+                self._guided_denoiser(diffusion_model, self.guide, each, scheduler, same_volume) for each in sources
+            ]
+            diffusion_model = denoisers[0] if len(denoisers) == 1 else JointDenoiser(denoisers, sources)
         return super().sample(input_noise, diffusion_model, scheduler, *args, **kwargs)  # type: ignore[arg-type]
 
     def _guided_denoiser(

@@ -75,9 +75,9 @@ class SliceRunner:
         """Average the output of `predict` over views.
 
         Args:
-            volume: (1, X, Y, Z), 0 in the background.
+            volume: (S, X, Y, Z), one or several sources, 0 in their background.
             predict: called once per view, with all slices of the box that are not empty and their positions along the
-                sliced axis of that view.
+                sliced axis of that view. Slices (N, S·(2·context + 1), H, W) of several sources lie side by side.
             tta_views: a selection of the runner's `tta_views`; None takes all.
 
         Returns:
@@ -85,10 +85,11 @@ class SliceRunner:
         """
         views = self.tta_views if tta_views is None else tta_views
         sliced = volume.movedim(self.axis + 1, -1)
+        filled = (sliced != 0).any(dim=0)
         background = self.background.to(volume.device)
-        if not sliced.any():
+        if not filled.any():
             return background.expand(-1, *volume.shape[1:]).clone()
-        rows, columns, _ = foreground_box(sliced[0], self.multiple)
+        rows, columns, _ = foreground_box(filled, self.multiple)
         output = torch.empty(0)
         for view in views:
             for positions, computed in self._run_view(sliced[:, rows, columns], predict, view):
@@ -96,18 +97,19 @@ class SliceRunner:
                     # slices are the first axis in memory: moving many channels takes longer than computing them
                     output = computed.new_zeros(sliced.shape[-1], computed.shape[1], *sliced.shape[1:3])
                 output[:, :, rows, columns].index_add_(0, positions, computed, alpha=1 / len(views))
-        foreground_mask = sliced[0].movedim(-1, 0)[:, None] != 0
+        foreground_mask = filled.movedim(-1, 0)[:, None]
         torch.where(foreground_mask, output, background[:, 0], out=output)
         return output.permute(1, 2, 3, 0).movedim(-1, self.axis + 1)
 
     def _run_view(
         self, boxed: torch.Tensor, predict: PredictSlices, view: View
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Run one view of a box (1, H, W, Z); yield positions (n,) along Z and the outputs (n, C, H, W) there."""
+        """Run one view of a box (S, H, W, Z); yield positions (n,) along Z and the outputs (n, C, H, W) there."""
         mirror_dim = 1 if self.axis else 3  # where the volume's first axis is after `movedim`
         padded = pad_to_multiple(boxed.flip(mirror_dim) if view.mirrored else boxed, self.multiple)
-        slices = stack_slices(padded.roll((view.shift, view.shift), (1, 2))[None], self.context)
-        filled = slices[:, self.context].flatten(1).any(1).nonzero()[:, 0]
+        shifted = padded.roll((view.shift, view.shift), (1, 2))
+        slices = torch.cat([stack_slices(source[None, None], self.context) for source in shifted], dim=1)
+        filled = shifted.any(dim=0).flatten(0, 1).any(dim=0).nonzero()[:, 0]
         positions = len(slices) - 1 - filled if view.mirrored and mirror_dim == 3 else filled
         start = 0
         for computed in predict(slices[filled], filled):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from midiff_monai.guidance.conditional_mean import ConditionalMean
 from midiff_monai.guidance.guide import centre_slice
+from midiff_monai.guidance.joint_denoiser import weighted_mean
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer, truncate_schedule
 from midiff_monai.inferers.slicewise import Network, SliceRunner, View, VolumeInferer, in_batches, slicing_axis
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE
@@ -94,10 +95,10 @@ class SlicewiseTranslation(VolumeInferer):
 
     @torch.inference_mode()
     def infer(self, volume: torch.Tensor, network: Network, coarse: bool = False) -> torch.Tensor:
-        """Translate one volume.
+        """Translate one volume, or several of one head into one.
 
         Args:
-            volume: (1, X, Y, Z) in [0, 1].
+            volume: (S, X, Y, Z) in [0, 1], one or several sources. The result is 0 where all of them are.
             network: the denoiser; see `LMIGuidedInferer`.
             coarse: compute one sample of the first view.
 
@@ -116,15 +117,28 @@ class SlicewiseTranslation(VolumeInferer):
         def predict(slices: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
             yield self.sample_slices(slices, positions, network, index)
 
-        axis = slicing_axis(volume[0], self.runner.axis)
+        axis = slicing_axis(volume.amax(dim=0), self.runner.axis)
         image = self._runners[axis].run(volume, predict, tta_views)
         if self.conditional_mean:
-            source = volume.movedim(axis + 1, 0)
-            bin_weights = self.conditional_mean.prepare(source, same_volume=True)
-            image = self.conditional_mean.shrink(bin_weights, image.movedim(axis + 1, 0)).movedim(0, axis + 1)
+            image = self._shrunk(volume.movedim(axis + 1, 0), image.movedim(axis + 1, 0)).movedim(0, axis + 1)
         # 0 is reserved for the background
         low, high = self.image_range
-        return torch.where(volume != 0, ((image - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1), 0)
+        return torch.where((volume != 0).any(dim=0), ((image - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1), 0)
+
+    def _shrunk(self, sources: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Shrink slices (N, 1, H, W) towards their conditional mean given sources (N, S, H, W).
+
+        Where only some of several sources are known, the results of these are averaged.
+        """
+        means, known = self.conditional_mean, sources != 0
+        assert means
+        if len(alone := sources.split(1, dim=1)) == 1:
+            return means.shrink(means.prepare(sources, same_volume=True), image)
+        joint = means.shrink(means.prepare_joint(sources), image)
+        if torch.equal(known.any(dim=1), known.all(dim=1)):
+            return joint
+        shrunk = [means.shrink(means.prepare(source, same_volume=True), image) for source in alone]
+        return torch.where(known.all(dim=1, keepdim=True), joint, weighted_mean(torch.cat(shrunk, dim=1), known))
 
     def sample_slices(
         self, slices: torch.Tensor, positions: torch.Tensor, network: Network, index: int = 0
@@ -132,7 +146,7 @@ class SlicewiseTranslation(VolumeInferer):
         """Sample the slices of one volume together, because they share its intensity scale.
 
         Args:
-            slices: (N, 2·context + 1, H, W) in [0, 1].
+            slices: (N, S·(2·context + 1), H, W) in [0, 1], of S sources.
             positions: (N,), positions of the slices in the volume; they seed the noise.
             network: the denoiser.
             index: index of the sample; it seeds the noise.
@@ -140,8 +154,9 @@ class SlicewiseTranslation(VolumeInferer):
         Returns:
             (N, 1, H, W) in about `image_range`.
         """
+        sources = slices.split(2 * self.runner.context + 1, dim=1)
         noise = torch.stack([self._noise(slices, int(position), index) for position in positions])
-        settings: dict[str, Any] = {"source": slices, "same_volume": True, "verbose": False} | self._start(slices)
+        settings: dict[str, Any] = {"source": sources, "same_volume": True, "verbose": False} | self._start(sources[0])
         total = self.set_timesteps() * len(noise)
         bar = tqdm(total=total, unit="slice", leave=False, disable=None if self.progress else True)
         with bar, torch.random.fork_rng([slices.device] if slices.is_cuda else []):

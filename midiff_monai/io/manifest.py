@@ -38,6 +38,7 @@ class RunReport:
         flags: Automatic flags with the keys "kind", "value" and "text"; see `midiff_monai.qc.flags.Flag`.
         lesions: White matter lesions with the keys "volume_ml" and "count", or "reason" if the scan cannot show them.
             Empty if they were not looked for.
+        together: How each further scan was brought to the grid of the first; empty for a single scan.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -54,6 +55,7 @@ class RunReport:
     warnings: list[str] = field(default_factory=list)
     flags: list[dict[str, Any]] = field(default_factory=list)
     lesions: dict[str, Any] = field(default_factory=dict)
+    together: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -96,6 +98,7 @@ class RunReport:
             "warnings": self.warnings,
             "flags": self.flags,
             "lesions": self.lesions,
+            **({"together": self.together} if self.together else {}),
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

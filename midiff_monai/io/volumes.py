@@ -70,13 +70,20 @@ def read_volume(path: str | Path) -> nib.Nifti1Image:
     Raises:
         InputError: The file cannot be read completely, or is not such a volume.
     """
-    path = Path(path)
+    return validate_volume(Path(path), load_image(Path(path)))
+
+
+def load_image(path: Path) -> SpatialImage:
+    """Load an image of any shape, with the sentences for the report about its file.
+
+    Raises:
+        InputError: The file is not intact, or not an image.
+    """
     check_file(path)
     size = _check_compression(path)
     image = load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else load_with_nibabel(path)
-    volume = validate_volume(path, image)
-    volume.extra[READING_WARNINGS] += undeclared_voxels_warning(image, size)
-    return volume
+    image.extra[READING_WARNINGS] = [*reading_warnings(image), *undeclared_voxels_warning(image, size)]
+    return image
 
 
 def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
@@ -96,7 +103,7 @@ def validate_volume(path: Path, image: SpatialImage) -> nib.Nifti1Image:
     return volume
 
 
-def reading_warnings(image: nib.Nifti1Image) -> list[str]:
+def reading_warnings(image: SpatialImage) -> list[str]:
     """Return sentences for the report about the file and the header of an image from `read_volume`."""
     return list(image.extra.get(READING_WARNINGS, ()))
 

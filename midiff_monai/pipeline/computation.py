@@ -20,7 +20,7 @@ from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
 from midiff_monai.io.slices import is_slice, stored_range
 from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
-from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions
+from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions_of_any
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
@@ -46,6 +46,7 @@ class Computation:
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
+        others: further scans of the person that are translated together with the source, on its grid.
     """
 
     source: nib.Nifti1Image
@@ -57,6 +58,7 @@ class Computation:
     target: str = DEFAULT_TARGET
     whole_head: bool = False
     render: Callable[..., None] = qc_mosaic
+    others: Sequence[nib.Nifti1Image] = ()
 
     def keep(self, translated: Translated) -> None:
         """Keep the synthetic volume of a translation, and its standard deviation over several samples."""
@@ -107,10 +109,11 @@ class Computation:
 def compute(volume: Computation, task: Task, models: Models) -> None:
     """Translate and segment a volume, as the task says, and look for reasons to check the result."""
     report, source = volume.report, volume.source
-    report.warnings += reading_warnings(source)
+    scans = (source, *volume.others)
+    report.warnings += [warning for scan in scans for warning in reading_warnings(scan)]
     if not states_orientation(source):
         report.warnings.append(SIDES_UNKNOWN)
-    voxels = torch.from_numpy(np.asarray(source.dataobj, dtype=np.float32)[None])
+    voxels = torch.from_numpy(np.stack([np.asarray(scan.dataobj, dtype=np.float32) for scan in scans]))
     image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
     foreground, translated = foreground_of(image), None
     if models.translation:
@@ -126,7 +129,7 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
             report.warnings.append("No structure was found: look at the picture and check the input.")
         if task.settings.lesions:
             with report.timed("lesions"):
-                volume.keep_lesions(separate_lesions(voxels[0].numpy(), segmentation, source.affine, task))
+                volume.keep_lesions(separate_lesions_of_any(voxels.numpy(), segmentation, source.affine, task))
     if not is_slice(source):
         with report.timed("check"):
             report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]

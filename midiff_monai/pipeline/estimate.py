@@ -40,10 +40,12 @@ class Extent(NamedTuple):
     Attributes:
         box_ml: volume of the box around the foreground, in ml.
         whole_head: whether there is more foreground than a brain has.
+        scans: number of scans that are translated together.
     """
 
     box_ml: float
     whole_head: bool
+    scans: int = 1
 
 
 class Speed(NamedTuple):
@@ -89,11 +91,11 @@ def passed_ml(extent: Extent, mode: Mode, models: Models) -> tuple[float, float]
     segmented = _views(models.segmentation) * box if mode.segments else 0.0
     if not models.translation:
         return 0.0, segmented
-    views = _views(models.translation) * models.translation.setting("samples")
+    views = _views(models.translation) * models.translation.setting("samples") * extent.scans
     if not models.finds_brain:
         return views * box, segmented
     if extent.whole_head:
-        return box + views * brain, box + segmented
+        return box * extent.scans + views * brain, box + segmented
     return views * box, _views(models.segmentation) * box  # which are the labels of the result
 
 

@@ -45,6 +45,15 @@ def separate_lesions(
     return Relabelled(labels if found.mask is None else label_as_white_matter(labels, found.mask), found)
 
 
+def separate_lesions_of_any(
+    scans: NDArray[np.float32], labels: NDArray[np.integer], affine: NDArray[np.float64], task: Task
+) -> Relabelled:
+    """As `separate_lesions`, in the first of several scans (S, X, Y, Z) that can show lesions."""
+    every = (separate_lesions(image, labels, affine, task) for image in scans)
+    first = next(every)
+    return first if first.lesions.mask is not None else next((r for r in every if r.lesions.mask is not None), first)
+
+
 def describe_lesions(lesions: FoundLesions, affine: NDArray[np.float64]) -> dict[str, Any]:
     """Return volume and number of lesions, or the reason why none could be found, as the manifest has them."""
     if lesions.mask is None:

@@ -152,11 +152,13 @@ class Task:
         mode: what is made of a volume.
         settings: the settings that decide the result.
         overwrite: replace results that exist, and repeat what is done.
+        together: the inputs are scans of one person, which are translated into one volume.
     """
 
     mode: Mode = Mode.SEGMENT
     settings: Settings = Settings()
     overwrite: bool = False
+    together: bool = False
 
     def choose_bundles(self) -> BundleChoice:
         """Choose the bundles of the run.

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from midiff_monai.bundle.resources import available_overlays, available_samplers, read_preset
 from midiff_monai.errors import InputError
+from midiff_monai.io.frames import read_frames
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
@@ -30,6 +31,7 @@ from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Mode, Settings, Task, option_of
 from midiff_monai.pipeline.result import Result
+from midiff_monai.pipeline.together import ALONE, Companions, JointJob, Scan, bring_together, join
 from midiff_monai.transforms.background import clear_background
 
 BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."
@@ -41,6 +43,7 @@ def translate(
     inputs: Sequence[str | Path] | str | Path,
     output: str | Path,
     *,
+    together: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     **settings: Any,
@@ -50,6 +53,8 @@ def translate(
     Args:
         inputs: a volume of any modality, several, a DICOM folder, or anything else that `inputs.find_jobs` takes.
         output: folder for the results. `outputs.OUTPUTS` lists the file names.
+        together: the inputs are scans of one person, and give one result, on the grid and with the name of the first.
+            A file of several frames counts as as many scans.
         overwrite: replace results that exist.
         progress: show progress bars for the volumes and for the slices of each, if stderr is a terminal.
         settings: fields of `Settings`.
@@ -62,7 +67,7 @@ def translate(
         OutputError: an output cannot be written. Nothing has been computed.
         BundleError: a bundle is not intact. Nothing has been computed.
     """
-    task = Task(Mode.TRANSLATE, Settings(**settings), overwrite)
+    task = Task(Mode.TRANSLATE, Settings(**settings), overwrite, together)
     return list(run(inputs, output, task, progress))
 
 
@@ -71,6 +76,7 @@ def segment(
     output: str | Path,
     *,
     translated: bool = True,
+    together: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     **settings: Any,
@@ -81,6 +87,7 @@ def segment(
         inputs: as for `translate`.
         output: folder for the results.
         translated: False segments the volumes as they are. They have to be T1w.
+        together: as for `translate`.
         overwrite: as for `translate`.
         progress: as for `translate`.
         settings: fields of `Settings`.
@@ -92,7 +99,7 @@ def segment(
         MidiffError: as `translate`.
     """
     mode = Mode.SEGMENT if translated else Mode.SEGMENT_DIRECTLY
-    task = Task(mode, Settings(**settings), overwrite)
+    task = Task(mode, Settings(**settings), overwrite, together)
     return list(run(inputs, output, task, progress))
 
 
@@ -115,20 +122,29 @@ def run(
     check_settings(task)
     preset, chosen = read_preset(task.settings.modality), task.choose_bundles()
     size = chosen.image_size
-    jobs = _included(find_jobs(inputs, output, preset.dicom_modality, chosen.target, slices=size is not None))
+    jobs = _find_jobs(inputs, task, output, preset.dicom_modality, chosen.target, size is not None)
     roles = [role for role in written_roles(task) if not (size and role == "qc_image")] + ["report"]
     wanted = [getattr(job.paths, role) for job in jobs for role in roles]
-    source, extents = None, []
+    source, companions, extents = None, ALONE, []
     for job in jobs:
-        source = read(job, task.settings)
+        source, companions = read_together(job, task.settings)
         check_image_size(source, job.source, size)
-        extents.append(extent_of(source))
+        extents.append(extent_of(source)._replace(scans=1 + len(companions.images)))
     check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
     models = load_models(task, progress)
     on_start(models, extents)
     known = source if len(jobs) == 1 else None  # several volumes would fill the memory: they are read again
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
-        yield process(job, task, models, known)
+        yield process(job, task, models, known, companions)
+
+
+def _find_jobs(inputs: Sequence[str | Path] | str | Path, task: Task, *arguments: Any) -> list[Job]:
+    """The jobs that are not excluded: one for each volume, or one for all of them together."""
+    if not task.together:
+        return _included(find_jobs(inputs, *arguments))
+    items = [inputs] if isinstance(inputs, str | Path) else inputs
+    # one by one: scans of one name in different folders have one result
+    return [join(_included([job for item in items for job in find_jobs(item, *arguments)]))]
 
 
 def _included(jobs: Sequence[Job]) -> list[Job]:
@@ -147,7 +163,11 @@ def check_settings(task: Task) -> None:
         BundleError: a bundle is not usable in this task, see `Task.choose_bundles`.
     """
     settings = task.settings
-    task.choose_bundles()
+    chosen = task.choose_bundles()
+    if task.together:
+        chosen.check_volumes()
+        if not task.mode.translates:
+            raise InputError("--together", "has no effect without translation", "Leave it out, or --no-translate")
     for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
@@ -187,7 +207,13 @@ def written_roles(task: Task) -> list[str]:
     return [role for role in roles if wanted.get(role, True)]
 
 
-def process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None = None) -> Result:
+def process(
+    job: Job,
+    task: Task,
+    models: Models,
+    source: nib.Nifti1Image | None = None,
+    companions: Companions = ALONE,
+) -> Result:
     """Process one volume and write its results.
 
     Args:
@@ -195,6 +221,7 @@ def process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None
         task: the mode and the settings.
         models: the bundles of the task.
         source: the volume, if `read` has returned it already.
+        companions: further scans of the person, on the grid of the volume.
 
     Raises:
         InputError: the volume cannot be read.
@@ -202,7 +229,9 @@ def process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None
     report = new_report(job, task, models)
     with report.timed("read"):
         source = read(job, task.settings) if source is None else source
-    result = Result(source, report, target=models.target, paths=job.paths, series=job.series)
+    report.together = [*companions.facts]
+    others = companions.images
+    result = Result(source, report, others=others, target=models.target, paths=job.paths, series=job.series)
     compute(result, task, models)
     for warning in report.warnings:
         _logger.debug("%s: %s", job.source, warning)
@@ -218,6 +247,27 @@ def read(job: Job, settings: Settings) -> nib.Nifti1Image:
     """
     source = read_image(job.source) if job.series is None else _read_series(job)
     return prepare_source(source, job.source, settings)
+
+
+def read_together(job: Job, settings: Settings) -> tuple[nib.Nifti1Image, Companions]:
+    """Read the volume of a job, and for a `JointJob` the further scans, brought to its grid.
+
+    Raises:
+        InputError: a scan cannot be used, or they do not show one head.
+    """
+    if not isinstance(job, JointJob):
+        return read(job, settings), ALONE
+    scans = [
+        Scan(name, prepare_source(image, name, settings)) for each in job.scans for name, image in _read_scans(each)
+    ]
+    return scans[0].image, bring_together(scans)
+
+
+def _read_scans(job: Job) -> Iterator[tuple[str, nib.Nifti1Image]]:
+    """The volume of a job, or the frames of its file, with their names."""
+    images = read_frames(job.source) if job.series is None else [_read_series(job)]
+    for number, image in enumerate(images, start=1):
+        yield str(job.source) + (f" frame {number}" if len(images) > 1 else ""), image
 
 
 def prepare_source(source: nib.Nifti1Image, name: str | Path, settings: Settings) -> nib.Nifti1Image:

@@ -16,8 +16,12 @@ from midiff_monai.transforms.skull import shows_skull
 
 
 def is_whole_head(conformed: MetaTensor) -> bool:
-    """Whether a volume (1, X, Y, Z) on the grid of a network shows a whole head: more than a brain, or a skull."""
-    volume, affine = as_plain_tensor(conformed[0]), conformed.affine
+    """Whether one of the volumes (S, X, Y, Z) on the grid of a network shows a head: more than a brain, or a skull."""
+    return any(_shows_head(volume, conformed.affine) for volume in as_plain_tensor(conformed))
+
+
+def _shows_head(volume: torch.Tensor, affine: torch.Tensor) -> bool:
+    """Whether a volume (X, Y, Z) shows more than a brain, or a skull."""
     if (volume != 0).sum() * voxel_volume_ml(affine) > LARGEST_BRAIN_ML:
         return True
     return shows_skull(volume.cpu().numpy(), voxel_sizes(affine.numpy()))
@@ -36,8 +40,8 @@ def translate_two_pass(
     is cut from dark bone, partial volume has the intensity of cortex.
 
     Args:
-        image: (1, X', Y', Z'), as read.
-        conformed: (1, X, Y, Z), the image on the translation's grid.
+        image: (S, X', Y', Z'), one scan or several on one grid, as read.
+        conformed: (S, X, Y, Z), the scans on the translation's grid.
         translation: makes the synthetic T1w.
         segmentation: finds the brain in it.
         is_head: whether the volume shows a whole head, see `is_whole_head`.
@@ -46,16 +50,24 @@ def translate_two_pass(
         (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
         where only the coarse pass exists. Then the segmentation logits of that image, or None where they are unknown.
     """
-    source, affine = as_plain_tensor(conformed[0]), conformed.affine
+    affine = conformed.affine
     coarse = translation.infer(conformed, is_head)
     logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
-    brain_only = _brain_only(extract_brain(logits, source), affine, image)
+    brain_only = _brain_only(extract_brain(logits, _shown(conformed)), affine, image)
     if brain_only is None:
         return (translation.infer(conformed), None) if is_head else (coarse, logits)
     conformed = translation.conform(brain_only)
     refined = translation.infer(conformed)
-    brain = as_plain_tensor(conformed[0]) != 0
+    brain = _shown(conformed) != 0
     return torch.where(_eroded(brain) if is_head else brain, refined, _with_channels(coarse, len(refined))), None
+
+
+def _shown(conformed: MetaTensor) -> torch.Tensor:
+    """The first of some volumes (S, X, Y, Z), and where it has no voxel the next one that has: (X, Y, Z)."""
+    shown, *others = as_plain_tensor(conformed)
+    for other in others:
+        shown = torch.where(shown != 0, shown, other)
+    return shown
 
 
 def _with_channels(coarse: torch.Tensor, count: int) -> torch.Tensor:

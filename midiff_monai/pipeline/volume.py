@@ -46,15 +46,15 @@ class Segmented(NamedTuple):
 
 
 def foreground_of(image: MetaTensor) -> torch.Tensor:
-    """The voxels (X', Y', Z') of an image (1, X', Y', Z') that are not 0, with their holes filled."""
-    return torch.from_numpy(fill_holes(np.asarray(image[0]) != 0))
+    """The voxels (X', Y', Z') that are not 0 in one of the scans (S, X', Y', Z'), with their holes filled."""
+    return torch.from_numpy(fill_holes((np.asarray(image) != 0).any(axis=0)))
 
 
 def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models) -> Translated:
     """Translate a volume, twice if it is a whole head and the models find the brain in it.
 
     Args:
-        image: (1, X', Y', Z') as read, with a background of 0.
+        image: (S, X', Y', Z') as read, with a background of 0: one scan, or several of a person on one grid.
         foreground: its `foreground_of`.
         models: the bundles; one of them is a translation.
     """
@@ -76,7 +76,7 @@ def segment_volume(
     """Segment a volume by way of its translation, or as it is.
 
     Args:
-        image: (1, X', Y', Z') as read, with a background of 0.
+        image: (S, X', Y', Z') as read, with a background of 0. Several scans need a translation.
         foreground: its `foreground_of`.
         segmentation: the segmenter.
         translated: the translation of the image; None segments the image itself.

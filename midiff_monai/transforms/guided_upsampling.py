@@ -8,12 +8,14 @@ is the fast guided filter (He and Sun, "Fast Guided Filter", arXiv 1505.00996, 2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 
+from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.intensity import INTENSITY_RANGE, MIN_FOREGROUND_VALUE
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
@@ -61,15 +63,15 @@ class GuidedUpsampling:
 
         Args:
             image: (C, X, Y, Z) in [0, 1]. Channels after the first are interpolated linearly.
-            conformed: (1, X, Y, Z), the source on the grid of the image, 0 in the background, as
-                `ScaleForegroundIntensityd` returns it.
-            source: (1, X', Y', Z'), the source before it was scaled.
+            conformed: (S, X, Y, Z), one or several sources on the grid of the image, 0 in the background, as
+                `ScaleForegroundIntensityd` returns them, with the intensity range of each.
+            source: (S, X', Y', Z'), the sources before they were scaled.
             foreground: (X', Y', Z'), true where the result is known.
 
         Returns:
             (C, X', Y', Z') in [0, 1], float32; 0 outside the foreground, and where no neighbouring voxel is known.
         """
-        mask = as_plain_tensor(conformed[0] != 0)
+        mask = (as_plain_tensor(conformed) != 0).any(dim=0)
         grids = mask, conformed.affine, foreground, source.affine
         restored = restore_foreground(image, *grids)
         if self.radius and is_finer(source, conformed):
@@ -84,17 +86,51 @@ class GuidedUpsampling:
         source: MetaTensor,
         foreground: torch.Tensor,
     ) -> None:
-        """Add the detail to the interpolated image (X', Y', Z'), in place and slab by slab."""
-        coarse, mask = as_plain_tensor(conformed[0]), as_plain_tensor(conformed[0] != 0)
-        slope = local_slope(image, coarse, mask, self.radius, self.epsilon)
-        low, high = (float(value) for value in conformed.meta[INTENSITY_RANGE])
+        """Add the mean detail of the sources to the interpolated image (X', Y', Z'), in place and slab by slab."""
+        regressions = [*self._regressions(image, conformed, source, foreground)]
         for slab, affine in _slabs(source):
-            grids = mask, conformed.affine, foreground[slab], affine
-            fine = ((as_plain_tensor(source)[0, slab] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
-            fine_slope, fine_product = restore_foreground(torch.stack([slope, slope * coarse]), *grids)
-            detail = fine_slope * fine - fine_product
+            count = torch.stack([regression.foreground[slab] for regression in regressions]).sum(dim=0)
+            detail = sum(regression.detail(slab, affine) for regression in regressions) / count.clamp(min=1)
             known = restored[slab] != 0
             restored[slab] = torch.where(known, (restored[slab] + detail).clamp(MIN_FOREGROUND_VALUE, 1), 0)
+
+    def _regressions(
+        self, image: torch.Tensor, conformed: MetaTensor, source: MetaTensor, foreground: torch.Tensor
+    ) -> Iterator[_Regression]:
+        """The regression of an image (X, Y, Z) on each source."""
+        windows = torch.as_tensor(conformed.meta[INTENSITY_RANGE]).reshape(-1, 2).tolist()
+        for coarse, fine, window in zip(as_plain_tensor(conformed), as_plain_tensor(source), windows, strict=True):
+            slope = local_slope(image, coarse, coarse != 0, self.radius, self.epsilon)
+            own = foreground if len(source) == 1 else torch.from_numpy(fill_holes(fine.numpy() != 0))
+            yield _Regression(slope, coarse, conformed.affine, fine, own, window)
+
+
+class _Regression(NamedTuple):
+    """The local regression of an image on one source.
+
+    Attributes:
+        slope: (X, Y, Z), on the grid of the image.
+        coarse: (X, Y, Z), the source on that grid.
+        affine: of that grid.
+        fine: (X', Y', Z'), the source before it was scaled.
+        foreground: (X', Y', Z'), true where the source is known.
+        window: the intensities of `fine` that are 0 and 1 in `coarse`.
+    """
+
+    slope: torch.Tensor
+    coarse: torch.Tensor
+    affine: torch.Tensor
+    fine: torch.Tensor
+    foreground: torch.Tensor
+    window: tuple[float, float]
+
+    def detail(self, slab: slice, affine: torch.Tensor) -> torch.Tensor:
+        """What the source adds to the interpolated image in a slab of its grid; 0 where it is not known."""
+        low, high = self.window
+        scaled = ((self.fine[slab] - low) / (high - low)).clamp(MIN_FOREGROUND_VALUE, 1)
+        grids = self.coarse != 0, self.affine, self.foreground[slab], affine
+        slope, product = restore_foreground(torch.stack([self.slope, self.slope * self.coarse]), *grids)
+        return slope * scaled - product
 
 
 def local_slope(
@@ -141,7 +177,7 @@ def _box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def _slabs(source: MetaTensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Divide the grid of a source (1, X, Y, Z) along its first axis: the ranges of the slabs, and their affines."""
+    """Divide the grid of sources (S, X, Y, Z) along its first axis: the ranges of the slabs, and their affines."""
     planes, rows, columns = source.shape[1:]
     thickness = max(1, SLAB_VOXELS // (rows * columns))
     for start in range(0, planes, thickness):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
-from midiff_monai.transforms.meta import Data
+from midiff_monai.transforms.meta import Data, as_plain_tensor
 
 MIN_FOREGROUND_VALUE = 1e-3
 """Least value of a foreground voxel after scaling; 0 is reserved for the background."""
@@ -71,6 +71,13 @@ class ScaleForegroundIntensityd(MapTransform):
         """The percentiles of every other voxel along each axis; of all voxels if none of those is positive."""
         subsampled = image[..., ::2, ::2, ::2]
         return foreground_percentiles(subsampled if (subsampled > 0).any() else image, self.lower, self.upper)
+
+
+def stack_sources(scaled: Sequence[MetaTensor]) -> MetaTensor:
+    """Stack scaled images (1, X, Y, Z) of one grid to (S, X, Y, Z), with the intensity range of each as (S, 2)."""
+    ranges = torch.stack([image.meta[INTENSITY_RANGE] for image in scaled])
+    plain = torch.cat([as_plain_tensor(image) for image in scaled])
+    return MetaTensor(plain, meta=scaled[0].meta | {INTENSITY_RANGE: ranges})
 
 
 def _with_range(scaled: torch.Tensor, low: float, high: float) -> torch.Tensor:
