@@ -24,7 +24,8 @@ from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
-from midiff_monai.qc.flags import Measures, measure, quality_flags
+from midiff_monai.qc.flags import quality_flags
+from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
 from midiff_monai.transforms.intracranial import intracranial_ml
 

@@ -21,7 +21,8 @@ import pandas as pd
 
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES
-from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, Measures, quality_flags, robust_z
+from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, quality_flags, robust_z
+from midiff_monai.qc.measures import Measures
 from midiff_monai.qc.study import contrast, read_study
 from midiff_monai.qc.subject import Subject
 from midiff_monai.qc.summary import Summary, make_summary

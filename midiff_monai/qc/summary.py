@@ -21,9 +21,10 @@ from midiff_monai.errors import in_one_line
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import LESIONS, STRUCTURES
 from midiff_monai.provenance import environment
-from midiff_monai.qc.flags import Measures, measure
 from midiff_monai.qc.geometry import Geometry
+from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import montage
+from midiff_monai.qc.orientation import Orientation
 from midiff_monai.qc.subject import Images, Subject
 from midiff_monai.qc.viewer import write_viewer_script
 
@@ -50,10 +51,10 @@ class Summary:
         """Restore a summary from JSON, in which the keys of `volumes` have become strings."""
         measures = facts["measures"]
         volumes = {int(label): volume for label, volume in measures["volumes"].items()}
-        geometry = Geometry(**measures["geometry"])
-        return cls(
-            Measures(**measures | {"volumes": volumes, "geometry": geometry}), facts["pictures"], facts["warnings"]
-        )
+        parts = {"volumes": volumes, "geometry": Geometry(**measures["geometry"])}
+        if measures["orientation"]:
+            parts["orientation"] = Orientation(*measures["orientation"])
+        return cls(Measures(**measures | parts), facts["pictures"], facts["warnings"])
 
 
 def make_summary(subject: Subject, script: Path) -> Summary:

@@ -20,13 +20,10 @@ from midiff_monai.qc.flags import (
     MIN_EDGE_CORRELATION,
     NO_COMPARISON,
     Flag,
-    Measures,
-    edge_contact,
-    edge_correlation,
-    group_volumes,
     quality_flags,
     robust_z,
 )
+from midiff_monai.qc.measures import Measures, edge_contact, edge_correlation, group_volumes
 
 WHOLE = {structure.id: 10.0 for structure in STRUCTURES[1:]}
 CENTIMETRE = np.diag([10.0, 10.0, 10.0, 1.0])

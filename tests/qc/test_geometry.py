@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from midiff_monai.labels import STRUCTURES, structure_volumes
-from midiff_monai.qc.flags import Flag, measure, quality_flags
+from midiff_monai.qc.flags import Flag, quality_flags
+from midiff_monai.qc.measures import measure
 
 AFFINE = np.array([[2.0, 0, 0, -80], [0, 2, 0, -100], [0, 0, 2, -60], [0, 0, 0, 1]])
 KINDS = {"coverage", "size", "orientation"}
