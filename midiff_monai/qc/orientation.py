@@ -35,6 +35,9 @@ SHAPE = (35, 43, 43)
 MIN_FIELD_MM = 110
 """Shortest field of view in which the orientation can be told. The slabs of the development scans have up to 102 mm."""
 
+MAX_VOXEL_MM = 4
+"""Longest sides of the pixels of a slice with which the orientation can be told. The slices may be thicker."""
+
 AIR_LEVEL = 0.1
 """Share of the range of intensities up to which a voxel is air."""
 
@@ -103,9 +106,10 @@ def measure_orientation(
         segmentation: (X, Y, Z), FreeSurfer ids. Where it has any, their centroid is that of the brain.
 
     Returns:
-        None if the volume is constant, or its field of view is too short to tell.
+        None if the volume is constant, or if its field of view is too short or its voxels are too large to tell.
     """
-    if (voxel_sizes(affine) * volume.shape).min() < MIN_FIELD_MM or np.ptp(volume) == 0:
+    sides = voxel_sizes(affine)
+    if (sides * volume.shape).min() < MIN_FIELD_MM or np.sort(sides)[1] > MAX_VOXEL_MM or np.ptp(volume) == 0:
         return None
     scan, labelled = (_coarse(image, affine) for image in (volume, (segmentation > 0).astype(np.float32)))
     foreground = _above_air(scan)

@@ -88,8 +88,10 @@ def test_noise_is_no_head() -> None:
     assert kinds(measured(noise, np.diag([2.0, 2, 2, 1]))) == ["anatomy"]
 
 
-def test_nothing_is_said_of_a_slab_and_of_a_constant_volume(phantom: tuple) -> None:
+def test_nothing_is_said_of_slabs_large_voxels_and_constant_volumes(phantom: tuple) -> None:
     voxels, affine = phantom
+    coarse = np.ascontiguousarray(voxels[::3, ::3, ::2])
+    assert measure_orientation(coarse, affine @ np.diag([3, 3, 2, 1]), np.zeros(coarse.shape, np.int16)) is None
     slab = voxels[:, :, 20:50]
     assert measure_orientation(slab, affine, np.zeros(slab.shape, np.int16)) is None
     assert measure_orientation(np.ones_like(voxels), affine, np.zeros(voxels.shape, np.int16)) is None

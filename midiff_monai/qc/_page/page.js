@@ -20,6 +20,8 @@ const flagLabels = {
   coverage: "partial coverage",
   size: "implausible size",
   orientation: "implausible orientation",
+  axes: "wrong axes",
+  anatomy: "no head",
   volume: "unusual volume",
   absent: "missing structure",
   edge_correlation: "low edge correlation",
