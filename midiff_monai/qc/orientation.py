@@ -151,7 +151,8 @@ def _coarse(volume: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float32]
 def _block_means(volume: NDArray, steps: NDArray[np.integer]) -> NDArray[np.float32]:
     """Average (…, X, Y, Z) over blocks of some voxels. What is left over at the end is dropped."""
     outer, sizes = volume.shape[:-3], np.array(volume.shape[-3:]) // steps
-    cut = volume[(..., *(slice(size * step) for size, step in zip(sizes, steps, strict=True)))]
+    x, y, z = sizes * steps
+    cut = volume[..., :x, :y, :z]
     blocks = cut.reshape([*outer, *np.stack([sizes, steps], axis=1).ravel()])
     return blocks.mean(axis=(-5, -3, -1), dtype=np.float32)
 
