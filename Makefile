@@ -65,6 +65,7 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/intracranial.py $(MAPS) --out $(RESULTS)
 	$(BIN)/python evaluation/distribution.py $(PAIRS) --out $(RESULTS)
 	$(BIN)/python evaluation/calibration.py $(PAIRS) --out $(RESULTS)
+	$(BIN)/python evaluation/calibrated_probability.py --data $(DATA) --samples $(SCRATCH)/probability --out $(RESULTS)
 	$(BIN)/python evaluation/figures.py --results $(RESULTS) --out $(RESULTS)/figures --phantom PD
 
 clean:  ## remove caches and build products; .venv and weights stay

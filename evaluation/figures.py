@@ -104,6 +104,21 @@ def draw_calibration(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_reliability(bins: pd.DataFrame) -> Figure:
+    """Draw the share of right labels over the calibrated probability: one panel a source, one line per contrast."""
+    bins = bins[(bins["way"] == "default") & (bins["calibrated"] == 1)]
+    sources = list(dict.fromkeys(bins["source"]))
+    figure = Figure(figsize=(4.2 * len(sources), 4), layout="constrained")
+    for panel, source in zip(figure.subplots(1, len(sources), squeeze=False)[0], sources, strict=True):
+        for contrast, part in bins[bins["source"] == source].groupby("contrast", sort=False):
+            means = part.groupby("bin")[["probability", "accuracy"]].mean()
+            panel.plot(means["probability"], means["accuracy"], marker="o", label=contrast)
+        panel.axline((0, 0), slope=1, color="grey", linestyle="--", label="calibrated")
+        panel.set(title=source, xlabel="probability of the label", ylabel="share of right labels")
+        panel.legend(fontsize=8)
+    return figure
+
+
 def _draw_intervals(panel, summary: pd.DataFrame) -> None:  # type: ignore[no-untyped-def]
     # a single subject or an infinite mean has no interval
     ends = summary[["low", "high"]].sub(summary["mean"], axis=0).abs().fillna(0)
@@ -116,6 +131,7 @@ FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
     "bland_altman": ("scores.csv", draw_bland_altman),
     "steps": ("steps/scores.csv", draw_steps),
     "calibration": ("calibration.csv", draw_calibration),
+    "reliability": ("calibrated_probability_bins.csv", draw_reliability),
 }
 
 

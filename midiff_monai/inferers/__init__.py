@@ -1,6 +1,7 @@
 """From slices to volumes: guided diffusion, translation, segmentation."""
 
 from midiff_monai.inferers.brain_mask import extract_brain
+from midiff_monai.inferers.certainty import Certainty
 from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.segmentation import BrainSegmentation
@@ -9,6 +10,7 @@ from midiff_monai.inferers.translation import SlicewiseTranslation
 
 __all__ = [
     "BrainSegmentation",
+    "Certainty",
     "DetailRefiner",
     "LMIGuidedInferer",
     "RefineProbabilitiesToLabelsd",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from midiff_monai.inferers.slicewise import Network, foreground_box
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.meta import Data, as_plain_tensor
-from midiff_monai.transforms.resampling import MIN_WEIGHT, interpolate, resample_to_grid, source_indices
+from midiff_monai.transforms.resampling import MIN_WEIGHT, Observer, interpolate, resample_to_grid, source_indices
 from midiff_monai.transforms.spatial import Grids, InvertMaskedSpacingd
 from midiff_monai.transforms.tissue_means import tissue_means
 
@@ -47,7 +47,12 @@ class DetailRefiner:
 
     @torch.inference_mode()
     def __call__(
-        self, probabilities: MetaTensor, image: MetaTensor, target_mask: torch.Tensor, target_affine: ArrayLike
+        self,
+        probabilities: MetaTensor,
+        image: MetaTensor,
+        target_mask: torch.Tensor,
+        target_affine: ArrayLike,
+        observe: Observer | None = None,
     ) -> torch.Tensor:
         """Label the voxels of a file.
 
@@ -56,6 +61,7 @@ class DetailRefiner:
             image: (1, X', Y', Z') in [0, 1] at full resolution, 0 in the background.
             target_mask: (X", Y", Z"), foreground of the file.
             target_affine: (4, 4), of the file.
+            observe: gets the refined probabilities of the file's voxels, block by block.
 
         Returns:
             (X", Y", Z"), int16, FreeSurfer ids, 0 outside the target mask.
@@ -70,7 +76,10 @@ class DetailRefiner:
             window = _target_window(to_image, block, target_mask.shape)
             if all(side.start < side.stop for side in window):
                 refined, corner = self._refine(block, coarse, fine, to_coarse)
-                _write_labels(labels[window], refined, corner, to_image, window, block)
+                inside, refined = _at_target(refined, corner, to_image, window, block)
+                labels[window][inside] = refined.argmax(dim=0).to(torch.int16)
+                if observe:
+                    observe(window, inside, refined)
         return torch.tensor(FREESURFER_IDS, dtype=torch.int16)[labels.long()] * target_mask
 
     def _blocks(self, near_brain: torch.Tensor) -> Iterator[tuple[slice, ...]]:
@@ -138,25 +147,18 @@ def _target_window(to_image: NDArray, block: Sequence[slice], shape: Sequence[in
     return tuple(slice(max(low, 0), min(high + 1, size)) for low, high, size in limits)
 
 
-def _write_labels(
-    labels: torch.Tensor,
-    refined: torch.Tensor,
-    corner: NDArray,
-    to_image: NDArray,
-    window: Sequence[slice],
-    block: Sequence[slice],
-) -> None:
-    """Write the most probable classes into the window (x, y, z) of the file, at those voxels that lie in the block."""
+def _at_target(
+    refined: torch.Tensor, corner: NDArray, to_image: NDArray, window: Sequence[slice], block: Sequence[slice]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask (x, y, z) of the window's voxels that lie in the block, and the probabilities (C, N) of these voxels."""
     positions = source_indices(to_image, window)
     start, stop = (torch.tensor([getattr(side, end) - 0.5 for side in block]) for end in ("start", "stop"))
     inside = ((positions >= start) & (positions < stop)).all(dim=-1)
-    local = positions - torch.from_numpy(corner)
+    local = positions[inside] - torch.from_numpy(corner)
     if np.allclose(to_image, to_image.round(), atol=1e-4):
-        nearest = local[inside].round().long()
-        labels[inside] = refined.argmax(dim=0)[tuple(nearest.unbind(-1))].to(torch.int16)
-    else:
-        classes = interpolate(refined, local[inside][:, None, None]).argmax(dim=0)
-        labels[inside] = classes.flatten().to(torch.int16)
+        x, y, z = local.round().long().unbind(-1)
+        return inside, refined[:, x, y, z]
+    return inside, interpolate(refined, local[:, None, None])[..., 0, 0]
 
 
 class RefineProbabilitiesToLabelsd(InvertMaskedSpacingd):

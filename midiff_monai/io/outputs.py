@@ -43,6 +43,13 @@ OUTPUTS = (
     Output("synthetic", "_synth{target}.nii.gz", "_desc-synthetic{scan}_{target}.nii.gz", "translation"),
     Output("synthetic_std", "_synth{target}_std.nii.gz", "_desc-synthetic{scan}_std.nii.gz", "translation"),
     Output("segmentation", "_dseg.nii.gz", "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
+    Output(
+        "probability",
+        "_desc-probability_probseg.nii.gz",
+        "_desc-probability{scan}_probseg.nii.gz",
+        "segmentation",
+    ),
+    Output("entropy", "_desc-probability_entropy.nii.gz", "_desc-probability{scan}_entropy.nii.gz", "segmentation"),
     Output("lesions", "_desc-lesions_mask.nii.gz", "_desc-lesions{scan}_mask.nii.gz", "segmentation"),
     Output("dicom_seg", "_dseg.dcm", "_desc-midiff{scan}_dseg.dcm", "segmentation"),
     Output("label_table", "_dseg.tsv", "_desc-midiff{scan}_dseg.tsv", "segmentation"),
@@ -62,6 +69,8 @@ class OutputPaths:
         synthetic: the synthetic volume of the target modality.
         synthetic_std: its voxelwise standard deviation over several samples.
         segmentation: label map on the grid of the input.
+        probability: probability of the label of each voxel.
+        entropy: entropy of the probabilities of all labels.
         lesions: mask of the white matter lesions, if the contrast of the input shows them.
         dicom_seg: the segmentation as DICOM SEG, for a DICOM series only.
         label_table: index, name and colour of each label.
@@ -74,6 +83,8 @@ class OutputPaths:
     synthetic: Path
     synthetic_std: Path
     segmentation: Path
+    probability: Path
+    entropy: Path
     lesions: Path
     dicom_seg: Path
     label_table: Path

@@ -151,6 +151,13 @@ def write_like(data: NDArray, reference: nib.Nifti1Image, path: Path, dtype: DTy
     nib.save(_without_affine(data, reference, dtype), path)
 
 
+def write_shares(data: NDArray, reference: nib.Nifti1Image, path: Path) -> None:
+    """Write values in [0, 1] as bytes with a scale factor of 1/255; the rest is as in `image_like`."""
+    image = _without_affine(np.rint(255 * data), reference, np.uint8)
+    image.header.set_slope_inter(1 / 255, 0)
+    nib.save(image, path)
+
+
 def image_like(data: NDArray, reference: nib.Nifti1Image, dtype: DTypeLike) -> nib.Nifti1Image:
     """Make a 3-D image with the sform, qform and units of a reference file. The rest of the header is new.
 

@@ -31,7 +31,7 @@ OTHER_PART = re.compile("_part-(phase|real|imag)_")
 """Part of the name of an image that holds no magnitudes."""
 
 BIDSIGNORE = (
-    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n"
+    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n*_entropy.nii.gz\n"
     "/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
 )
 """Files of a derivative for which BIDS has no names."""
@@ -237,6 +237,9 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
         if job.paths.lesions.is_file():
             lesions = {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False}
             _write_json(common | lesions, _sidecar(job.paths.lesions))
+        if job.paths.probability.is_file():
+            probability = {"Description": "Probability of the label of a voxel by midiff", "Manual": False}
+            _write_json(common | probability, _sidecar(job.paths.probability))
         if job.paths.synthetic.is_file():
             target = _suffix(job.paths.synthetic)
             synthetic: dict[str, Any] = {"Description": f"{target} contrast made from another contrast by midiff"}

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from monai.data import MetaTensor
 
+from midiff_monai.inferers.certainty import Certainty
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
@@ -43,6 +44,8 @@ class Computation:
             a T1w is at about 0.7. A slice has the range of its file. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
+        probability: (X, Y, Z) probability of the label of each voxel, 0 without a label, or None.
+        entropy: (X, Y, Z) entropy of the probabilities of all labels, in [0, 1], 0 without one, or None.
         lesions: (X, Y, Z) mask of the white matter lesions, or None if the source cannot show them.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
@@ -55,6 +58,8 @@ class Computation:
     synthetic: np.ndarray | None = None
     synthetic_std: np.ndarray | None = None
     segmentation: np.ndarray | None = None
+    probability: np.ndarray | None = None
+    entropy: np.ndarray | None = None
     lesions: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
@@ -70,6 +75,10 @@ class Computation:
         """Keep the lesions, the segmentation in which they are white matter, and a record of them in the manifest."""
         self.segmentation, self.lesions = relabelled.labels, relabelled.lesions.mask
         self.report.lesions = describe_lesions(relabelled.lesions, self.source.affine)
+
+    def keep_certainty(self, certainty: Certainty) -> None:
+        """Keep how certain the labels are. Lesions, which are labelled white matter later, change nothing in it."""
+        self.probability, self.entropy = certainty.probability.numpy(), certainty.entropy.numpy()
 
     def measures(self) -> Measures:
         """The measures on which the automatic quality flags are based."""
@@ -123,8 +132,11 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
             volume.keep(translated)
     if task.mode.segments:
         assert models.segmentation is not None
+        certainty = Certainty(foreground, models.temperature) if task.settings.probability else None
         with report.timed("segment"):
-            labels, volume.whole_head = segment_volume(image, foreground, models.segmentation, translated)
+            labels, volume.whole_head = segment_volume(image, foreground, models.segmentation, translated, certainty)
+        if certainty:
+            volume.keep_certainty(certainty)
         volume.segmentation = segmentation = labels.numpy()
         if not segmentation.any():
             report.warnings.append("No structure was found: look at the picture and check the input.")

@@ -60,6 +60,16 @@ class ImageResult:
         return self._image(self.computation.segmentation, np.int16)
 
     @cached_property
+    def probability(self) -> nib.Nifti1Image | None:
+        """The probability of the label of each voxel, float32, or None."""
+        return self._image(self.computation.probability, np.float32)
+
+    @cached_property
+    def entropy(self) -> nib.Nifti1Image | None:
+        """The entropy of the probabilities of all labels, in [0, 1], float32, or None."""
+        return self._image(self.computation.entropy, np.float32)
+
+    @cached_property
     def lesions(self) -> nib.Nifti1Image | None:
         """The mask of the white matter lesions, uint8, or None if the image cannot show them: see the manifest."""
         return self._image(self.computation.lesions, np.uint8)

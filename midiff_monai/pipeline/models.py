@@ -17,6 +17,9 @@ from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, Settings, Task
 
 __all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models", "used_settings"]
 
+TEMPERATURE = "temperature"
+"""Id of a segmenter: the temperature of its probabilities, see `certainty.at_temperature`."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,12 @@ class Models:
         return {bundle.root.name: bundle.weights_sha256 for bundle in self._bundles}
 
     @property
+    def temperature(self) -> float:
+        """The temperature of the probabilities of the segmenter."""
+        assert self.segmentation is not None
+        return float(self.segmentation.setting(TEMPERATURE))
+
+    @property
     def configurations(self) -> dict[str, str]:
         """SHA-256 of the configurations, by bundle name."""
         return {bundle.root.name: bundle.configuration_sha256 for bundle in self._bundles}
@@ -71,6 +80,9 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     segmentation = None
     if task.mode.segments or chosen.finds_brain:
         segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
+        if settings.probability and TEMPERATURE not in segmentation.parser:
+            hint = "Leave --probability out, or fit one: see the page on the probability of labels"
+            raise BundleError(segmentation.root, f"has no setting `{TEMPERATURE}`", hint)
     if not task.mode.translates:
         return Models(segmentation)
     sampling = {name: getattr(settings, name) for name in SAMPLING}

@@ -78,6 +78,7 @@ class Settings:
         device: "cpu", "cuda", "cuda:1" …
         precision: a key of `PRECISIONS`.
         fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
+        probability: write how certain the labels are: probability and entropy of each voxel.
         lesions: look for white matter lesions.
         trust_weights: load weights whose hash differs from the bundle's metadata.
     """
@@ -124,6 +125,11 @@ class Settings:
     fast: bool = _option(
         False,
         "compute at 2 mm only, in less time: a smoother synthetic T1w, a coarser segmentation",
+        action="store_true",
+    )
+    probability: bool = _option(
+        False,
+        "write the probability of the label of each voxel, and the entropy of all labels",
         action="store_true",
     )
     lesions: bool = _option(

@@ -22,7 +22,7 @@ from midiff_monai.io.manifest import read_earlier_manifest, remove_failure_recor
 from midiff_monai.io.outputs import OutputPaths, roles_of
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.slices import is_slice, write_image
-from midiff_monai.io.volumes import write_like
+from midiff_monai.io.volumes import write_like, write_shares
 from midiff_monai.labels import write_label_table
 from midiff_monai.pipeline.computation import Computation
 from midiff_monai.provenance import sha256
@@ -103,6 +103,9 @@ class Result(Computation):
             writers["volumes"] = self._write_volumes
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
+        for role in ("probability", "entropy"):
+            if (shares := getattr(self, role)) is not None:
+                writers[role] = partial(self._write_shares, shares)
         if self.lesions is not None:
             writers["lesions"] = partial(self._write_mask, self.lesions)
         return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
@@ -112,6 +115,9 @@ class Result(Computation):
 
     def _write_labels(self, segmentation: np.ndarray, path: Path) -> None:
         write_like(segmentation, self.source, path, np.int16)
+
+    def _write_shares(self, shares: np.ndarray, path: Path) -> None:
+        write_shares(shares, self.source, path)
 
     def _write_mask(self, mask: np.ndarray, path: Path) -> None:
         write_like(mask, self.source, path, np.uint8)

@@ -171,6 +171,8 @@ def check_settings(task: Task) -> None:
     for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
+    if settings.probability and not task.mode.segments:
+        raise InputError("--probability", "has no effect without a segmentation", "Leave it out")
     if not settings.lesions and not task.mode.segments:
         raise InputError("--no-lesions", "has no effect without a segmentation", "Leave it out")
     if settings.modality and settings.modality not in available_overlays():
@@ -203,7 +205,9 @@ def written_roles(task: Task) -> list[str]:
     """The roles of the files that a task writes for a volume, without those of the record."""
     stages = (["translation"] if task.mode.translates else []) + (["segmentation"] if task.mode.segments else [])
     roles = roles_of(*stages, "check")  # type: ignore[arg-type]
-    wanted = {"synthetic_std": (task.settings.samples or 1) > 1, "lesions": task.settings.lesions}
+    settings = task.settings
+    wanted = {"synthetic_std": (settings.samples or 1) > 1, "lesions": settings.lesions}
+    wanted |= dict.fromkeys(("probability", "entropy"), settings.probability)
     return [role for role in roles if wanted.get(role, True)]
 
 

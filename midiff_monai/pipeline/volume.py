@@ -13,6 +13,7 @@ from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
+from midiff_monai.transforms.resampling import Observer
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
 
@@ -71,7 +72,11 @@ def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models
 
 
 def segment_volume(
-    image: MetaTensor, foreground: torch.Tensor, segmentation: Bundle, translated: Translated | None
+    image: MetaTensor,
+    foreground: torch.Tensor,
+    segmentation: Bundle,
+    translated: Translated | None,
+    observe: Observer | None = None,
 ) -> Segmented:
     """Segment a volume by way of its translation, or as it is.
 
@@ -80,6 +85,7 @@ def segment_volume(
         foreground: its `foreground_of`.
         segmentation: the segmenter.
         translated: the translation of the image; None segments the image itself.
+        observe: gets the probabilities of the classes at the voxels of the image, part by part.
     """
     coarse, fine, logits, affine = image, image, None, image.affine
     if translated:
@@ -90,8 +96,9 @@ def segment_volume(
     probabilities = (segmentation.infer(conformed) if logits is None else logits).softmax(dim=0)
     known = as_plain_tensor(conformed[0] != 0)
     if segmentation.setting("fast"):
-        labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine)
+        labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine, observe)
     else:
         probabilities = MetaTensor(probabilities * known, affine=conformed.affine)
-        labels = segmentation.setting("refiner")(probabilities, segmentation.conform(fine, "fine"), foreground, affine)
+        fine = segmentation.conform(fine, "fine")
+        labels = segmentation.setting("refiner")(probabilities, fine, foreground, affine, observe)
     return Segmented(labels, whole_head)

@@ -6,7 +6,7 @@ of the volume; the target grid is that of the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,10 @@ COORDINATE_VALUES = 24
 MIN_WEIGHT = 1e-3
 """Weight of known voxels below which a normalised convolution is undefined."""
 
+Observer = Callable[[Sequence[slice], torch.Tensor, torch.Tensor], None]
+"""Gets class probabilities part by part, because those of a whole volume would need gigabytes: the window of the part
+in the target grid, the mask (x, y, z) of its voxels that are known, and the probabilities (C, N) of these voxels."""
+
 FIELD_OF_VIEW_MARGIN = 0.5 + 1e-4
 """Distance in voxels from the outer voxel centres to the faces of the grid, with a tolerance for rounding."""
 
@@ -33,6 +37,7 @@ def resample_labels(
     target_shape: Sequence[int],
     target_affine: ArrayLike,
     outside: int = 0,
+    observe: Observer | None = None,
 ) -> torch.Tensor:
     """Resample class probabilities to another grid trilinearly, and take the most probable class there.
 
@@ -46,6 +51,7 @@ def resample_labels(
         target_shape: X', Y', Z'.
         target_affine: (4, 4).
         outside: index of the class outside the field of view of the source.
+        observe: gets the probabilities of the interpolated voxels. They may add up to less than 1.
 
     Returns:
         (X', Y', Z'), int16, class indices, on the device of the probabilities.
@@ -59,8 +65,10 @@ def resample_labels(
     foreground = (probabilities.amax(dim=0) > probabilities[outside]).to(probabilities.dtype)[None]
     for slab, points, inside in _slabs(probabilities, source_affine, target_shape, target_affine):
         near_foreground = inside & (_sample(foreground, points, "bilinear")[0] > 0)
-        classes = _sample(probabilities, points[near_foreground][:, None, None], "bilinear").argmax(dim=0)
-        labels[slab][near_foreground] = classes.flatten().to(torch.int16)
+        interpolated = _sample(probabilities, points[near_foreground][:, None, None], "bilinear")[..., 0, 0]
+        labels[slab][near_foreground] = interpolated.argmax(dim=0).to(torch.int16)
+        if observe:
+            observe((slab,), near_foreground, interpolated)
     return labels
 
 

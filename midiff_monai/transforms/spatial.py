@@ -17,7 +17,7 @@ from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
-from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
+from midiff_monai.transforms.resampling import Observer, resample_labels, resample_to_grid, restore_foreground
 
 Grids = tuple[torch.Tensor, Any, torch.Tensor, Any]
 """The last four arguments of `resampling.restore_foreground`."""
@@ -155,6 +155,7 @@ def probabilities_to_labels(
     source_affine: Any,
     target_mask: torch.Tensor,
     target_affine: Any,
+    observe: Observer | None = None,
 ) -> torch.Tensor:
     """Resample class probabilities to another grid, and convert the most probable class to its FreeSurfer label.
 
@@ -164,10 +165,12 @@ def probabilities_to_labels(
         source_affine: as in `resampling.restore_foreground`.
         target_mask: as in `resampling.restore_foreground`.
         target_affine: as in `resampling.restore_foreground`.
+        observe: as in `resampling.resample_labels`.
 
     Returns:
         (X', Y', Z'), int16, 0 outside the target mask.
     """
     # voxels outside the source mask get probability 0 for every class, so they do not affect the argmax
-    classes = resample_labels(probabilities * source_mask, source_affine, target_mask.shape, target_affine)
+    known = probabilities * source_mask
+    classes = resample_labels(known, source_affine, target_mask.shape, target_affine, observe=observe)
     return torch.tensor(FREESURFER_IDS, dtype=torch.int16)[classes.long()] * target_mask

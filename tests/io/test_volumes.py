@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.volumes import check_intensity_range, read_volume, reading_warnings, states_orientation, write_like
+from midiff_monai.io.volumes import (
+    check_intensity_range,
+    read_volume,
+    reading_warnings,
+    states_orientation,
+    write_like,
+    write_shares,
+)
 
 OBLIQUE = nib.affines.from_matvec(
     Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
@@ -230,6 +237,18 @@ def test_real_volume_comes_back_in_its_own_space(
     assert written.GetSize() == expected.GetSize()
     np.testing.assert_array_equal(written.GetDirection(), expected.GetDirection())
     np.testing.assert_array_equal(written.GetOrigin(), expected.GetOrigin())
+
+
+def test_shares_are_stored_as_scaled_bytes(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    reference = read_volume(save(tmp_path / "in.nii.gz", voxels))
+    shares = np.random.default_rng(0).random(voxels.shape)
+    shares[0, 0, :2] = 0, 1
+    write_shares(shares, reference, tmp_path / "out.nii.gz")
+    image = reload(tmp_path / "out.nii.gz")
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.get_fdata(), shares, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(image.get_fdata()[0, 0, :2], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(image.affine, reference.affine, atol=1e-4)
 
 
 def test_analyze_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
