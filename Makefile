@@ -62,6 +62,7 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 		--label-map $(DATA)/label-maps/training_seg_01.nii.gz --out $(RESULTS)/acquisitions
 	$(BIN)/python evaluation/yardstick.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
+	$(BIN)/python evaluation/parcels.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/intracranial.py $(MAPS) --out $(RESULTS)
 	$(BIN)/python evaluation/distribution.py $(PAIRS) --out $(RESULTS)
 	$(BIN)/python evaluation/calibration.py $(PAIRS) --out $(RESULTS)

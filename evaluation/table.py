@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from midiff_monai.bundle.choice import PARCELLATION, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 from midiff_monai.provenance import environment, sha256
 
 BASELINES = Path(__file__).parent / "baselines"
 """Folder of the baselines' weights and configurations."""
+
+BUNDLES = (TRANSLATION, SEGMENTATION, PARCELLATION)
+"""Bundles on whose weights the rows of a table depend."""
 
 HASH_LENGTH = 12
 
@@ -75,7 +78,7 @@ def is_current(row: Mapping[str, object]) -> bool:
 @cache
 def installed_weights() -> dict[str, str]:
     """Return the SHA-256 of all weights by the name of their bundle, from its metadata, or of their baseline."""
-    bundles = {name: read_metadata(bundle_root(name))["weights_sha256"] for name in (TRANSLATION, SEGMENTATION)}
+    bundles = {name: read_metadata(bundle_root(name))["weights_sha256"] for name in BUNDLES}
     return bundles | {path.stem: sha256(path) for path in BASELINES.glob("*.pt")}
 
 

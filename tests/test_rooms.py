@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "midiff_monai"
 
-SHARED = {"environment", "errors", "labels", "machine", "provenance"}
+SHARED = {"environment", "errors", "labels", "machine", "parcels", "provenance"}
 """Modules beside the rooms, which every room may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {

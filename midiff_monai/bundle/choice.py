@@ -13,6 +13,9 @@ from midiff_monai.errors import BundleError
 TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 """Names of the shipped bundles."""
 
+PARCELLATION = "cortical_parcellation"
+"""Name of the shipped bundle that divides a segmentation into parcels."""
+
 
 @dataclass(frozen=True)
 class BundleChoice:
@@ -78,7 +81,7 @@ def choose_bundles(names: Sequence[str]) -> BundleChoice:
         names: folders or names of the bundles that take the place of the shipped ones, at most one of each kind.
 
     Raises:
-        BundleError: a bundle does not exist or does neither, two of them do the same, or one is a composite bundle.
+        BundleError: a bundle does not exist or does neither, two of them do the same, or one takes the place of none.
     """
     roots: dict[str, Path] = {}
     for name in names:
@@ -103,5 +106,7 @@ def _kind(root: Path) -> str:
     if "runs" in facts:
         hint = f"Name a bundle such as {TRANSLATION} or {SEGMENTATION}"
         raise BundleError(root, "runs other bundles, and takes the place of none", hint)
+    if "parcellates" in facts:
+        raise BundleError(root, "divides a segmentation, and takes the place of none", "Use --parcellation")
     hint = "Add `target` to configs/metadata.json of a translation, or `segments` to that of a segmenter"
     raise BundleError(root, "does not say what it makes", hint)

@@ -153,9 +153,12 @@ def _summarize(arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise InputError(folder, "is not a folder of results", "Process the participants first")
     from midiff_monai.qc.page import write_study_page
+    from midiff_monai.qc.parcels import write_parcels_table
     from midiff_monai.qc.study import write_volumes_table
 
     print(write_volumes_table(folder))
+    if parcels := write_parcels_table(folder):
+        print(parcels)
     print(write_study_page(folder, progress_bar(arguments, desc="page", unit="scan")))
 
 

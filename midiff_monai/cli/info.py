@@ -35,7 +35,8 @@ def _bundle(name: str) -> dict[str, Any]:
     metadata, weights = read_metadata(root), root / WEIGHTS
     if "runs" in metadata:  # a composite bundle has no weights of its own
         return {"version": metadata["version"], "runs": metadata["runs"]}
-    does = {name: metadata[name] for name in ("target", "segments", "anatomy", "image_size") if name in metadata}
+    kinds = ("target", "segments", "parcellates", "anatomy", "image_size")
+    does = {name: metadata[name] for name in kinds if name in metadata}
     facts = {"version": metadata["version"]} | does
     if not metadata["weights_sha256"]:
         return facts | {"trained": False}

@@ -4,14 +4,18 @@ from midiff_monai.inferers.brain_mask import extract_brain
 from midiff_monai.inferers.certainty import Certainty
 from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
+from midiff_monai.inferers.parcellation import AssignParcelsd, HemisphereInferer, HemispheresOfLabelsd, parcellate
 from midiff_monai.inferers.segmentation import BrainSegmentation
 from midiff_monai.inferers.slicewise import SliceRunner, SlicewiseInferer, VolumeInferer
 from midiff_monai.inferers.translation import SlicewiseTranslation
 
 __all__ = [
+    "AssignParcelsd",
     "BrainSegmentation",
     "Certainty",
     "DetailRefiner",
+    "HemisphereInferer",
+    "HemispheresOfLabelsd",
     "LMIGuidedInferer",
     "RefineProbabilitiesToLabelsd",
     "SliceRunner",
@@ -19,4 +23,5 @@ __all__ = [
     "SlicewiseTranslation",
     "VolumeInferer",
     "extract_brain",
+    "parcellate",
 ]

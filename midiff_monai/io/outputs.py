@@ -51,6 +51,9 @@ OUTPUTS = (
     ),
     Output("entropy", "_desc-probability_entropy.nii.gz", "_desc-probability{scan}_entropy.nii.gz", "segmentation"),
     Output("lesions", "_desc-lesions_mask.nii.gz", "_desc-lesions{scan}_mask.nii.gz", "segmentation"),
+    Output("parcels", "_desc-parcels_dseg.nii.gz", "_desc-parcels{scan}_dseg.nii.gz", "segmentation"),
+    Output("parcel_table", "_desc-parcels_dseg.tsv", "_desc-parcels{scan}_dseg.tsv", "segmentation"),
+    Output("parcel_volumes", "_desc-parcels_volumes.csv", "_desc-parcels{scan}_volumes.csv", "segmentation"),
     Output("dicom_seg", "_dseg.dcm", "_desc-midiff{scan}_dseg.dcm", "segmentation"),
     Output("label_table", "_dseg.tsv", "_desc-midiff{scan}_dseg.tsv", "segmentation"),
     Output("volumes", "_volumes.csv", "_desc-midiff{scan}_volumes.csv", "segmentation"),
@@ -72,6 +75,9 @@ class OutputPaths:
         probability: probability of the label of each voxel.
         entropy: entropy of the probabilities of all labels.
         lesions: mask of the white matter lesions, if the contrast of the input shows them.
+        parcels: label map of the regions of cortex and white matter, if they are wanted.
+        parcel_table: index, name, colour and lobe of each region.
+        parcel_volumes: volume of each region in millilitres.
         dicom_seg: the segmentation as DICOM SEG, for a DICOM series only.
         label_table: index, name and colour of each label.
         volumes: volume of each structure in millilitres.
@@ -86,6 +92,9 @@ class OutputPaths:
     probability: Path
     entropy: Path
     lesions: Path
+    parcels: Path
+    parcel_table: Path
+    parcel_volumes: Path
     dicom_seg: Path
     label_table: Path
     volumes: Path

@@ -1,6 +1,7 @@
 """Network parts, a normalisation layer and samplers, for the configurations of the bundles."""
 
 from midiff_monai.networks.detail import CoarseToFineSegmenter, DetailBranch
+from midiff_monai.networks.parcellation import RegionNetwork
 from midiff_monai.networks.schedulers import (
     AncestralScheduler,
     DPMSolverScheduler,
@@ -16,6 +17,7 @@ __all__ = [
     "DPMSolverScheduler",
     "DetailBranch",
     "PixelUnshuffleWrapper",
+    "RegionNetwork",
     "SliceInstanceNorm",
     "SpacedDDIMScheduler",
     "TrailingDDIMScheduler",

@@ -32,7 +32,7 @@ OTHER_PART = re.compile("_part-(phase|real|imag)_")
 
 BIDSIGNORE = (
     "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n*_entropy.nii.gz\n"
-    "/batch_report.*\n/volumes.csv\n/index.html\n/_viewer\n"
+    "/batch_report.*\n/volumes.csv\n/parcels.csv\n/index.html\n/_viewer\n"
 )
 """Files of a derivative for which BIDS has no names."""
 
@@ -240,6 +240,9 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
         if job.paths.probability.is_file():
             probability = {"Description": "Probability of the label of a voxel by midiff", "Manual": False}
             _write_json(common | probability, _sidecar(job.paths.probability))
+        if job.paths.parcels.is_file():
+            parcels = {"Description": "MUSE ids of regions of cortex and white matter by midiff", "Manual": False}
+            _write_json(common | parcels, _sidecar(job.paths.parcels))
         if job.paths.synthetic.is_file():
             target = _suffix(job.paths.synthetic)
             synthetic: dict[str, Any] = {"Description": f"{target} contrast made from another contrast by midiff"}

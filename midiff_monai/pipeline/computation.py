@@ -15,12 +15,14 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.inferers.certainty import Certainty
+from midiff_monai.inferers.parcellation import parcellate
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
 from midiff_monai.io.slices import is_slice, stored_range
 from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
+from midiff_monai.parcels import parcel_volumes
 from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions_of_any
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
@@ -47,6 +49,7 @@ class Computation:
         probability: (X, Y, Z) probability of the label of each voxel, 0 without a label, or None.
         entropy: (X, Y, Z) entropy of the probabilities of all labels, in [0, 1], 0 without one, or None.
         lesions: (X, Y, Z) mask of the white matter lesions, or None if the source cannot show them.
+        parcels: (X, Y, Z) ids of `parcels.PARCELS`, or None.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
@@ -61,6 +64,7 @@ class Computation:
     probability: np.ndarray | None = None
     entropy: np.ndarray | None = None
     lesions: np.ndarray | None = None
+    parcels: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
     render: Callable[..., None] = qc_mosaic
@@ -96,6 +100,12 @@ class Computation:
         lesions = self.report.lesions
         burden = lesions.get("volume_ml", nan), lesions.get("count")
         return with_totals(self._structures(self.segmentation), self.intracranial_ml(), *burden)
+
+    def parcel_volumes(self) -> pd.DataFrame | None:
+        """The columns of `parcels.parcel_volumes`, a row for each parcel; None without parcels."""
+        if self.parcels is None:
+            return None
+        return parcel_volumes(self.parcels, voxel_volume_ml(self.source.affine), self.intracranial_ml())
 
     def _structures(self, segmentation: np.ndarray) -> pd.DataFrame:
         return structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
@@ -143,6 +153,10 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
         if task.settings.lesions:
             with report.timed("lesions"):
                 volume.keep_lesions(separate_lesions_of_any(voxels.numpy(), segmentation, source.affine, task))
+        if models.parcellation:
+            with report.timed("parcels"):
+                network, device = (models.parcellation.setting(name) for name in ("network", "device"))
+                volume.parcels = parcellate(volume.segmentation, source.affine, network, device)
     if not is_slice(source):
         with report.timed("check"):
             report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]

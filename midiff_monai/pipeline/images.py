@@ -75,6 +75,16 @@ class ImageResult:
         return self._image(self.computation.lesions, np.uint8)
 
     @cached_property
+    def parcels(self) -> nib.Nifti1Image | None:
+        """The label map of the regions of cortex and white matter in MUSE ids, uint8, or None."""
+        return self._image(self.computation.parcels, np.uint8)
+
+    @cached_property
+    def parcel_volumes(self) -> pd.DataFrame | None:
+        """The columns of `parcels.parcel_volumes`, a row for each parcel; None without parcels."""
+        return self.computation.parcel_volumes()
+
+    @cached_property
     def volumes(self) -> pd.DataFrame | None:
         """The columns of `labels.with_totals`, a row for each structure and total; None without a segmentation."""
         return self.computation.volumes()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
-from midiff_monai.bundle.resources import sampler_path
+from midiff_monai.bundle.choice import PARCELLATION, SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.resources import bundle_root, sampler_path
 from midiff_monai.errors import BundleError, InputError, in_one_line
 from midiff_monai.io.outputs import DEFAULT_TARGET
 from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, Settings, Task
@@ -33,16 +33,18 @@ class Models:
         translation: makes a synthetic volume of the target modality; None if nothing is translated.
         target: the target modality.
         finds_brain: translate the brain of a whole head a second time, alone.
+        parcellation: divides a segmentation into parcels; None if they are not wanted.
     """
 
     segmentation: Bundle | None
     translation: Bundle | None = None
     target: str = DEFAULT_TARGET
     finds_brain: bool = True
+    parcellation: Bundle | None = None
 
     @property
     def _bundles(self) -> list[Bundle]:
-        return [bundle for bundle in (self.translation, self.segmentation) if bundle]
+        return [bundle for bundle in (self.translation, self.segmentation, self.parcellation) if bundle]
 
     @property
     def weights(self) -> dict[str, str]:
@@ -83,8 +85,9 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         if settings.probability and TEMPERATURE not in segmentation.parser:
             hint = "Leave --probability out, or fit one: see the page on the probability of labels"
             raise BundleError(segmentation.root, f"has no setting `{TEMPERATURE}`", hint)
+    parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
     if not task.mode.translates:
-        return Models(segmentation)
+        return Models(segmentation, parcellation=parcellation)
     sampling = {name: getattr(settings, name) for name in SAMPLING}
     overlays: list[str | Path] = [settings.modality] if settings.modality else []
     overlays += [sampler_path(settings.sampler)] if settings.sampler else []
@@ -92,7 +95,7 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         sampling["detail_radius"] = 0
     translation = _open(chosen.translation, overlays=overlays, **common, **sampling, **ids, progress=progress)
     _check_sampling(translation, settings)
-    return Models(segmentation, translation, chosen.target, chosen.finds_brain)
+    return Models(segmentation, translation, chosen.target, chosen.finds_brain, parcellation)
 
 
 def _open(root: Path, **options: Any) -> Bundle:

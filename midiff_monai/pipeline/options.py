@@ -80,6 +80,7 @@ class Settings:
         fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
         probability: write how certain the labels are: probability and entropy of each voxel.
         lesions: look for white matter lesions.
+        parcellation: divide cortex and white matter into regions.
         trust_weights: load weights whose hash differs from the bundle's metadata.
     """
 
@@ -137,6 +138,11 @@ class Settings:
         "do not look for white matter lesions, which the segmentation of FLAIR includes",
         flag="--no-lesions",
         action="store_false",
+    )
+    parcellation: bool = _option(
+        False,
+        "write regions of cortex and white matter, and their volumes",
+        action="store_true",
     )
     trust_weights: bool = _option(
         False, "load weights whose hash differs from the bundle's metadata", action="store_true"

@@ -24,6 +24,7 @@ from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.slices import is_slice, write_image
 from midiff_monai.io.volumes import write_like, write_shares
 from midiff_monai.labels import write_label_table
+from midiff_monai.parcels import write_parcel_table
 from midiff_monai.pipeline.computation import Computation
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.skull import shows_skull
@@ -107,7 +108,11 @@ class Result(Computation):
             if (shares := getattr(self, role)) is not None:
                 writers[role] = partial(self._write_shares, shares)
         if self.lesions is not None:
-            writers["lesions"] = partial(self._write_mask, self.lesions)
+            writers["lesions"] = partial(self._write_bytes, self.lesions)
+        if self.parcels is not None:
+            writers["parcels"] = partial(self._write_bytes, self.parcels)
+            writers["parcel_table"] = write_parcel_table
+            writers["parcel_volumes"] = self._write_parcel_volumes
         return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
@@ -119,11 +124,16 @@ class Result(Computation):
     def _write_shares(self, shares: np.ndarray, path: Path) -> None:
         write_shares(shares, self.source, path)
 
-    def _write_mask(self, mask: np.ndarray, path: Path) -> None:
+    def _write_bytes(self, mask: np.ndarray, path: Path) -> None:
         write_like(mask, self.source, path, np.uint8)
 
     def _write_volumes(self, path: Path) -> None:
         table = self.volumes()
+        assert table is not None
+        table.to_csv(path, index=False, float_format="%.4f")
+
+    def _write_parcel_volumes(self, path: Path) -> None:
+        table = self.parcel_volumes()
         assert table is not None
         table.to_csv(path, index=False, float_format="%.4f")
 

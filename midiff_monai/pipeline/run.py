@@ -175,6 +175,8 @@ def check_settings(task: Task) -> None:
         raise InputError("--probability", "has no effect without a segmentation", "Leave it out")
     if not settings.lesions and not task.mode.segments:
         raise InputError("--no-lesions", "has no effect without a segmentation", "Leave it out")
+    if settings.parcellation and not task.mode.segments:
+        raise InputError("--parcellation", "has no effect without a segmentation", "Leave it out")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(
@@ -208,6 +210,7 @@ def written_roles(task: Task) -> list[str]:
     settings = task.settings
     wanted = {"synthetic_std": (settings.samples or 1) > 1, "lesions": settings.lesions}
     wanted |= dict.fromkeys(("probability", "entropy"), settings.probability)
+    wanted |= dict.fromkeys(("parcels", "parcel_table", "parcel_volumes"), settings.parcellation)
     return [role for role in roles if wanted.get(role, True)]
 
 

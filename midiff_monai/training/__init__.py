@@ -4,6 +4,7 @@ from midiff_monai.training.atrophy import CSFDilationFieldd
 from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
 from midiff_monai.training.contrast import ContrastRandomizer, RandomizeContrastd
 from midiff_monai.training.handlers import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler
+from midiff_monai.training.hemispheres import HemisphereOfMUSEd, OneHotRegionsd, ParcelLoss, start_from_prior
 from midiff_monai.training.image_classes import ImageClassContrastRandomizer, ImageClassesd
 from midiff_monai.training.label_contrast import RandLabelContrastd
 from midiff_monai.training.label_transforms import (
@@ -30,6 +31,7 @@ __all__ = [
     "ContrastRandomizer",
     "ExtendableOneCycleLR",
     "GradientClipHandler",
+    "HemisphereOfMUSEd",
     "IgnoreBoundaryd",
     "ImageClassContrastRandomizer",
     "ImageClassesd",
@@ -37,6 +39,8 @@ __all__ = [
     "LabelBoundaryd",
     "LabelStructuresd",
     "NormalizeTissuesd",
+    "OneHotRegionsd",
+    "ParcelLoss",
     "RandDeformCropd",
     "RandLabelContrastd",
     "RandSimulateScand",
@@ -49,4 +53,5 @@ __all__ = [
     "TwoScaleLoss",
     "TwoScaleNetwork",
     "TwoScalePrepareBatch",
+    "start_from_prior",
 ]

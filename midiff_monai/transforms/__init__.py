@@ -3,6 +3,7 @@
 from midiff_monai.transforms.background import ClearBackgroundd
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
 from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
+from midiff_monai.transforms.hemispheres import HEMISPHERE_SHAPE, SIDES
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.resampling import resample_labels, resample_to_grid, restore_foreground
 from midiff_monai.transforms.spatial import (
@@ -13,6 +14,8 @@ from midiff_monai.transforms.spatial import (
 )
 
 __all__ = [
+    "HEMISPHERE_SHAPE",
+    "SIDES",
     "ClearBackgroundd",
     "GuidedUpsampling",
     "GuidedUpsamplingd",

@@ -16,6 +16,7 @@ from small_dataset import write_dataset
 
 from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.labels import write_label_table
+from midiff_monai.parcels import write_parcel_table
 from midiff_monai.pipeline.bids import find_jobs, write_description, write_sidecars
 
 
@@ -31,7 +32,7 @@ def write_derivative(dataset: Path, output: Path) -> None:
     for job in jobs:
         job.paths.segmentation.parent.mkdir(parents=True, exist_ok=True)
         for role, path in asdict(job.paths).items():
-            kind = np.int16 if role in ("segmentation", "lesions") else np.float32
+            kind = np.int16 if role in ("segmentation", "lesions", "parcels") else np.float32
             if role == "dicom_seg":  # BIDS data sets contain no DICOM series
                 continue
             if path.name.endswith(".nii.gz"):
@@ -39,7 +40,8 @@ def write_derivative(dataset: Path, output: Path) -> None:
             else:
                 path.write_text("x")
         write_label_table(job.paths.label_table)
-    for name in ("batch_report.csv", "volumes.csv", "index.html", "_viewer/niivue.js"):
+        write_parcel_table(job.paths.parcel_table)
+    for name in ("batch_report.csv", "volumes.csv", "parcels.csv", "index.html", "_viewer/niivue.js"):
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_text("x")
     write_sidecars(jobs, dataset)
