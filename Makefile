@@ -64,6 +64,8 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/parcels.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/intracranial.py $(MAPS) --out $(RESULTS)
+	$(BIN)/python evaluation/quality.py collect --data $(DATA) --out $(RESULTS)/quality --work $(SCRATCH)/quality
+	$(BIN)/python evaluation/quality.py validate --out $(RESULTS)/quality --figures $(RESULTS)/figures
 	$(BIN)/python evaluation/distribution.py $(PAIRS) --out $(RESULTS)
 	$(BIN)/python evaluation/calibration.py $(PAIRS) --out $(RESULTS)
 	$(BIN)/python evaluation/calibrated_probability.py --data $(DATA) --samples $(SCRATCH)/probability --out $(RESULTS)

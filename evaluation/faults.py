@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from midiff_monai.pipeline.run import BACKGROUND_CLEARED
+from midiff_monai.pipeline.reading import BACKGROUND_CLEARED
 
 PATTERNS = ("multicontrast/*_PD.nii.gz", "multicontrast/*_T2.nii.gz", "multicontrast/*_FLAIR.nii.gz", "open-ms/*_T2*")
 """Volumes that get faults, as patterns below the folder of the data."""

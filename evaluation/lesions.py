@@ -28,7 +28,8 @@ from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.manifest import read_earlier_manifest
 from midiff_monai.pipeline.lesions import separate_lesions
 from midiff_monai.pipeline.options import Settings, Task
-from midiff_monai.pipeline.run import read, segment
+from midiff_monai.pipeline.reading import read
+from midiff_monai.pipeline.run import segment
 from midiff_monai.transforms.lesions import MISTAKEN
 
 KEY = ("source", "subject")

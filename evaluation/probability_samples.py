@@ -28,7 +28,7 @@ from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import prepare_source
+from midiff_monai.pipeline.reading import prepare_source
 from midiff_monai.pipeline.volume import foreground_of, segment_volume, translate_volume
 
 WAYS = ("default", "fast")

@@ -6,10 +6,11 @@
 `subjects.csv` has the columns `input` (the file name of a scan, or its path as in volumes.csv) and `group` (two
 values). Further columns, such as age, can be covariates:
 
-    python examples/compare_groups.py results/volumes.csv subjects.csv --covariates intracranial age
+    python examples/compare_groups.py results/volumes.csv subjects.csv --covariates intracranial age quality
 
-The volumes are adjusted for the covariates by a linear model. Without the option, the covariate is the intracranial
-volume, if volumes.csv has it for all scans: larger heads have larger structures. `--covariates` alone means none.
+`quality` is the expected Dice of a scan's segmentation. The volumes are adjusted for the covariates by a linear model.
+Without the option, the covariate is the intracranial volume, if volumes.csv has it for all scans: larger heads have
+larger structures. `--covariates` alone means none.
 
 The script writes `groups.csv`, with effect size and p-value of each structure, and `groups.png`, a plot of the volumes
 of one structure.
@@ -30,6 +31,9 @@ from midiff_monai.qc.study import contrast
 
 NAMES = ["input", "participant_id", "session_id", "suffix"]
 """Columns of volumes.csv that are not structures. All but the first exist only for BIDS file names."""
+
+QUALITY = "quality"
+"""The expected Dice of a scan's segmentation. It can be a covariate, and is not compared."""
 
 
 def join(volumes: Path, subjects: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -126,7 +130,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     check(scans)
     covariates, group = choose_covariates(arguments.covariates, volumes, scans), scans["group"]
     # a volume that is not known in every scan, such as the intracranial one of stripped brains, is not compared
-    volumes = volumes.drop(columns=covariates.columns, errors="ignore").dropna(axis="columns")
+    volumes = volumes.drop(columns=[*covariates.columns, QUALITY], errors="ignore").dropna(axis="columns")
     if arguments.structure not in volumes:
         raise ValueError(f"there is no volume of {arguments.structure} to compare")
     unit = "" if arguments.structure.endswith(("_fraction", "_count")) else " (ml)"

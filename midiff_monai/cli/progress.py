@@ -101,7 +101,7 @@ def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Mo
     import torch
 
     from midiff_monai.pipeline.estimate import estimate_seconds, extent_of, measure_speed
-    from midiff_monai.pipeline.run import read
+    from midiff_monai.pipeline.reading import read
 
     if not jobs:
         return None

@@ -39,6 +39,7 @@ class RunReport:
         lesions: White matter lesions with the keys "volume_ml" and "count", or "reason" if the scan cannot show them.
             Empty if they were not looked for.
         together: How each further scan was brought to the grid of the first; empty for a single scan.
+        quality: Expected Dice of the segmentation; see `midiff_monai.qc.quality.Quality`. Empty without one.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -56,6 +57,7 @@ class RunReport:
     flags: list[dict[str, Any]] = field(default_factory=list)
     lesions: dict[str, Any] = field(default_factory=dict)
     together: list[dict[str, Any]] = field(default_factory=list)
+    quality: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -99,6 +101,7 @@ class RunReport:
             "flags": self.flags,
             "lesions": self.lesions,
             **({"together": self.together} if self.together else {}),
+            "quality": self.quality,
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

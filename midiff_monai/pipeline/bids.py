@@ -233,7 +233,7 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
         }
         if job.paths.segmentation.is_file():
             labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
-            _write_json(common | labels, _sidecar(job.paths.segmentation))
+            _write_json(common | labels | _quality(job.paths.report), _sidecar(job.paths.segmentation))
         if job.paths.lesions.is_file():
             lesions = {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False}
             _write_json(common | lesions, _sidecar(job.paths.lesions))
@@ -250,6 +250,15 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
                 with suppress(*UNREADABLE, ValueError):  # the batch reports damaged or edited volumes
                     synthetic["SkullStripped"] = shows_only_brain(job.paths)
             _write_json(common | synthetic, _sidecar(job.paths.synthetic))
+
+
+def _quality(report: Path) -> dict[str, Any]:
+    """The expected Dice of a segmentation, as it stands in the manifest of its run."""
+    try:
+        quality = json.loads(report.read_text(encoding="utf-8"))["quality"]
+    except (OSError, ValueError, LookupError, TypeError):  # of an earlier version, or damaged
+        return {}
+    return {"ExpectedDice": quality} if quality else {}
 
 
 def _sidecar(image: Path) -> Path:

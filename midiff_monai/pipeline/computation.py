@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
 from typing import BinaryIO
@@ -27,10 +27,13 @@ from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
+from midiff_monai.qc.confidence import Confidence
 from midiff_monai.qc.flags import quality_flags
 from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
+from midiff_monai.qc.quality import expected_quality
 from midiff_monai.transforms.intracranial import intracranial_ml
+from midiff_monai.transforms.meta import as_plain_tensor
 
 SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
 
@@ -52,6 +55,7 @@ class Computation:
         parcels: (X, Y, Z) ids of `parcels.PARCELS`, or None.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
+        confidence: how sure the segmenter is of each structure that was found, by FreeSurfer id.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
         others: further scans of the person that are translated together with the source, on its grid.
     """
@@ -67,6 +71,7 @@ class Computation:
     parcels: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
+    confidence: dict[int, Confidence] = field(default_factory=dict)
     render: Callable[..., None] = qc_mosaic
     others: Sequence[nib.Nifti1Image] = ()
 
@@ -92,6 +97,15 @@ class Computation:
             table = self._structures(self.segmentation)
             volumes = dict(zip(table["id"], table["volume_ml"], strict=True))
         return measure(*seen, volumes, self.source.affine)
+
+    def scored_measures(self) -> Measures:
+        """The measures with the expected quality of the segmentation, which is recorded in the manifest too."""
+        measured = self.measures()
+        if self.segmentation is None:
+            return measured
+        quality = expected_quality(self.confidence, measured.edge_correlation)
+        self.report.quality = quality.to_dict()
+        return replace(measured, quality=quality.scan.dice)
 
     def volumes(self) -> pd.DataFrame | None:
         """The columns of `labels.with_totals`, a row for each structure and each total; None without a segmentation."""
@@ -141,28 +155,42 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
             translated = translate_volume(image, foreground, models)
             volume.keep(translated)
     if task.mode.segments:
-        assert models.segmentation is not None
-        certainty = Certainty(foreground, models.temperature) if task.settings.probability else None
-        with report.timed("segment"):
-            labels, volume.whole_head = segment_volume(image, foreground, models.segmentation, translated, certainty)
-        if certainty:
-            volume.keep_certainty(certainty)
-        volume.segmentation = segmentation = labels.numpy()
-        if not segmentation.any():
-            report.warnings.append("No structure was found: look at the picture and check the input.")
-        if task.settings.lesions:
-            with report.timed("lesions"):
-                volume.keep_lesions(separate_lesions_of_any(voxels.numpy(), segmentation, source.affine, task))
-        if models.parcellation:
-            with report.timed("parcels"):
-                network, device = (models.parcellation.setting(name) for name in ("network", "device"))
-                volume.parcels = parcellate(volume.segmentation, source.affine, network, device)
+        _segment(volume, image, foreground, translated, task, models)
     if not is_slice(source):
         with report.timed("check"):
-            report.flags = [flag._asdict() for flag in quality_flags(volume.measures())]
+            report.flags = [flag._asdict() for flag in quality_flags(volume.scored_measures())]
             report.warnings += [flag["text"] for flag in report.flags]
     if models.translation:
         _scale(volume, stored_range(source, models.translation.setting("output_range")))
+
+
+def _segment(
+    volume: Computation,
+    image: MetaTensor,
+    foreground: torch.Tensor,
+    translated: Translated | None,
+    task: Task,
+    models: Models,
+) -> None:
+    """Segment an image (S, X, Y, Z), and look for lesions and parcels, as the task says."""
+    report, affine = volume.report, volume.source.affine
+    assert models.segmentation is not None
+    certainty = Certainty(foreground, models.temperature) if task.settings.probability else None
+    with report.timed("segment"):
+        segmented = segment_volume(image, foreground, models.segmentation, translated, certainty)
+    volume.whole_head, volume.confidence = segmented.whole_head, segmented.confidence
+    volume.segmentation = labels = segmented.labels.numpy()
+    if certainty:
+        volume.keep_certainty(certainty)
+    if not labels.any():
+        report.warnings.append("No structure was found: look at the picture and check the input.")
+    if task.settings.lesions:
+        with report.timed("lesions"):
+            volume.keep_lesions(separate_lesions_of_any(as_plain_tensor(image).numpy(), labels, affine, task))
+    if models.parcellation:
+        with report.timed("parcels"):
+            network, device = (models.parcellation.setting(name) for name in ("network", "device"))
+            volume.parcels = parcellate(volume.segmentation, affine, network, device)
 
 
 def _scale(volume: Computation, value_range: Sequence[float]) -> None:

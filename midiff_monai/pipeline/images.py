@@ -21,7 +21,8 @@ from midiff_monai.io.volumes import image_like
 from midiff_monai.pipeline.computation import Computation, compute
 from midiff_monai.pipeline.models import kept_models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import check_settings, make_report, prepare_source
+from midiff_monai.pipeline.reading import prepare_source
+from midiff_monai.pipeline.run import check_settings, make_report
 from midiff_monai.qc.flags import Flag
 
 LOOK_FIRST = "Research only, not a medical device. Look at the picture before you use a number."

@@ -41,7 +41,7 @@ class Scan(NamedTuple):
 
     Attributes:
         name: its file, or its DICOM series; with the number of the frame, from 1, where the file has several.
-        image: as `run.read` returns it.
+        image: as `reading.read` returns it.
     """
 
     name: str

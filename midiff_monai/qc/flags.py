@@ -45,6 +45,9 @@ development scans no other orientation is as good. The best of the others is at 
 MIN_HEAD_BITS = 0.35
 """Lowest mutual information with an average head. In the development scans it is 0.46 to 0.93 bits."""
 
+MIN_QUALITY = 0.65
+"""Lowest expected mean Dice. Good scans of real whole heads have more than 0.7."""
+
 MAX_NAMED = 10
 """Most missing structures that a flag names."""
 
@@ -53,11 +56,12 @@ class Flag(NamedTuple):
     """A reason to look at a result.
 
     Attributes:
-        kind: "edge", "coverage", "size", "orientation", "axes", "anatomy", "volume", "absent", "edge_correlation" or
-            "synthetic_std".
-        value: the measured value: largest area of contact (cm²), smallest extent (mm), brain volume (ml), offset of a
-            structure (mm), gain by another orientation (bits), mutual information with an average head (bits), volume
-            (ml), number of missing structures, edge correlation in [-1, 1], or mean standard deviation of the samples.
+        kind: "quality", "edge", "coverage", "size", "orientation", "axes", "anatomy", "volume", "absent",
+            "edge_correlation" or "synthetic_std".
+        value: the measured value: expected mean Dice, largest area of contact (cm²), smallest extent (mm), brain volume
+            (ml), offset of a structure (mm), gain by another orientation (bits), mutual information with an average
+            head (bits), volume (ml), number of missing structures, edge correlation in [-1, 1], or mean standard
+            deviation of the samples.
         text: sentences for the reader of the result.
     """
 
@@ -66,7 +70,7 @@ class Flag(NamedTuple):
     text: str
 
 
-NO_COMPARISON = dict.fromkeys((*group_volumes({}), "edge_correlation", "synthetic_std"), nan)
+NO_COMPARISON = dict.fromkeys(Measures({}, {}).scores(), nan)
 """The z-scores of a subject outside a study."""
 
 
@@ -91,6 +95,7 @@ def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) ->
         z: the subject's row of `robust_z` over the `scores` of its study, if it is part of one.
     """
     return [
+        *_low_quality_flags(measures.quality),
         *_edge_flags(measures),
         *_coverage_flags(measures),
         *_size_flags(measures),
@@ -101,6 +106,13 @@ def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) ->
         *_edge_correlation_flags(measures, z),
         *_synthetic_std_flags(measures, z),
     ]
+
+
+def _low_quality_flags(quality: float) -> list[Flag]:
+    if not quality < MIN_QUALITY:
+        return []
+    text = f"The segmentation is probably poor: a mean Dice of {quality:.2f} is expected. Look at it before you use it."
+    return [Flag("quality", quality, text)]
 
 
 def _edge_flags(measures: Measures) -> list[Flag]:

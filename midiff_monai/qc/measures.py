@@ -32,6 +32,7 @@ class Measures:
         synthetic_std: mean standard deviation of the samples in the foreground, NaN for a single sample.
         geometry: size and position of the segmented brain.
         orientation: how well the source fits an average head; None if it is not known.
+        quality: expected mean Dice of the segmentation, see `midiff_monai.qc.quality`; NaN if it is not known.
     """
 
     volumes: Mapping[int, float]
@@ -40,12 +41,14 @@ class Measures:
     synthetic_std: float = nan
     geometry: Geometry = Geometry()
     orientation: Orientation | None = None
+    quality: float = nan
 
     def scores(self) -> dict[str, float]:
-        """Return the values that a study compares: volumes of groups (ml), edge correlation and mean deviation."""
+        """Return the values that a study compares: volumes of groups (ml) and the other measures."""
         return group_volumes(self.volumes) | {
             "edge_correlation": self.edge_correlation,
             "synthetic_std": self.synthetic_std,
+            "quality": self.quality,
         }
 
 

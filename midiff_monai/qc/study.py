@@ -23,6 +23,9 @@ SCAN = (
 """The parts of a scan's file name in BIDS."""
 
 
+QUALITY = "quality"
+"""Name of the expected mean Dice in the table of a study."""
+
 LESION_COUNT = "lesion_count"
 """Name of the number of lesions in the table of a study."""
 
@@ -138,9 +141,9 @@ def write_volumes_table(folder: Path) -> Path:
     The table has one row for each segmented input, ordered by name. Its columns are `input`; `participant_id`,
     `session_id` and `suffix` if the inputs' names are those of BIDS; one column for each structure; `intracranial`,
     which is empty unless the input is a whole head; one for each of `labels.TOTALS`; `white_matter_lesions` and
-    `lesion_count`, which are empty unless the contrast shows lesions; and `brain_parenchymal_fraction`, brain by
-    intracranial volume. Inputs that failed or were not reached in the last run are left out, as are results without a
-    segmentation.
+    `lesion_count`, which are empty unless the contrast shows lesions; `quality`, the expected mean Dice; and
+    `brain_parenchymal_fraction`, brain by intracranial volume. Inputs that failed or were not reached in the last run
+    are left out, as are results without a segmentation.
 
     Returns:
         The path of the table.
@@ -155,6 +158,7 @@ def write_volumes_table(folder: Path) -> Path:
         *TOTALS,
         WHITE_MATTER_LESIONS,
         LESION_COUNT,
+        QUALITY,
     ]
     rows = [_by_name(subject, volumes) for subject, volumes in segmented]
     measured = pd.DataFrame(rows, columns=columns, dtype=float)
@@ -170,4 +174,4 @@ def _by_name(subject: Subject, volumes: dict[int, float]) -> dict[str, float | N
     structures = {structure.name: volumes.get(structure.id) for structure in STRUCTURES[1:]}
     measured = {name: subject.measured(name) for name in (INTRACRANIAL, WHITE_MATTER_LESIONS)}
     count = subject.measured(WHITE_MATTER_LESIONS, "count")
-    return structures | measured | total_volumes(volumes) | {LESION_COUNT: count}
+    return structures | measured | total_volumes(volumes) | {LESION_COUNT: count, QUALITY: subject.quality}

@@ -86,6 +86,11 @@ class Subject:
     report_path: Path | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def quality(self) -> float:
+        """Expected mean Dice of the segmentation, in [0, 1]; NaN where the manifest does not have it."""
+        return float(self.report.get("quality", {}).get("score", nan))
+
     def output(self, role: str) -> Path | None:
         """Return the file that was written in a role of `midiff_monai.io.paths.OutputPaths`, None if it is missing.
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,10 @@ def _summarise(subject: Subject, script: Path, fingerprint: str) -> Summary:
     volumes, table_warnings = subject.volumes()
     warnings = image_warnings + table_warnings
     if images is None:
-        return Summary(Measures(volumes, {}), warnings=warnings)
+        return Summary(Measures(volumes, {}, quality=subject.quality), warnings=warnings)
     arrays = images.source, images.synthetic, images.synthetic_std, images.segmentation
-    summary = Summary(measure(*arrays, volumes, images.affine), _pictures(images), warnings)
+    measures = replace(measure(*arrays, volumes, images.affine), quality=subject.quality)
+    summary = Summary(measures, _pictures(images), warnings)
     write_viewer_script(images, script)
     # a file that exists but cannot be read now may be readable for the next page
     if not warnings or not all(_size_and_time(path) for path in subject.files()):

@@ -19,6 +19,8 @@ from midiff_monai.labels import write_label_table
 from midiff_monai.parcels import write_parcel_table
 from midiff_monai.pipeline.bids import find_jobs, write_description, write_sidecars
 
+QUALITY = {"score": 0.71, "interval": [0.63, 0.79], "structures": {}}
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
@@ -39,6 +41,7 @@ def write_derivative(dataset: Path, output: Path) -> None:
                 nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), kind), np.eye(4)), path)
             else:
                 path.write_text("x")
+        job.paths.report.write_text(json.dumps({"quality": QUALITY}))
         write_label_table(job.paths.label_table)
         write_parcel_table(job.paths.parcel_table)
     for name in ("batch_report.csv", "volumes.csv", "parcels.csv", "index.html", "_viewer/niivue.js"):
@@ -61,6 +64,16 @@ def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
         assert (dataset / source.removeprefix("bids:raw:")).is_file()
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert (tmp_path / "out" / description["DatasetLinks"]["raw"]).resolve() == dataset.resolve()
+
+
+def test_the_sidecar_of_a_segmentation_has_the_expected_dice(dataset: Path, tmp_path: Path) -> None:
+    write_derivative(dataset, tmp_path / "out")
+    segmentation, *_ = sorted((tmp_path / "out").rglob("*_dseg.nii.gz"))
+    assert facts_beside(segmentation)["ExpectedDice"] == QUALITY
+    report = segmentation.with_name(segmentation.name.replace("_dseg.nii.gz", "_report.json"))
+    report.write_text("damaged")
+    write_sidecars(find_jobs(dataset, tmp_path / "out"), dataset)
+    assert "ExpectedDice" not in facts_beside(segmentation)
 
 
 @pytest.mark.parametrize(("beyond_the_brain", "stripped"), [(2, True), (20, False)])

@@ -28,7 +28,7 @@ from midiff_monai.networks.wrappers import has_fast_bfloat16
 from midiff_monai.pipeline.batch import run_batch
 from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
 from midiff_monai.pipeline.options import Settings, Task
-from midiff_monai.pipeline.run import BACKGROUND_CLEARED, read
+from midiff_monai.pipeline.reading import BACKGROUND_CLEARED, read
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from math import isnan, nan, pi
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.labels import GROUPS, STRUCTURES
+from midiff_monai.qc import flags
 from midiff_monai.qc.flags import (
     MAX_CONTACT_CM2,
     MIN_EDGE_CORRELATION,
@@ -195,3 +198,9 @@ class TestFlags:
         (flag,) = quality_flags(measures, NO_COMPARISON | z)
         assert flag.value == value
         assert "Look " in flag.text and all(word in flag.text for word in words)
+
+    def test_the_study_page_has_a_label_for_each_kind(self) -> None:
+        code, page = (Path(flags.__file__).parent / name for name in ("flags.py", "_page/page.js"))
+        (labels,) = re.findall(r"flagLabels = {(.*?)}", page.read_text(encoding="utf-8"), re.DOTALL)
+        kinds = set(re.findall(r'Flag\("(\w+)"', code.read_text(encoding="utf-8")))
+        assert kinds == set(re.findall(r"(\w+):", labels))

@@ -36,8 +36,8 @@ def test_the_table_has_the_totals_and_the_intracranial_volume_of_heads(folder: P
     result.write()
     table = pd.read_csv(write_volumes_table(folder))
     names = ["intracranial", "brain", "grey_matter", "white_matter", "total_csf"]
-    last = ["white_matter_lesions", "lesion_count", "brain_parenchymal_fraction"]
-    assert list(table.columns[-9:]) == ["Right-VentralDC", *names, *last]
+    last = ["white_matter_lesions", "lesion_count", "quality", "brain_parenchymal_fraction"]
+    assert list(table.columns[-10:]) == ["Right-VentralDC", *names, *last]
     row = table.iloc[0]
     assert row[names[1:5]].tolist() == pytest.approx([0.32, 0, 0.32, 0.32])
     if whole_head:
@@ -50,14 +50,15 @@ def test_the_table_has_the_totals_and_the_intracranial_volume_of_heads(folder: P
     assert single["percent_of_intracranial"]["CSF"] == pytest.approx(100 * expected, rel=1e-3, nan_ok=True)
 
 
-def test_the_table_has_lesions_where_the_contrast_shows_them(folder: Path) -> None:
+def test_the_table_has_lesions_where_the_contrast_shows_them_and_the_quality(folder: Path) -> None:
     assert pd.read_csv(write_volumes_table(folder))[LESION_COLUMNS].isna().all(axis=None)
     source = folder.parent / "in" / "sub-01_PDw.nii.gz"
-    report = RunReport("segment", source, {}, lesions={"volume_ml": 1.25, "count": 3})
+    report = RunReport("segment", source, {}, lesions={"volume_ml": 1.25, "count": 3}, quality={"score": 0.71})
     labels = np.full((6, 7, 8), 2, np.int16)
     paths = output_paths(source, folder)
     Result(read_volume(source), report, segmentation=labels, paths=paths, render=draw_nothing).write()
-    assert pd.read_csv(write_volumes_table(folder))[LESION_COLUMNS].values.tolist() == [[1.25, 3]]
+    table = pd.read_csv(write_volumes_table(folder))
+    assert table[[*LESION_COLUMNS, "quality"]].values.tolist() == [[1.25, 3, 0.71]]
 
 
 def test_tables_of_earlier_versions_have_no_intracranial_volume(folder: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_table_of_volumes_has_one_row_for_each_segmented_input(folder: Path)
     (folder / "batch_report.json").write_text("{}")
     table = pd.read_csv(write_volumes_table(folder))
     structures = [structure.name for structure in STRUCTURES[1:]]
-    assert table.columns.tolist()[:-8] == ["input", "participant_id", "suffix", *structures]
+    assert table.columns.tolist()[:-9] == ["input", "participant_id", "suffix", *structures]
     assert table[["participant_id", "suffix"]].fillna("").values.tolist() == [["", ""], ["sub-01", "PDw"]]
     # 2 x 7 x 8 voxels of 8 µl of one structure, and all 336 voxels of another
     assert table["Left-Hippocampus"].tolist() == pytest.approx([0.896, 0])

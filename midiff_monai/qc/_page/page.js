@@ -14,8 +14,10 @@ function element(tag, text = "", properties = {}) {
 const flagText = (subject) => subject.flags.map((flag) => flag.text).join(" ");
 const messages = (subject) => [subject.error, ...subject.warnings].filter(Boolean).join(" ");
 const anyStd = study.subjects.some((subject) => subject.scores.synthetic_std !== null);
+const anyQuality = study.subjects.some((subject) => subject.scores.quality !== null);
 const anyContrast = study.subjects.some((subject) => subject.contrast);
 const flagLabels = {
+  quality: "low quality",
   edge: "touches edge",
   coverage: "partial coverage",
   size: "implausible size",
@@ -35,7 +37,9 @@ const statusHelp = {
 };
 const edgeHelp = "Rank correlation of the edges of source and synthetic T1w. 1: all edges match.";
 const stdHelp = "Mean standard deviation of the samples of the synthetic T1w, whose intensities range from 0 to 1.";
+const qualityHelp = "Expected mean Dice of the segmentation with the truth. Scans below 0.65 are flagged.";
 const scoreColumns = [
+  ...(anyQuality ? [{ name: "quality", title: "quality", help: qualityHelp, digits: 2 }] : []),
   ...study.groups.map((name) => ({ name, title: `${name}, ml`, help: `Volume of ${name} in millilitres.`, digits: 1 })),
   { name: "edge_correlation", title: "edge correlation", help: edgeHelp, digits: 2 },
   ...(anyStd ? [{ name: "synthetic_std", title: "std of samples", help: stdHelp, digits: 3 }] : []),
@@ -65,7 +69,7 @@ const columns = [
     cell: (subject) => element("td", messages(subject), { className: "text" }),
   },
 ];
-const sorting = { column: columns[0], descending: false };
+const sorting = { column: columns.find(({ title }) => title === "quality") ?? columns[0], descending: false };
 let shown = [];
 
 function nameCell(subject) {
