@@ -80,6 +80,17 @@ def keep_freed_memory(variables: MutableMapping[str, str] = os.environ) -> None:
         variables[variable] = str(value)
 
 
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed and kept to the kernel.
+
+    The volumes of a run have different sizes, and their blocks leave gaps of different sizes. The memory that is kept
+    would thus grow from volume to volume.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim:
+        trim(0)
+
+
 def limit_spinning(variables: MutableMapping[str, str] = os.environ) -> None:
     """Let the threads of torch, and of processes that are started, wait for each other for a bounded time.
 

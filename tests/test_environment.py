@@ -100,6 +100,28 @@ def test_freed_memory_is_not_cleared_again() -> None:
     assert page_faults("keep_freed_memory()") < page_faults("") / 10
 
 
+@pytest.mark.skipif("glibc" not in "".join(platform.libc_ver()), reason="other C libraries have no malloc_trim")
+def test_kept_memory_is_returned() -> None:
+    code = """
+from pathlib import Path
+import numpy as np
+from midiff_monai.environment import keep_freed_memory, return_freed_memory
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+keep_freed_memory()
+freed, held = np.ones(2**25), np.ones(2**20)
+before = resident_mb()
+del freed
+kept = resident_mb()
+return_freed_memory()
+print(before - kept, kept - resident_mb())
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in MALLOC_OPTIONS}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    lost, returned = map(float, printed.split())
+    assert lost < 1 and returned > 250
+
+
 def test_processes_that_are_started_keep_freed_memory_too() -> None:
     variables: dict[str, str] = {}
     keep_freed_memory(variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -90,6 +91,8 @@ class DaskExecutor:
         import dask
         from distributed import LocalCluster
 
+        # a worker that is slow to end after the last volume is no concern of the user; the batch tells of one that dies
+        logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # read when the scheduler starts
             return LocalCluster(
                 n_workers=self.workers,

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from midiff_monai.bundle.resources import available_overlays, available_samplers, read_preset
+from midiff_monai.environment import return_freed_memory
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs
 from midiff_monai.io.manifest import RunReport
@@ -226,6 +227,7 @@ def process(
     Raises:
         InputError: the volume cannot be read.
     """
+    return_freed_memory()
     report = new_report(job, task, models)
     with report.timed("read"):
         source = read(job, task.settings) if source is None else source
