@@ -96,9 +96,8 @@ def rows_of(result: Result, truth: np.ndarray) -> Iterator[dict[str, object]]:
     for structure in STRUCTURES[1:]:
         score = dice(found, truth, [structure.id])
         if not np.isnan(score):
-            confidence = result.confidence.get(structure.id)
-            of_structure = confidence._asdict() if confidence else {"soft_dice": 0.0, "entropy": np.nan, "voxels": 0}
-            yield {"structure": structure.name, "dice": score} | of_structure | of_scan
+            expected = result.soft_dice.get(structure.id, 0.0)
+            yield {"structure": structure.name, "dice": score, "soft_dice": expected} | of_scan
 
 
 def write_model(table: Table) -> None:

@@ -27,7 +27,6 @@ from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
-from midiff_monai.qc.confidence import Confidence
 from midiff_monai.qc.flags import quality_flags
 from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
@@ -55,7 +54,7 @@ class Computation:
         parcels: (X, Y, Z) ids of `parcels.PARCELS`, or None.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
-        confidence: how sure the segmenter is of each structure that was found, by FreeSurfer id.
+        soft_dice: Dice that the segmenter expects of each structure that was found, by FreeSurfer id.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
         others: further scans of the person that are translated together with the source, on its grid.
     """
@@ -71,7 +70,7 @@ class Computation:
     parcels: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
-    confidence: dict[int, Confidence] = field(default_factory=dict)
+    soft_dice: dict[int, float] = field(default_factory=dict)
     render: Callable[..., None] = qc_mosaic
     others: Sequence[nib.Nifti1Image] = ()
 
@@ -103,7 +102,7 @@ class Computation:
         measured = self.measures()
         if self.segmentation is None:
             return measured
-        quality = expected_quality(self.confidence, measured.edge_correlation)
+        quality = expected_quality(self.soft_dice, measured.edge_correlation)
         self.report.quality = quality.to_dict()
         return replace(measured, quality=quality.scan.dice)
 
@@ -178,7 +177,7 @@ def _segment(
     certainty = Certainty(foreground, models.temperature) if task.settings.probability else None
     with report.timed("segment"):
         segmented = segment_volume(image, foreground, models.segmentation, translated, certainty)
-    volume.whole_head, volume.confidence = segmented.whole_head, segmented.confidence
+    volume.whole_head, volume.soft_dice = segmented.whole_head, segmented.soft_dice
     volume.segmentation = labels = segmented.labels.numpy()
     if certainty:
         volume.keep_certainty(certainty)

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
-from midiff_monai.qc.confidence import Confidence, confidence_of
+from midiff_monai.qc.soft_dice import soft_dice
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import Observer
@@ -41,12 +41,12 @@ class Segmented(NamedTuple):
     Attributes:
         labels: (X', Y', Z') FreeSurfer ids, int16, 0 outside the foreground.
         whole_head: whether the volume shows a whole head.
-        confidence: of each structure that was found, by FreeSurfer id.
+        soft_dice: that the segmenter expects of each structure that was found, by FreeSurfer id.
     """
 
     labels: torch.Tensor
     whole_head: bool
-    confidence: dict[int, Confidence]
+    soft_dice: dict[int, float]
 
 
 def foreground_of(image: MetaTensor) -> torch.Tensor:
@@ -98,11 +98,11 @@ def segment_volume(
     whole_head = translated.whole_head if translated else is_whole_head(conformed)
     probabilities = (segmentation.infer(conformed) if logits is None else logits).softmax(dim=0)
     known = as_plain_tensor(conformed[0] != 0)
-    confidence = confidence_of(probabilities, known)
+    expected = soft_dice(probabilities, known)
     if segmentation.setting("fast"):
         labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine, observe)
     else:
         probabilities = MetaTensor(probabilities * known, affine=conformed.affine)
         fine = segmentation.conform(fine, "fine")
         labels = segmentation.setting("refiner")(probabilities, fine, foreground, affine, observe)
-    return Segmented(labels, whole_head, confidence)
+    return Segmented(labels, whole_head, expected)

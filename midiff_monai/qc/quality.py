@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.qc.confidence import Confidence
 
 FILE = Path(__file__).parent / "quality_model.json"
 
@@ -94,10 +93,8 @@ def without_side(name: str) -> str:
 
 def features(soft_dice: ArrayLike, edge_correlation: float) -> NDArray[np.float64]:
     """Return the features (N, 3) of N structures of a scan, see `FEATURES`. Soft Dice are in log odds."""
-    confidence = logit(np.clip(np.asarray(soft_dice, dtype=np.float64), *LIMITS))
-    return np.column_stack(
-        [confidence, np.full_like(confidence, confidence.mean()), np.full_like(confidence, edge_correlation)]
-    )
+    odds = logit(np.clip(np.asarray(soft_dice, dtype=np.float64), *LIMITS))
+    return np.column_stack([odds, np.full_like(odds, odds.mean()), np.full_like(odds, edge_correlation)])
 
 
 def predict(
@@ -116,19 +113,19 @@ def predict(
     return expit(intercepts + features(soft_dice, known) @ np.array(model.coefficients))
 
 
-def expected_quality(confidence: Mapping[int, Confidence], edge_correlation: float) -> Quality:
+def expected_quality(soft_dice: Mapping[int, float], edge_correlation: float) -> Quality:
     """Estimate the quality of a segmentation.
 
     Args:
-        confidence: of each structure that was found, by FreeSurfer id.
+        soft_dice: of each structure that was found, by FreeSurfer id, see `soft_dice.soft_dice`.
         edge_correlation: of source and synthetic T1w; NaN without a translation.
     """
     model = quality_model()
-    scored = [structure for structure in STRUCTURES if structure.id in confidence and structure.name != NOT_SCORED]
+    scored = [structure for structure in STRUCTURES if structure.id in soft_dice and structure.name != NOT_SCORED]
     if not scored:
         return Quality(Estimate(0.0, 0.0, 0.0), {})
-    soft_dice = [confidence[structure.id].soft_dice for structure in scored]
-    dice = predict(model, [structure.name for structure in scored], soft_dice, edge_correlation)
+    values = [soft_dice[structure.id] for structure in scored]
+    dice = predict(model, [structure.name for structure in scored], values, edge_correlation)
     estimates = [with_interval(float(value), model.structure_width) for value in dice]
     by_id = {structure.id: estimate for structure, estimate in zip(scored, estimates, strict=True)}
     return Quality(with_interval(float(dice.mean()), model.scan_width), by_id)

@@ -15,11 +15,11 @@ from scipy.special import expit
 from small_study import subjects_of, write_result
 
 from midiff_monai.labels import FREESURFER_IDS, STRUCTURES
-from midiff_monai.qc.confidence import Confidence, confidence_of
 from midiff_monai.qc.flags import MIN_QUALITY, quality_flags
 from midiff_monai.qc.measures import Measures
 from midiff_monai.qc.page import write_study_page
 from midiff_monai.qc.quality import NOT_SCORED, expected_quality, features, predict, quality_model, without_side
+from midiff_monai.qc.soft_dice import soft_dice
 
 SCANS = Path(__file__).resolve().parents[2] / "evaluation" / "results" / "quality" / "scans.csv"
 
@@ -37,47 +37,42 @@ def everywhere(shape: tuple[int, ...] = (6, 7, 8)) -> torch.Tensor:
     return torch.ones(shape, dtype=torch.bool)
 
 
-class TestConfidence:
+class TestSoftDice:
     def test_agrees_with_the_definition(self) -> None:
         given = probabilities()
         labels = given.argmax(dim=0)
-        found = confidence_of(given, everywhere())
+        found = soft_dice(given, everywhere())
         assert set(found) == {2, 3, 17}
-        for label, confidence in found.items():
+        for label, value in found.items():
             index = FREESURFER_IDS.index(label)
             chosen, p = labels == index, given[index]
-            assert confidence.voxels == chosen.sum()
-            assert confidence.soft_dice == pytest.approx(
-                float(2 * p[chosen].sum() / (p.sum() + chosen.sum())), rel=1e-5
-            )
-            inside = given[:, chosen].clamp(min=1e-30)
-            assert confidence.entropy == pytest.approx(float(-(inside * inside.log2()).sum(dim=0).mean()), rel=1e-4)
+            assert value == pytest.approx(float(2 * p[chosen].sum() / (p.sum() + chosen.sum())), rel=1e-5)
 
     def test_is_full_where_there_is_no_doubt(self) -> None:
         sure = torch.zeros(len(FREESURFER_IDS), 4, 4, 4)
         sure[1] = 1
-        assert confidence_of(sure, everywhere((4, 4, 4))) == {2: Confidence(1.0, 0.0, 64)}
+        assert soft_dice(sure, everywhere((4, 4, 4))) == {2: 1.0}
 
     def test_only_the_foreground_counts(self) -> None:
         known = everywhere()
         known[:3] = False
-        assert confidence_of(probabilities(), known) == confidence_of(probabilities()[:, 3:], known[3:])
+        assert soft_dice(probabilities(), known) == soft_dice(probabilities()[:, 3:], known[3:])
 
     def test_soft_dice_is_the_mean_dice_with_truths_drawn_from_the_probabilities(self) -> None:
         given = probabilities((20, 20, 20))
         labels, random = given.argmax(dim=0).flatten(), torch.Generator().manual_seed(1)
-        found = confidence_of(given, everywhere((20, 20, 20)))
+        found = soft_dice(given, everywhere((20, 20, 20)))
         draws = torch.multinomial(given.flatten(1).T, 20, replacement=True, generator=random)
-        for label, confidence in found.items():
+        for label, value in found.items():
             chosen, true = labels == FREESURFER_IDS.index(label), draws == FREESURFER_IDS.index(label)
             dice = 2 * (chosen[:, None] & true).sum(dim=0) / (chosen.sum() + true.sum(dim=0))
-            assert confidence.soft_dice == pytest.approx(float(dice.mean()), abs=0.01)
+            assert value == pytest.approx(float(dice.mean()), abs=0.01)
 
 
 class TestExpectedQuality:
     @staticmethod
-    def sure_of(soft_dice: float) -> dict[int, Confidence]:
-        return {structure.id: Confidence(soft_dice, 0.3, 500) for structure in STRUCTURES[1:]}
+    def sure_of(soft_dice: float) -> dict[int, float]:
+        return {structure.id: soft_dice for structure in STRUCTURES[1:]}
 
     def test_rises_with_the_confidence(self) -> None:
         scores = [expected_quality(self.sure_of(soft), 0.6).scan.dice for soft in (0.2, 0.5, 0.8, 0.9, 0.95)]
