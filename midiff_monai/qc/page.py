@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES
+from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES, Structure
+from midiff_monai.parcels import PARCELS
 from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, quality_flags, robust_z
 from midiff_monai.qc.measures import Measures
 from midiff_monai.qc.study import contrast, read_study
@@ -166,12 +167,17 @@ def _finite(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
+def _label_table(labels: Iterable[Structure]) -> list[dict[str, Any]]:
+    return [{"id": label.id, "name": label.name, "colour": label.colour} for label in labels]
+
+
 def _html(title: str, entries: list[dict[str, Any]]) -> str:
     """Fill the page. Text from outside goes into the data alone, which the script shows as text and never as markup."""
     data = {
         "title": title,
         "groups": ["brain", *GROUPS],
-        "structures": [{"id": s.id, "name": s.name, "colour": s.colour} for s in (*STRUCTURES, LESIONS)],
+        "structures": _label_table((*STRUCTURES, LESIONS)),
+        "parcels": _label_table((STRUCTURES[0], *PARCELS)),
         "min_scans": MIN_SCANS,
         "outlier_z": OUTLIER_Z,
         "subjects": entries,

@@ -21,7 +21,7 @@ from midiff_monai.labels import LESIONS
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Flag
 
-IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation", "lesions")
+IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation", "lesions", "parcels")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Images:
         synthetic_std: its standard deviation over samples.
         segmentation: FreeSurfer ids.
         lesions: mask of the white matter lesions.
+        parcels: ids of `parcels.PARCELS`.
     """
 
     affine: NDArray[np.float64]
@@ -43,6 +44,7 @@ class Images:
     synthetic_std: NDArray | None
     segmentation: NDArray | None
     lesions: NDArray | None = None
+    parcels: NDArray | None = None
 
     @property
     def intensity_images(self) -> dict[str, NDArray]:

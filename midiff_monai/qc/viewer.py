@@ -18,7 +18,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.qc.mosaic import prepare
+from midiff_monai.qc.mosaic import bounding_box, canonical, prepare
 from midiff_monai.qc.subject import Images
 from midiff_monai.transforms.resampling import resample_to_grid
 
@@ -27,10 +27,10 @@ MIN_VOXEL_MM = 1.5
 
 
 def write_viewer_script(images: Images, path: Path) -> None:
-    """Write a script that calls `midiffVolumes({role: base64 of a .nii.gz})` for source, synthetic and segmentation.
+    """Write a script that calls `midiffVolumes({role: base64 of a .nii.gz})`.
 
-    The volumes are uint8 in RAS, cropped to the segmented brain with a margin. Intensities are scaled as in the
-    pictures; the segmentation holds FreeSurfer ids.
+    The roles are source, synthetic, segmentation and parcels. The volumes are uint8 in RAS, cropped to the segmented
+    brain with a margin. Intensities are scaled as in the pictures; the segmentation holds FreeSurfer ids.
 
     Args:
         images: a subject's volumes, of which at least one of source, synthetic T1w and segmentation exists.
@@ -38,6 +38,9 @@ def write_viewer_script(images: Images, path: Path) -> None:
     """
     structures, intensity_images = prepare(images.intensity_images, images.structures, images.affine)
     reduced = {"segmentation": _reduce(structures, "nearest")}
+    if images.parcels is not None:
+        box = bounding_box(canonical(images.structures, images.affine, np.int32))
+        reduced["parcels"] = _reduce(canonical(images.parcels, images.affine, np.int32).slicer[box], "nearest")
     for role, image in intensity_images.items():
         levels = nib.Nifti1Image(255 * np.asarray(image.dataobj), image.affine)
         reduced[role] = _reduce(levels, "bilinear")

@@ -13,6 +13,7 @@ import numpy as np
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
+from midiff_monai.parcels import PARCELS
 from midiff_monai.pipeline.result import Result
 from midiff_monai.qc.study import read_study
 from midiff_monai.qc.subject import Subject
@@ -33,8 +34,8 @@ def head(size: float) -> tuple[np.ndarray, np.ndarray]:
     return np.select([radius < 0.2, radius < 0.5 * size, radius < 0.8], [900.0, 500.0, 650.0], 10.0), segmentation
 
 
-def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None:
-    """Write a volume and its results into one folder; `facts` are fields of `RunReport`."""
+def write_result(folder: Path, name: str, size: float = 1, parcels: bool = False, **facts: Any) -> None:
+    """Write a volume and its results into one folder; `facts` are fields of `RunReport`. All cortex is one parcel."""
     source, segmentation = head(size)
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
@@ -43,6 +44,8 @@ def write_result(folder: Path, name: str, size: float = 1, **facts: Any) -> None
         read_volume(path), report, 0.8 - source / 1500, None, segmentation, paths=output_paths(path, folder)
     )
     result.render = draw_nothing
+    if parcels:
+        result.parcels = np.where(np.isin(segmentation, (3, 42)), PARCELS[-1].id, 0).astype(np.uint8)
     result.write()
 
 

@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of seven scans: five usual ones, one unusual with a hostile name, and one that failed."""
     folder = tmp_path_factory.mktemp("study")
     for number in range(1, 6):
-        write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1))
+        write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1), parcels=number == 1)
     write_result(folder, HOSTILE.replace("/", ""), 1.4, warnings=[HOSTILE_TEXT])
     (folder / "batch_report.csv").write_text(
         "input,status,seconds,warnings,error,report\n"
@@ -185,7 +185,10 @@ class TestInBrowser:
         page.fill("#opacity", "0")
         without = self.colourfulness(page, "#stage")
         page.fill("#opacity", "1")
+        structures = page.locator("#stage").screenshot()
         assert self.colourfulness(page, "#stage") > without + 5
+        page.check("#parcels")
+        assert self.colourfulness(page, "#stage") > without + 5 and page.locator("#stage").screenshot() != structures
 
     def test_without_the_viewer_folder_the_page_works_and_the_viewer_names_the_folder(
         self, browser: Any, study: Path, tmp_path: Path

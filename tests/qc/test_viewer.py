@@ -14,6 +14,7 @@ import pytest
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from midiff_monai.parcels import PARCELS
 from midiff_monai.qc.subject import Images
 from midiff_monai.qc.viewer import MIN_VOXEL_MM, write_viewer_script
 
@@ -41,11 +42,12 @@ def test_structures_keep_their_position(tmp_path: Path, axcodes: str, spacing: t
         synthetic=None,
         synthetic_std=None,
         segmentation=nib.apply_orientation(ball, stored),
+        parcels=nib.apply_orientation(np.where(ball, PARCELS[-1].id, 0).astype(np.uint8), stored),
     )
     write_viewer_script(images, tmp_path / "a.js")
 
     found = volumes_of(tmp_path / "a.js")
-    assert found.keys() == {"source", "segmentation"}
+    assert found.keys() == {"source", "segmentation", "parcels"}
     segmentation = found["segmentation"]
     labels = np.asarray(segmentation.dataobj)
     assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, 58}
@@ -56,6 +58,10 @@ def test_structures_keep_their_position(tmp_path: Path, axcodes: str, spacing: t
     assert (sides >= np.maximum(spacing, MIN_VOXEL_MM) - 1e-3).all()
     assert (sides <= np.maximum(spacing, 1.2 * MIN_VOXEL_MM) + 1e-3).all()
     assert (labels == 58).sum() * sides.prod() == pytest.approx((ball == 58).sum() * np.prod(spacing), rel=0.05)
+
+    parcels = np.asarray(found["parcels"].dataobj)
+    np.testing.assert_array_equal(parcels, np.where(labels == 58, PARCELS[-1].id, 0))
+    np.testing.assert_array_equal(found["parcels"].affine, segmentation.affine)
 
     source = np.asarray(found["source"].dataobj)
     peak = apply_affine(found["source"].affine, np.argwhere(source == source.max())).mean(axis=0)

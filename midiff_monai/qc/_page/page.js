@@ -256,7 +256,7 @@ function step(by) {
 
 // ---------------------------------------------------------------- interactive viewer
 
-const LAYERS_FROM_BOTTOM = ["source", "synthetic", "segmentation"];
+const LAYERS_FROM_BOTTOM = ["source", "synthetic", "segmentation", "parcels"];
 const OPAQUE = "opaque_gray"; // in NiiVue's own grey map, dark voxels are transparent
 let niivueStarted = null; // a promise: all subjects share one canvas
 let received = null;
@@ -289,6 +289,7 @@ async function openViewer() {
     if (subject !== current) return;
     layers = images;
     find("#blend").parentElement.hidden = !(layers.some(has("source")) && layers.some(has("synthetic")));
+    find("#parcels").parentElement.hidden = !layers.some(has("parcels"));
     await fade();
     viewer.setSliceType(Number(find("#view").value));
     find("#viewer").dataset.ready = subject.key;
@@ -317,15 +318,16 @@ function readVolumes(volumes) {
     roles.map(async (role) => {
       const options = { base64: volumes[role], name: `${role}.nii.gz`, colormap: OPAQUE, cal_min: 0, cal_max: 255 };
       const image = await niivue.NVImage.loadFromBase64(options);
-      if (role === "segmentation") image.setColormapLabel(labelColours());
+      if (role === "segmentation") image.setColormapLabel(labelColours(study.structures));
+      if (role === "parcels") image.setColormapLabel(labelColours(study.parcels));
       return image;
     })
   );
 }
 
-function labelColours() {
+function labelColours(labels) {
   const lookup = { R: [], G: [], B: [], A: [], I: [], labels: [] };
-  for (const { id, name, colour } of study.structures) {
+  for (const { id, name, colour } of labels) {
     ["R", "G", "B"].forEach((channel, index) => lookup[channel].push(colour[index]));
     lookup.A.push(id ? 255 : 0);
     lookup.I.push(id);
@@ -339,7 +341,9 @@ async function fade() {
   document.documentElement.style.setProperty("--fill", structures);
   if (!layers.length) return;
   const viewer = await niivueStarted;
-  layers.find(has("segmentation")).opacity = structures;
+  const labels = find("#parcels").checked && layers.some(has("parcels")) ? "parcels" : "segmentation";
+  for (const role of ["segmentation", "parcels"])
+    layers.filter(has(role)).forEach((image) => (image.opacity = role === labels ? structures : 0));
   layers.slice(1).filter(has("synthetic")).forEach((image) => (image.opacity = synthetic));
   [viewer.volumes, viewer.back, viewer.overlays] = [layers, layers[0], layers.slice(1)];
   viewer.updateGLVolume(); // once for all layers; addVolume and setOpacity would update for each layer
@@ -357,7 +361,7 @@ function closeViewer() {
 fillHeader();
 fillTable();
 for (const control of ["#search", "#status", "#flagged"]) find(control).addEventListener("input", fillTable);
-for (const control of ["#opacity", "#blend"]) find(control).addEventListener("input", fade);
+for (const control of ["#opacity", "#blend", "#parcels"]) find(control).addEventListener("input", fade);
 find("#view").addEventListener("input", async ({ target }) => (await niivueStarted).setSliceType(Number(target.value)));
 find("#open").addEventListener("click", openViewer);
 find("#previous").addEventListener("click", () => step(-1));
