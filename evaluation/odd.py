@@ -2,8 +2,9 @@
 
     python evaluation/odd.py --data ../shared/data/odd --out evaluation/results --keep build/odd
 
-Writes odd.csv, with a row for each scan: volumes, flags and warnings. Existing rows are kept, unless the weights have
-changed. `--keep FOLDER` keeps the results, whose pictures tell whether an answer is sound.
+Writes odd.csv, with a row for each scan: brain volume, quality score, flags and warnings, with --fast. Existing rows
+are kept, unless the weights have changed. `--keep FOLDER` keeps the results, whose pictures tell whether an answer is
+sound.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from table import Table, weights_columns
 from tqdm import tqdm
 
+from midiff_monai.errors import MidiffError
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import segment
 
@@ -64,8 +66,8 @@ def row(volume: Path, name: str, scan: OddScan, folder: Path) -> dict[str, objec
     common: dict[str, object] = {"scan": name, "what": scan.what}
     settings = {"modality": scan.modality} if scan.modality else {}
     try:
-        (result,) = segment([volume], folder, translated=scan.translated, overwrite=True, **settings)
-    except ValueError as error:
+        (result,) = segment([volume], folder, translated=scan.translated, fast=True, **settings)
+    except MidiffError as error:
         return common | {"refused": str(error)}
     return common | _described(result) | weights_columns(result.report.weights)
 
@@ -78,6 +80,7 @@ def _described(result: Result) -> dict[str, object]:
     others = [text for text in warnings if text not in {flag["text"] for flag in flags}]
     return {
         "brain_ml": by_name["brain"],
+        "quality": result.report.quality["score"],
         "refused": "",
         "flags": " ".join(flag["kind"] for flag in flags),
         "warnings": " ".join(others),

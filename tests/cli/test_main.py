@@ -107,7 +107,8 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     composite = facts["bundles"].pop("any_contrast_brain_segmentation")
     assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation"]
     assert facts["bundles"].pop("lmi_published")["trained"] is False
-    assert all(facts["bundles"][name]["intact"] for name in composite["runs"]) and len(facts["bundles"]) == 2
+    assert facts["bundles"].keys() == {*composite["runs"], "cortical_parcellation"}
+    assert all(bundle["intact"] for bundle in facts["bundles"].values())
 
 
 def test_info_reports_missing_weights(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +125,10 @@ def test_a_composite_bundle_is_refused_where_it_has_no_place(
     assert main(["segment", str(volume), "--bundle", composite, "-o", str(tmp_path / "out")]) == 2
     assert f"{composite}: runs other bundles" in capsys.readouterr().err
     assert main(["train", composite]) == 2
-    assert f"{composite}: cannot be trained. Train one of lmi_published, t1_brain_segm" in capsys.readouterr().err
+    assert (
+        f"{composite}: cannot be trained. Train one of cortical_parcellation, lmi_published, t1_"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_modality_is_refused_without_translation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,6 +322,9 @@ def test_an_unknown_bundle_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert main([*command, "nowhere"]) == 2
     error = capsys.readouterr().err
-    available = "any_contrast_brain_segmentation, lmi_published, t1_brain_segmentation, t1_lmi_translation"
+    available = (
+        "any_contrast_brain_segmentation, cortical_parcellation, lmi_published, t1_brain_segmentation, "
+        "t1_lmi_translation"
+    )
     assert f"nowhere: is not a bundle. Available are: {available}; or" in error
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())
