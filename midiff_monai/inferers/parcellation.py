@@ -57,9 +57,6 @@ def parcellate(
 class HemispheresOfLabelsd(MapTransform):
     """Turn label maps (1, X, Y, Z) in FreeSurfer ids into `transforms.hemispheres.tissues_of_hemispheres`.
 
-    Args:
-        keys: MetaTensors.
-
     Raises:
         ValueError: a label map shows no cerebrum.
     """
