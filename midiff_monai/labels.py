@@ -6,7 +6,7 @@ Ids, names and colours come from FreeSurferColorLUT.txt (FreeSurfer 7). The 32 s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -126,10 +126,22 @@ def nearest_side_is_right(segmentation: NDArray[np.integer]) -> NDArray[np.bool_
     return right[tuple(nearest)]
 
 
-def write_label_table(path: Path) -> None:
-    """Write the label table as a BIDS `_dseg.tsv` with the columns index, name and color (#rrggbb)."""
-    rows = [(structure.id, structure.name, structure.hex_colour) for structure in STRUCTURES]
-    pd.DataFrame(rows, columns=["index", "name", "color"]).to_csv(path, sep="\t", index=False, lineterminator="\n")
+def label_table(structures: Iterable[Structure]) -> pd.DataFrame:
+    """Return the columns index, name and color (#rrggbb) of a BIDS label table, a row for each structure."""
+    rows = [(structure.id, structure.name, structure.hex_colour) for structure in structures]
+    return pd.DataFrame(rows, columns=["index", "name", "color"])
+
+
+def write_label_table(path: Path, table: pd.DataFrame | None = None) -> None:
+    """Write a label table as a BIDS `_dseg.tsv`; that of `STRUCTURES` without another one."""
+    table = label_table(STRUCTURES) if table is None else table
+    table.to_csv(path, sep="\t", index=False, lineterminator="\n")
+
+
+def count_volumes(counts: NDArray[np.integer], structures: Iterable[Structure], voxel_volume_ml: float) -> pd.DataFrame:
+    """Return the columns id, name and volume_ml of structures, from the number of voxels by id."""
+    rows = [(structure.id, structure.name, counts[structure.id] * voxel_volume_ml) for structure in structures]
+    return pd.DataFrame(rows, columns=["id", "name", "volume_ml"])
 
 
 def structure_volumes(segmentation: NDArray[np.integer], voxel_volume_ml: float) -> pd.DataFrame:
@@ -148,8 +160,7 @@ def structure_volumes(segmentation: NDArray[np.integer], voxel_volume_ml: float)
     counts = np.bincount(segmentation.ravel(), minlength=max(FREESURFER_IDS) + 1)
     if unknown := set(np.flatnonzero(counts).tolist()) - set(FREESURFER_IDS):
         raise ValueError(f"the segmentation contains ids {sorted(unknown)}, which are not in the label table")
-    rows = [(structure.id, structure.name, counts[structure.id] * voxel_volume_ml) for structure in STRUCTURES[1:]]
-    return pd.DataFrame(rows, columns=["id", "name", "volume_ml"])
+    return count_volumes(counts, STRUCTURES[1:], voxel_volume_ml)
 
 
 TISSUES = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from midiff_monai.labels import Structure
+from midiff_monai.labels import STRUCTURES, Structure, count_volumes, label_table, write_label_table
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,8 @@ LOBES: dict[int, str] = {label: region.lobe for region in REGIONS for label in r
 
 def write_parcel_table(path: Path) -> None:
     """Write the label table as a BIDS `_dseg.tsv` with the columns index, name, color (#rrggbb) and lobe."""
-    rows = [(0, "Background", "#000000", "n/a")]
-    rows += [(parcel.id, parcel.name, parcel.hex_colour, LOBES[parcel.id]) for parcel in PARCELS]
-    table = pd.DataFrame(rows, columns=["index", "name", "color", "lobe"])
-    table.to_csv(path, sep="\t", index=False, lineterminator="\n")
+    lobes = ["n/a", *(LOBES[parcel.id] for parcel in PARCELS)]
+    write_label_table(path, label_table((STRUCTURES[0], *PARCELS)).assign(lobe=lobes))
 
 
 def parcel_volumes(parcels: NDArray[np.integer], voxel_volume_ml: float, intracranial_ml: float) -> pd.DataFrame:
@@ -178,6 +176,6 @@ def parcel_volumes(parcels: NDArray[np.integer], voxel_volume_ml: float, intracr
         Columns id, name, lobe, volume_ml and percent_of_intracranial. An absent parcel has volume 0.
     """
     counts = np.bincount(parcels.ravel(), minlength=PARCELS[-1].id + 1)
-    rows = [(parcel.id, parcel.name, LOBES[parcel.id], counts[parcel.id] * voxel_volume_ml) for parcel in PARCELS]
-    table = pd.DataFrame(rows, columns=["id", "name", "lobe", "volume_ml"])
+    table = count_volumes(counts, PARCELS, voxel_volume_ml)
+    table.insert(2, "lobe", [LOBES[parcel.id] for parcel in PARCELS])
     return table.assign(percent_of_intracranial=100 * table["volume_ml"] / intracranial_ml)

@@ -36,6 +36,14 @@ BIDSIGNORE = (
 )
 """Files of a derivative for which BIDS has no names."""
 
+SIDECARS: dict[str, dict[str, Any]] = {
+    "segmentation": {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False},
+    "lesions": {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False},
+    "probability": {"Description": "Probability of the label of a voxel by midiff", "Manual": False},
+    "parcels": {"Description": "MUSE ids of regions of cortex and white matter by midiff", "Manual": False},
+}
+"""Role of an image → what its sidecar says of it."""
+
 
 def find_jobs(
     dataset: Path,
@@ -231,18 +239,11 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
             "SpatialReference": "orig",
         }
-        if job.paths.segmentation.is_file():
-            labels = {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False}
-            _write_json(common | labels | _quality(job.paths.report), _sidecar(job.paths.segmentation))
-        if job.paths.lesions.is_file():
-            lesions = {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False}
-            _write_json(common | lesions, _sidecar(job.paths.lesions))
-        if job.paths.probability.is_file():
-            probability = {"Description": "Probability of the label of a voxel by midiff", "Manual": False}
-            _write_json(common | probability, _sidecar(job.paths.probability))
-        if job.paths.parcels.is_file():
-            parcels = {"Description": "MUSE ids of regions of cortex and white matter by midiff", "Manual": False}
-            _write_json(common | parcels, _sidecar(job.paths.parcels))
+        for role, facts in SIDECARS.items():
+            image = getattr(job.paths, role)
+            if image.is_file():
+                quality = _quality(job.paths) if role == "segmentation" else {}
+                _write_json(common | facts | quality, _sidecar(image))
         if job.paths.synthetic.is_file():
             target = _suffix(job.paths.synthetic)
             synthetic: dict[str, Any] = {"Description": f"{target} contrast made from another contrast by midiff"}
@@ -252,12 +253,9 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
             _write_json(common | synthetic, _sidecar(job.paths.synthetic))
 
 
-def _quality(report: Path) -> dict[str, Any]:
-    """The expected Dice of a segmentation, as it stands in the manifest of its run."""
-    try:
-        quality = json.loads(report.read_text(encoding="utf-8"))["quality"]
-    except (OSError, ValueError, LookupError, TypeError):  # of an earlier version, or damaged
-        return {}
+def _quality(paths: OutputPaths) -> dict[str, Any]:
+    """The expected Dice of a segmentation, as it stands in the manifest of its run; those of old versions have none."""
+    quality = read_earlier_manifest(paths).get("quality")
     return {"ExpectedDice": quality} if quality else {}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from midiff_monai.errors import InputError
@@ -101,7 +102,7 @@ class Result(Computation):
         if self.segmentation is not None:
             writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
-            writers["volumes"] = self._write_volumes
+            writers["volumes"] = partial(self._write_table, self.volumes)
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
         for role in ("probability", "entropy"):
@@ -112,7 +113,7 @@ class Result(Computation):
         if self.parcels is not None:
             writers["parcels"] = partial(self._write_bytes, self.parcels)
             writers["parcel_table"] = write_parcel_table
-            writers["parcel_volumes"] = self._write_parcel_volumes
+            writers["parcel_volumes"] = partial(self._write_table, self.parcel_volumes)
         return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
@@ -127,13 +128,9 @@ class Result(Computation):
     def _write_bytes(self, mask: np.ndarray, path: Path) -> None:
         write_like(mask, self.source, path, np.uint8)
 
-    def _write_volumes(self, path: Path) -> None:
-        table = self.volumes()
-        assert table is not None
-        table.to_csv(path, index=False, float_format="%.4f")
-
-    def _write_parcel_volumes(self, path: Path) -> None:
-        table = self.parcel_volumes()
+    @staticmethod
+    def _write_table(measured: Callable[[], pd.DataFrame | None], path: Path) -> None:
+        table = measured()
         assert table is not None
         table.to_csv(path, index=False, float_format="%.4f")
 

@@ -19,9 +19,7 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.slices import check_image_size
-from midiff_monai.io.volumes import (
-    check_file,
-)
+from midiff_monai.io.volumes import check_file
 from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings
@@ -165,12 +163,14 @@ def check_settings(task: Task) -> None:
     for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
-    if settings.probability and not task.mode.segments:
-        raise InputError("--probability", "has no effect without a segmentation", "Leave it out")
-    if not settings.lesions and not task.mode.segments:
-        raise InputError("--no-lesions", "has no effect without a segmentation", "Leave it out")
-    if settings.parcellation and not task.mode.segments:
-        raise InputError("--parcellation", "has no effect without a segmentation", "Leave it out")
+    of_segmentation = {
+        "--probability": settings.probability,
+        "--no-lesions": not settings.lesions,
+        "--parcellation": settings.parcellation,
+    }
+    for option, given in of_segmentation.items():
+        if given and not task.mode.segments:
+            raise InputError(option, "has no effect without a segmentation", "Leave it out")
     if settings.modality and settings.modality not in available_overlays():
         known = ", ".join(available_overlays())
         raise InputError(

@@ -20,6 +20,8 @@ from nibabel.orientations import io_orientation, ornt2axcodes
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from midiff_monai.transforms.joint_histogram import mutual_information_bits
+
 FILE = Path(__file__).parent / "average_head.npz"
 
 CLASSES = (
@@ -214,16 +216,9 @@ def _matcher(
     def bits(number: int, shift: Shift) -> float:
         x, y, z = (rotated(number) + shift).clip(0, size - 1).T
         joint = np.add.reduceat(classes[(x * size[1] + y) * size[2] + z], starts, axis=0)
-        return _mutual_information(joint / joint.sum())
+        return mutual_information_bits(joint / joint.sum())
 
     return bits
-
-
-def _mutual_information(joint: NDArray) -> float:
-    """Mutual information in bits of a joint distribution (A, B)."""
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    found = joint > 0
-    return float((joint[found] * np.log2(joint[found] / independent[found])).sum())
 
 
 def _climb(bits: Callable[[int, Shift], float], number: int, start: Shift, limit: int) -> Shift:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from midiff_monai.io.paths import atomic_write
 from midiff_monai.parcels import PARCELS
-from midiff_monai.qc.study import read_study
+from midiff_monai.qc.study import read_results, write_study_table
 
 
 def write_parcels_table(folder: Path) -> Path | None:
@@ -20,15 +19,9 @@ def write_parcels_table(folder: Path) -> Path | None:
     Returns:
         The path of the table; None if there are no parcels, and thus no table.
     """
-    done = [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
-    tables = [(subject.input, path) for subject in done if (path := subject.output("parcel_volumes"))]
+    tables = [(subject.input, path) for subject in read_results(folder) if (path := subject.output("parcel_volumes"))]
     if not tables:
         return None
     columns = ["input", *(parcel.name for parcel in PARCELS)]
     rows = [pd.read_csv(path).set_index("name")["volume_ml"].to_dict() | {"input": source} for source, path in tables]
-    path = folder / "parcels.csv"
-    with atomic_write(path) as temporary:
-        pd.DataFrame(rows, columns=columns).to_csv(
-            temporary, index=False, float_format="%.4f", errors="surrogateescape"
-        )
-    return path
+    return write_study_table(pd.DataFrame(rows, columns=columns), folder / "parcels.csv")

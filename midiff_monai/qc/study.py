@@ -135,6 +135,18 @@ def contrast(scan: str) -> str:
     return named[1] if named else ""
 
 
+def read_results(folder: Path) -> list[Subject]:
+    """Return the subjects of `read_study` that have results, of the last run or of an earlier one."""
+    return [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
+
+
+def write_study_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table of a study as CSV, and return its path. Names of files may be no valid Unicode."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
+    return path
+
+
 def write_volumes_table(folder: Path) -> Path:
     """Write `volumes.csv`, the volumes in millilitres of the structures of every result in a folder and its subfolders.
 
@@ -148,8 +160,7 @@ def write_volumes_table(folder: Path) -> Path:
     Returns:
         The path of the table.
     """
-    done = [subject for subject in read_study(folder) if subject.status in ("done", "skipped")]
-    segmented = [(subject, volumes) for subject in done if (volumes := subject.volumes()[0])]
+    segmented = [(subject, volumes) for subject in read_results(folder) if (volumes := subject.volumes()[0])]
     inputs = pd.Series([subject.input for subject, _ in segmented], dtype=str, name="input")
     names = pd.Series([Path(subject.input).name for subject, _ in segmented], dtype=str)
     scans = names.str.extract(SCAN).dropna(axis="columns", how="all")
@@ -163,11 +174,7 @@ def write_volumes_table(folder: Path) -> Path:
     rows = [_by_name(subject, volumes) for subject, volumes in segmented]
     measured = pd.DataFrame(rows, columns=columns, dtype=float)
     measured["brain_parenchymal_fraction"] = measured["brain"] / measured[INTRACRANIAL]
-    path = folder / "volumes.csv"
-    with atomic_write(path) as temporary:
-        table = pd.concat([inputs, scans, measured], axis="columns")
-        table.to_csv(temporary, index=False, float_format="%.4f", errors="surrogateescape")
-    return path
+    return write_study_table(pd.concat([inputs, scans, measured], axis="columns"), folder / "volumes.csv")
 
 
 def _by_name(subject: Subject, volumes: dict[int, float]) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import degrees, dist
+from math import degrees, dist, log
 from typing import NamedTuple
 
 import nibabel as nib
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from midiff_monai.transforms.foreground import above_air
+from midiff_monai.transforms.joint_histogram import mutual_information_bits
 
 BINS = 50
 """Bins of the histogram of each scan."""
@@ -118,9 +119,7 @@ def _levels(scan: NDArray, foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _information(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     """Mutual information, in nats, of two lists of levels."""
     joint = np.bincount(first * BINS + second, minlength=BINS**2).reshape(BINS, BINS) / max(1, len(first))
-    expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / expected[seen])).sum())
+    return log(2) * mutual_information_bits(joint)
 
 
 def register(

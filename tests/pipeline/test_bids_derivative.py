@@ -14,6 +14,7 @@ import pytest
 from bids_validator import VALIDATOR, validated
 from small_dataset import write_dataset
 
+from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.labels import write_label_table
 from midiff_monai.parcels import write_parcel_table
@@ -41,7 +42,7 @@ def write_derivative(dataset: Path, output: Path) -> None:
                 nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), kind), np.eye(4)), path)
             else:
                 path.write_text("x")
-        job.paths.report.write_text(json.dumps({"quality": QUALITY}))
+        RunReport("segment", job.source, {}, quality=QUALITY).write(job.paths.report)
         write_label_table(job.paths.label_table)
         write_parcel_table(job.paths.parcel_table)
     for name in ("batch_report.csv", "volumes.csv", "parcels.csv", "index.html", "_viewer/niivue.js"):

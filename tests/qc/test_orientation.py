@@ -99,8 +99,8 @@ def test_nothing_is_said_of_slabs_large_voxels_and_constant_volumes(phantom: tup
 
 
 def test_mutual_information_of_known_distributions() -> None:
-    assert orientation._mutual_information(np.eye(4) / 4) == pytest.approx(2)
-    assert orientation._mutual_information(np.outer([0.3, 0.7], [0.2, 0.5, 0.3])) == pytest.approx(0)
+    assert orientation.mutual_information_bits(np.eye(4) / 4) == pytest.approx(2)
+    assert orientation.mutual_information_bits(np.outer([0.3, 0.7], [0.2, 0.5, 0.3])) == pytest.approx(0)
 
 
 def test_all_orientations_are_rotations() -> None:
