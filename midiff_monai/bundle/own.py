@@ -190,6 +190,7 @@ def _write(root: Path, name: str, plan: TargetPlan, train: dict[str, Any], size:
     for file in ("logging.conf", "evaluate.yaml", "multi_gpu_train.yaml"):
         shutil.copy(template / "configs" / file, root / "configs")
     inference = ConfigParser.load_config_file(template / "configs" / "inference.yaml") | plan.grid
+    del inference["expected_error"]  # it was fitted to T1w
     inference["output_range"] = list(plan.window or (0.0, 1.0))
     kind, suffix, unit = "volumes", " in NIfTI", "mm"
     if size:

@@ -3,6 +3,7 @@
 from midiff_monai.inferers.brain_mask import extract_brain
 from midiff_monai.inferers.certainty import Certainty
 from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
+from midiff_monai.inferers.expected_error import ExpectedError
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
 from midiff_monai.inferers.parcellation import AssignParcelsd, HemisphereInferer, HemispheresOfLabelsd, parcellate
 from midiff_monai.inferers.segmentation import BrainSegmentation
@@ -14,6 +15,7 @@ __all__ = [
     "BrainSegmentation",
     "Certainty",
     "DetailRefiner",
+    "ExpectedError",
     "HemisphereInferer",
     "HemispheresOfLabelsd",
     "LMIGuidedInferer",

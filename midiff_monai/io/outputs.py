@@ -39,9 +39,13 @@ DEFAULT_TARGET = "T1w"
 TARGET = re.compile("[0-9A-Za-z]+")
 """Name of a target modality. It is a part of file names, and the suffix of a BIDS derivative."""
 
+SYNTHETIC_ROLES = ("synthetic", "synthetic_std", "synthetic_error")
+"""Roles of the images whose intensities are those of the target."""
+
 OUTPUTS = (
     Output("synthetic", "_synth{target}.nii.gz", "_desc-synthetic{scan}_{target}.nii.gz", "translation"),
     Output("synthetic_std", "_synth{target}_std.nii.gz", "_desc-synthetic{scan}_std.nii.gz", "translation"),
+    Output("synthetic_error", "_synth{target}_error.nii.gz", "_desc-synthetic{scan}_error.nii.gz", "translation"),
     Output("segmentation", "_dseg.nii.gz", "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
     Output(
         "probability",
@@ -71,6 +75,7 @@ class OutputPaths:
     Attributes:
         synthetic: the synthetic volume of the target modality.
         synthetic_std: its voxelwise standard deviation over several samples.
+        synthetic_error: its expected absolute error.
         segmentation: label map on the grid of the input.
         probability: probability of the label of each voxel.
         entropy: entropy of the probabilities of all labels.
@@ -88,6 +93,7 @@ class OutputPaths:
 
     synthetic: Path
     synthetic_std: Path
+    synthetic_error: Path
     segmentation: Path
     probability: Path
     entropy: Path
@@ -150,10 +156,10 @@ def _paths(name: Callable[[Output], Path]) -> OutputPaths:
 def in_range(image: Any, role: str, value_range: Sequence[float]) -> Any:
     """An image (X, Y, Z) of a role with the intensities of its target: 0 and 1 of a synthetic volume become the range.
 
-    A standard deviation is scaled only. Images of other roles stay as they are.
+    A standard deviation and an error are scaled only. Images of other roles stay as they are.
     """
     low, high = value_range
-    if role not in ("synthetic", "synthetic_std") or (low, high) == (0, 1):
+    if role not in SYNTHETIC_ROLES or (low, high) == (0, 1):
         return image
     return image * (high - low) + (low if role == "synthetic" else 0)
 

@@ -31,7 +31,7 @@ OTHER_PART = re.compile("_part-(phase|real|imag)_")
 """Part of the name of an image that holds no magnitudes."""
 
 BIDSIGNORE = (
-    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n*_entropy.nii.gz\n"
+    "*_qc.png\n*_report.json\n*_error.json\n*_volumes.csv\n*_std.nii.gz\n*_error.nii.gz\n*_entropy.nii.gz\n"
     "/batch_report.*\n/volumes.csv\n/parcels.csv\n/index.html\n/_viewer\n"
 )
 """Files of a derivative for which BIDS has no names."""

@@ -18,7 +18,7 @@ from midiff_monai.inferers.certainty import Certainty
 from midiff_monai.inferers.parcellation import parcellate
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.manifest import RunReport
-from midiff_monai.io.outputs import DEFAULT_TARGET, in_range
+from midiff_monai.io.outputs import DEFAULT_TARGET, SYNTHETIC_ROLES, in_range
 from midiff_monai.io.slices import is_slice, stored_range
 from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
@@ -47,6 +47,7 @@ class Computation:
         synthetic: (X, Y, Z) synthetic volume, in [0, 1] unless its bundle has another `output_range`; white matter of
             a T1w is at about 0.7. A slice has the range of its file. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
+        synthetic_error: (X, Y, Z) expected absolute error of the synthetic volume, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
         probability: (X, Y, Z) probability of the label of each voxel, 0 without a label, or None.
         entropy: (X, Y, Z) entropy of the probabilities of all labels, in [0, 1], 0 without one, or None.
@@ -63,6 +64,7 @@ class Computation:
     report: RunReport
     synthetic: np.ndarray | None = None
     synthetic_std: np.ndarray | None = None
+    synthetic_error: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     probability: np.ndarray | None = None
     entropy: np.ndarray | None = None
@@ -75,8 +77,9 @@ class Computation:
     others: Sequence[nib.Nifti1Image] = ()
 
     def keep(self, translated: Translated) -> None:
-        """Keep the synthetic volume of a translation, and its standard deviation over several samples."""
+        """Keep the synthetic volume of a translation, its standard deviation over samples, and its expected error."""
         restored = translated.restored.numpy()
+        self.synthetic_error = None if translated.error is None else translated.error.numpy()
         self.synthetic, self.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
 
     def keep_lesions(self, relabelled: Relabelled) -> None:
@@ -151,7 +154,7 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
     foreground, translated = foreground_of(image), None
     if models.translation:
         with report.timed("translate"):
-            translated = translate_volume(image, foreground, models)
+            translated = translate_volume(image, foreground, models, task.settings.error_map)
             volume.keep(translated)
     if task.mode.segments:
         _segment(volume, image, foreground, translated, task, models)
@@ -194,6 +197,6 @@ def _segment(
 
 def _scale(volume: Computation, value_range: Sequence[float]) -> None:
     """Give the synthetic volume the intensities of its target, after all that expects it in [0, 1]."""
-    for role in ("synthetic", "synthetic_std"):
+    for role in SYNTHETIC_ROLES:
         if (image := getattr(volume, role)) is not None:
             setattr(volume, role, in_range(image, role, value_range))

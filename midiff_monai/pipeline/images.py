@@ -56,6 +56,11 @@ class ImageResult:
         return self._image(self.computation.synthetic_std, np.float32)
 
     @cached_property
+    def synthetic_error(self) -> nib.Nifti1Image | None:
+        """The expected absolute error of the synthetic volume, float32, or None."""
+        return self._image(self.computation.synthetic_error, np.float32)
+
+    @cached_property
     def segmentation(self) -> nib.Nifti1Image | None:
         """The label map in FreeSurfer ids, int16, or None."""
         return self._image(self.computation.segmentation, np.int16)

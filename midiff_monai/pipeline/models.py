@@ -20,6 +20,9 @@ __all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models"
 TEMPERATURE = "temperature"
 """Id of a segmenter: the temperature of its probabilities, see `certainty.at_temperature`."""
 
+EXPECTED_ERROR = "expected_error"
+"""Id of a translation: an `expected_error.ExpectedError` that was fitted to its results."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -82,9 +85,8 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     segmentation = None
     if task.mode.segments or chosen.finds_brain:
         segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
-        if settings.probability and TEMPERATURE not in segmentation.parser:
-            hint = "Leave --probability out, or fit one: see the page on the probability of labels"
-            raise BundleError(segmentation.root, f"has no setting `{TEMPERATURE}`", hint)
+        if settings.probability:
+            _require(segmentation, TEMPERATURE, "--probability", "the probability of labels")
     parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
     if not task.mode.translates:
         return Models(segmentation, parcellation=parcellation)
@@ -95,6 +97,8 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         sampling["detail_radius"] = 0
     translation = _open(chosen.translation, overlays=overlays, **common, **sampling, **ids, progress=progress)
     _check_sampling(translation, settings)
+    if settings.error_map:
+        _require(translation, EXPECTED_ERROR, "--error-map", "the error map")
     return Models(segmentation, translation, chosen.target, chosen.finds_brain, parcellation)
 
 
@@ -102,6 +106,13 @@ def _open(root: Path, **options: Any) -> Bundle:
     bundle = open_bundle(root, **options)
     _logger.debug("opened %s, weights %s on %s", root, bundle.weights_sha256[:12], bundle.setting("device"))
     return bundle
+
+
+def _require(bundle: Bundle, name: str, option: str, page: str) -> None:
+    if name not in bundle.parser:
+        raise BundleError(
+            bundle.root, f"has no setting `{name}`", f"Leave {option} out, or fit one: see the page on {page}"
+        )
 
 
 def _check_sampling(translation: Bundle, settings: Settings) -> None:

@@ -79,6 +79,7 @@ class Settings:
         precision: a key of `PRECISIONS`.
         fast: compute at 2 mm and interpolate, without the detail of the source and without the detail branch.
         probability: write how certain the labels are: probability and entropy of each voxel.
+        error_map: write the expected error of each voxel of the synthetic volume.
         lesions: look for white matter lesions.
         parcellation: divide cortex and white matter into regions.
         trust_weights: load weights whose hash differs from the bundle's metadata.
@@ -131,6 +132,11 @@ class Settings:
     probability: bool = _option(
         False,
         "write the probability of the label of each voxel, and the entropy of all labels",
+        action="store_true",
+    )
+    error_map: bool = _option(
+        False,
+        "write the expected error of the synthetic T1w at each voxel",
         action="store_true",
     )
     lesions: bool = _option(

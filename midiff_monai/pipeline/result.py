@@ -20,7 +20,7 @@ from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, STRIPPED_SHARE
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import read_earlier_manifest, remove_failure_record
-from midiff_monai.io.outputs import OutputPaths, roles_of
+from midiff_monai.io.outputs import SYNTHETIC_ROLES, OutputPaths, roles_of
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.io.slices import is_slice, write_image
 from midiff_monai.io.volumes import write_like, write_shares
@@ -95,10 +95,9 @@ class Result(Computation):
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         writers: dict[str, Callable[[Path], None]] = {}
-        if self.synthetic is not None:
-            writers["synthetic"] = partial(self._write_image, self.synthetic)
-        if self.synthetic_std is not None:
-            writers["synthetic_std"] = partial(self._write_image, self.synthetic_std)
+        for role in SYNTHETIC_ROLES:
+            if (image := getattr(self, role)) is not None:
+                writers[role] = partial(self._write_image, image)
         if self.segmentation is not None:
             writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table

@@ -163,6 +163,8 @@ def check_settings(task: Task) -> None:
     for name in ("modality", "sampler", *SAMPLING):
         if getattr(settings, name) is not None and not task.mode.translates:
             raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
+    if settings.error_map and not task.mode.translates:
+        raise InputError("--error-map", "has no effect without translation", "Leave it out, or --no-translate")
     of_segmentation = {
         "--probability": settings.probability,
         "--no-lesions": not settings.lesions,
@@ -203,6 +205,7 @@ def written_roles(task: Task) -> list[str]:
     roles = roles_of(*stages, "check")  # type: ignore[arg-type]
     settings = task.settings
     wanted = {"synthetic_std": (settings.samples or 1) > 1, "lesions": settings.lesions}
+    wanted |= {"synthetic_error": settings.error_map}
     wanted |= dict.fromkeys(("probability", "entropy"), settings.probability)
     wanted |= dict.fromkeys(("parcels", "parcel_table", "parcel_volumes"), settings.parcellation)
     return [role for role in roles if wanted.get(role, True)]

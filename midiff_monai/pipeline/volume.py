@@ -9,12 +9,12 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.bundle.bundle import Bundle
-from midiff_monai.pipeline.models import Models
+from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.qc.soft_dice import soft_dice
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
-from midiff_monai.transforms.resampling import Observer
+from midiff_monai.transforms.resampling import Observer, restore_foreground
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
 
@@ -24,12 +24,14 @@ class Translated(NamedTuple):
     Attributes:
         restored: (C, X', Y', Z') on the grid of the source, in [0, 1]: the synthetic volume and, for several samples,
             their standard deviation.
+        error: (X', Y', Z'), the expected absolute error of the synthetic volume, or None.
         conformed: (1, X, Y, Z), the synthetic volume on the grid of the network.
         logits: (classes, X, Y, Z), the segmentation logits of `conformed`; None where they are unknown.
         whole_head: whether the source shows a whole head; False without a segmenter.
     """
 
     restored: torch.Tensor
+    error: torch.Tensor | None
     conformed: MetaTensor
     logits: torch.Tensor | None
     whole_head: bool
@@ -54,13 +56,16 @@ def foreground_of(image: MetaTensor) -> torch.Tensor:
     return torch.from_numpy(fill_holes((np.asarray(image) != 0).any(axis=0)))
 
 
-def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models) -> Translated:
+def translate_volume(
+    image: MetaTensor, foreground: torch.Tensor, models: Models, error_map: bool = False
+) -> Translated:
     """Translate a volume, twice if it is a whole head and the models find the brain in it.
 
     Args:
         image: (S, X', Y', Z') as read, with a background of 0: one scan, or several of a person on one grid.
         foreground: its `foreground_of`.
         models: the bundles; one of them is a translation.
+        error_map: expect the error of each voxel.
     """
     translation = models.translation
     assert translation is not None
@@ -71,7 +76,22 @@ def translate_volume(image: MetaTensor, foreground: torch.Tensor, models: Models
     else:
         samples, logits = translation.infer(conformed), None
     restored = translation.setting("upsampling")(samples, conformed, image, foreground)
-    return Translated(restored, MetaTensor(samples[:1], affine=conformed.affine), logits, whole_head)
+    error = _expected_error(samples, conformed, image, foreground, translation, whole_head) if error_map else None
+    return Translated(restored, error, MetaTensor(samples[:1], affine=conformed.affine), logits, whole_head)
+
+
+def _expected_error(
+    samples: torch.Tensor,
+    conformed: MetaTensor,
+    image: MetaTensor,
+    foreground: torch.Tensor,
+    translation: Bundle,
+    whole_head: bool,
+) -> torch.Tensor:
+    """The expected error (X', Y', Z') of the first channel of `samples`, on the grid of the image."""
+    error = translation.setting(EXPECTED_ERROR)(samples[:1], conformed, whole_head)
+    known = (as_plain_tensor(conformed) != 0).any(dim=0)
+    return restore_foreground(error, known, conformed.affine, foreground, image.affine)[0]
 
 
 def segment_volume(

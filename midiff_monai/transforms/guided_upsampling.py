@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.intensity import INTENSITY_RANGE, MIN_FOREGROUND_VALUE
+from midiff_monai.transforms.local_regression import local_slope
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
 
@@ -133,47 +133,10 @@ class _Regression(NamedTuple):
         return slope * scaled - product
 
 
-def local_slope(
-    image: torch.Tensor, source: torch.Tensor, mask: torch.Tensor, radius: int, epsilon: float
-) -> torch.Tensor:
-    """Slope of the regression of an image on a source in the boxes around a voxel (He and Sun 2015, equation 3).
-
-    The slopes of all boxes that contain a voxel are averaged (equation 4).
-
-    Args:
-        image: (X, Y, Z).
-        source: (X, Y, Z).
-        mask: (X, Y, Z), true where both are known.
-        radius: half the side of the box in voxels.
-        epsilon: added to the variance of the source.
-
-    Returns:
-        (X, Y, Z), float32; 0 outside the mask.
-    """
-    weight = mask.float()
-    known = _box_mean(weight, radius).clamp(min=1e-6)
-    image_mean, source_mean, product, square = (
-        _box_mean(weight * values, radius) / known for values in (image, source, image * source, source * source)
-    )
-    variance = (square - source_mean.square()).clamp(min=0)
-    slope = (product - image_mean * source_mean) / (variance + epsilon)
-    return weight * _box_mean(weight * slope, radius) / known
-
-
 def is_finer(source: MetaTensor, conformed: MetaTensor) -> bool:
     """Tell whether the voxels of a source are smaller along any axis than those of a grid along each axis."""
     smallest, coarse = (float(voxel_sizes(volume.affine.cpu().numpy()).min()) for volume in (source, conformed))
     return smallest < (1 - SPACING_TOLERANCE) * coarse
-
-
-def _box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
-    """Mean of (X, Y, Z) in boxes, one axis after the other; voxels outside the volume count as 0."""
-    for kernel in torch.eye(3, dtype=torch.int64).tolist():
-        size, padding = [1 + 2 * radius * axis for axis in kernel], [radius * axis for axis in reversed(kernel)]
-        # padded before: `avg_pool3d` refuses axes that are shorter than its kernel, such as the normal of one slice
-        padded = F.pad(values[None, None], [side for side in padding for _ in range(2)])
-        values = F.avg_pool3d(padded, size, stride=1)[0, 0]
-    return values
 
 
 def _slabs(source: MetaTensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from midiff_monai.io.outputs import OUTPUTS, OutputPaths, bids_outputs, in_range, output_paths, report_beside, roles_of
+from midiff_monai.io.outputs import (
+    OUTPUTS,
+    SYNTHETIC_ROLES,
+    OutputPaths,
+    bids_outputs,
+    in_range,
+    output_paths,
+    report_beside,
+    roles_of,
+)
 
 STEMS = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
 
@@ -34,9 +43,9 @@ def test_a_scan_with_an_ambiguous_name_keeps_its_suffix_in_the_description() -> 
 )
 def test_a_result_is_known_by_the_report_beside_it(paths: OutputPaths, tmp_path: Path) -> None:
     volumes = [tmp_path / path for path in astuple(paths) if path.name.endswith(".nii.gz")]
-    assert len(volumes) == 7 and [report_beside(volume) for volume in volumes] == [None] * 7
+    assert len(volumes) == 8 and [report_beside(volume) for volume in volumes] == [None] * 8
     (tmp_path / paths.report).touch()
-    assert [report_beside(volume) for volume in volumes] == [tmp_path / paths.report] * 7
+    assert [report_beside(volume) for volume in volumes] == [tmp_path / paths.report] * 8
     assert report_beside(tmp_path / "sub-2_dseg.nii.gz") is None
 
 
@@ -45,6 +54,7 @@ def test_every_output_of_one_volume() -> None:
     assert names == [
         "sub-01_PDw_synthT1w.nii.gz",
         "sub-01_PDw_synthT1w_std.nii.gz",
+        "sub-01_PDw_synthT1w_error.nii.gz",
         "sub-01_PDw_dseg.nii.gz",
         "sub-01_PDw_desc-probability_probseg.nii.gz",
         "sub-01_PDw_desc-probability_entropy.nii.gz",
@@ -75,7 +85,8 @@ def test_the_target_names_the_synthetic_volume_alone() -> None:
     t1w, flair = output_paths("sub-1_PDw.nii", ""), output_paths("sub-1_PDw.nii", "", "FLAIR")
     assert flair.synthetic.name == "sub-1_PDw_synthFLAIR.nii.gz"
     assert flair.synthetic_std.name == "sub-1_PDw_synthFLAIR_std.nii.gz"
-    assert replace(flair, synthetic=t1w.synthetic, synthetic_std=t1w.synthetic_std) == t1w
+    synthetic = {role: getattr(t1w, role) for role in SYNTHETIC_ROLES}
+    assert replace(flair, **synthetic) == t1w
     assert bids_outputs("sub-1", Path("anat"), target="CT").synthetic == Path("anat/sub-1_desc-synthetic_CT.nii.gz")
 
 

@@ -15,8 +15,9 @@ from scipy import ndimage
 from synthetic_images import distance_to, smooth_pattern
 
 from midiff_monai.transforms import guided_upsampling
-from midiff_monai.transforms.guided_upsampling import GuidedUpsampling, local_slope
+from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
 from midiff_monai.transforms.intensity import MIN_FOREGROUND_VALUE, ScaleForegroundIntensityd
+from midiff_monai.transforms.local_regression import local_slope
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
 from midiff_monai.transforms.spatial import GuidedUpsamplingd, MaskedSpacingd
