@@ -40,6 +40,8 @@ class RunReport:
             Empty if they were not looked for.
         together: How each further scan was brought to the grid of the first; empty for a single scan.
         quality: Expected Dice of the segmentation; see `midiff_monai.qc.quality.Quality`. Empty without one.
+        expected_error: Of the synthetic volume, with the keys "mean", over its voxels, and "interval", the factor by
+            which the error map becomes half the width of a 90 % interval. Empty without the map.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -58,6 +60,7 @@ class RunReport:
     lesions: dict[str, Any] = field(default_factory=dict)
     together: list[dict[str, Any]] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
+    expected_error: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -102,6 +105,7 @@ class RunReport:
             "lesions": self.lesions,
             **({"together": self.together} if self.together else {}),
             "quality": self.quality,
+            **({"expected_error": self.expected_error} if self.expected_error else {}),
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

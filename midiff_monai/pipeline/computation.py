@@ -24,7 +24,7 @@ from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
 from midiff_monai.parcels import parcel_volumes
 from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions_of_any
-from midiff_monai.pipeline.models import Models
+from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
 from midiff_monai.qc.flags import quality_flags
@@ -77,10 +77,14 @@ class Computation:
     others: Sequence[nib.Nifti1Image] = ()
 
     def keep(self, translated: Translated) -> None:
-        """Keep the synthetic volume of a translation, its standard deviation over samples, and its expected error."""
+        """Keep the synthetic volume of a translation, and its standard deviation over several samples."""
         restored = translated.restored.numpy()
-        self.synthetic_error = None if translated.error is None else translated.error.numpy()
         self.synthetic, self.synthetic_std = restored[0], restored[1] if len(restored) > 1 else None
+
+    def keep_error(self, error: torch.Tensor, interval: float) -> None:
+        """Keep the expected error (X, Y, Z) of the synthetic volume, and a record of it in the manifest."""
+        self.synthetic_error = error.numpy()
+        self.report.expected_error = {"mean": round(float(error[error > 0].mean()), 5), "interval": interval}
 
     def keep_lesions(self, relabelled: Relabelled) -> None:
         """Keep the lesions, the segmentation in which they are white matter, and a record of them in the manifest."""
@@ -156,6 +160,8 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
         with report.timed("translate"):
             translated = translate_volume(image, foreground, models, task.settings.error_map)
             volume.keep(translated)
+            if translated.error is not None:
+                volume.keep_error(translated.error, models.translation.setting(EXPECTED_ERROR).interval)
     if task.mode.segments:
         _segment(volume, image, foreground, translated, task, models)
     if not is_slice(source):

@@ -50,4 +50,6 @@ def test_the_map_lies_beside_the_synthetic_volume(tmp_path: Path) -> None:
     stored = nib.Nifti1Image.from_filename(tmp_path / "map" / "thin_PDw_synthT1w_error.nii.gz")
     error = np.asarray(stored.dataobj)
     np.testing.assert_array_equal(error > 0, plain.synthetic > 0)
+    facts = result.report.to_dict()["expected_error"]
+    assert facts["mean"] == pytest.approx(error[error > 0].mean(), abs=1e-4) and facts["interval"] > 1
     assert 0.01 < error[error > 0].mean() < 0.2
