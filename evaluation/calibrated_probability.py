@@ -1,19 +1,21 @@
-"""Fit and test the temperature of the calibrated probabilities that `midiff segment --probability` writes.
+"""Fit and test the calibration of the probabilities that `midiff segment --probability` writes.
 
     python evaluation/calibrated_probability.py --data ../shared/data --samples runs/probability --out results
 
 Each scan is segmented once, and the probabilities of some of its voxels are kept in the folder of samples. Writes
 calibrated_probability.csv, with a row for each scan and each way to segment it, and calibrated_probability_bins.csv,
-with a row for each bin. A scan is tested with the temperature of the other subjects. The bundle has the temperature of
+with a row for each bin. A scan is tested with the calibration of the other subjects. The bundle has the calibration of
 all scans. PROTOCOL.md has the details.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,48 +28,68 @@ from yardstick import chosen
 from yardstick_scans import Case, label_maps
 
 from midiff_monai.evaluation.phantom import CONTRASTS
-from midiff_monai.inferers.certainty import at_temperature
+from midiff_monai.inferers.certainty import ConfidenceCalibration
 from midiff_monai.pipeline.models import SEGMENTATION
 
 BINS = 15
 
-TEMPERATURES = np.arange(0.5, 2.005, 0.05)
+INTERCEPTS, SLOPES = np.linspace(-0.7, 0.7, 57), np.linspace(-30, 10, 41)
+"""What `fit` chooses from."""
 
 SCANS = ("label-maps-stripped", *(f"label-maps/*/{contrast}" for contrast in CONTRASTS))
 
 
-def negative_log_likelihood(sample: Sample, temperature: float) -> float:
-    """Return the mean over voxels, in nats."""
-    logs = torch.log_softmax(torch.from_numpy(sample.logs).float() / temperature, dim=1)
-    return -float(logs[torch.arange(len(logs)), torch.from_numpy(sample.truth)].mean())
+class Labels(NamedTuple):
+    """The labelled voxels of a sample.
+
+    Attributes:
+        probability: (N,), of the label of each voxel, before the calibration.
+        right: (N,), whether it is the true one.
+    """
+
+    probability: torch.Tensor
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, sample: Sample) -> Labels:
+        """The most probable classes of a sample, whatever they are."""
+        probabilities = torch.from_numpy(sample.logs).float().softmax(dim=1)
+        probability, label = probabilities.max(dim=1)
+        return cls(probability, label.numpy() == sample.truth)
 
 
-def costs(sample: Sample) -> NDArray[np.float64]:
-    """Return the expected calibration error at each of `TEMPERATURES`."""
-    return np.array([expected_calibration_error(reliability(sample, temperature)) for temperature in TEMPERATURES])
+def costs(labels: Labels, slopes: Sequence[float]) -> NDArray[np.float64]:
+    """Return the expected calibration error at each of `INTERCEPTS` and of the slopes."""
+    settings = itertools.product(INTERCEPTS.tolist(), slopes)
+    errors = [expected_calibration_error(reliability(labels, ConfidenceCalibration(*setting))) for setting in settings]
+    return np.reshape(errors, (len(INTERCEPTS), len(slopes)))
 
 
-def fit(costs_of_samples: Iterable[NDArray[np.float64]]) -> float:
-    """Return the temperature with the smallest mean of the `costs` of samples, which count alike.
+def fit(costs_of_scans: Iterable[NDArray[np.float64]], slopes: Sequence[float]) -> ConfidenceCalibration:
+    """Return the calibration with the smallest mean of the `costs` of scans, which count alike.
 
-    The likelihood is no criterion here: a few confident errors in hard scans drive it to a temperature that makes the
+    The likelihood is no criterion here: a few confident errors in hard scans drive it to temperatures that make the
     probabilities of most scans too low.
     """
-    return float(TEMPERATURES[np.mean(list(costs_of_samples), axis=0).argmin()])
+    means = np.mean(list(costs_of_scans), axis=0)
+    intercept, slope = np.unravel_index(means.argmin(), means.shape)
+    return ConfidenceCalibration(float(INTERCEPTS[intercept]), slopes[int(slope)])
 
 
-def reliability(sample: Sample, temperature: float) -> pd.DataFrame:
-    """Sort the voxels by the probability of their label into bins of equal width.
+def reliability(labels: Labels, calibration: ConfidenceCalibration | None) -> pd.DataFrame:
+    """Sort the voxels by the probability of their label into bins of equal width; None does not calibrate it.
 
     Returns:
         The columns bin, voxels, probability and accuracy: number of voxels, mean probability and share of right labels.
     """
-    calibrated = at_temperature(torch.from_numpy(sample.logs).float().exp().T, temperature)
-    probability, label = (values.numpy() for values in calibrated.max(dim=0))
+    calibrated = calibration(labels.probability) if calibration else labels.probability
+    probability = calibrated.numpy()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
-    voxels = pd.DataFrame({"bin": bins, "probability": probability, "accuracy": label == sample.truth})
-    groups = voxels.groupby("bin")
-    return groups.mean().assign(voxels=groups.size()).reset_index()
+    counts = np.bincount(bins, minlength=BINS)
+    sums = (np.bincount(bins, values, minlength=BINS) for values in (probability, labels.right))
+    means = [total / np.maximum(counts, 1) for total in sums]
+    table = pd.DataFrame({"bin": range(BINS), "probability": means[0], "accuracy": means[1], "voxels": counts})
+    return table[table["voxels"] > 0].reset_index(drop=True)
 
 
 def expected_calibration_error(bins: pd.DataFrame) -> float:
@@ -89,33 +111,34 @@ def read_samples(todo: Sequence[Case], folder: Path) -> dict[Case, dict[str, Sam
     return found
 
 
-def evaluate(samples: Mapping[Case, Sample]) -> tuple[float, list[dict[str, object]], pd.DataFrame]:
-    """Fit the temperature of all scans, and test each with that of other subjects: it, and the rows of both tables."""
-    labelled = {case: sample.labelled for case, sample in samples.items()}
-    costs_of = {case: costs(sample) for case, sample in labelled.items()}
+def evaluate(
+    samples: Mapping[Case, Sample], slopes: Sequence[float]
+) -> tuple[ConfidenceCalibration, list[dict[str, object]], pd.DataFrame]:
+    """Fit the calibration of all scans, and test each with that of other subjects: it, and the rows of both tables."""
+    labelled = {case: Labels.of(sample.labelled) for case, sample in samples.items()}
+    costs_of = {case: costs(labels, slopes) for case, labels in labelled.items()}
     rows, bins = [], []
-    for case, sample in labelled.items():
-        temperature = fit(cost for other, cost in costs_of.items() if other.subject != case.subject)
-        before, after = reliability(sample, 1.0), reliability(sample, temperature)
+    for case, labels in labelled.items():
+        calibration = fit((cost for other, cost in costs_of.items() if other.subject != case.subject), slopes)
+        before, after = reliability(labels, None), reliability(labels, calibration)
+        mean = float(labels.probability.mean())
         rows.append(
             case.key
             | {
-                "temperature": temperature,
-                "voxels": len(sample.truth),
-                "accuracy": (after["accuracy"] * after["voxels"]).sum() / len(sample.truth),
+                "mean_probability": mean,
+                "temperature": calibration.temperature(mean),
+                "voxels": len(labels.right),
+                "accuracy": labels.right.mean(),
                 "ece_uncalibrated": expected_calibration_error(before),
                 "ece": expected_calibration_error(after),
-                "nll_uncalibrated": negative_log_likelihood(sample, 1.0),
-                "nll": negative_log_likelihood(sample, temperature),
-                "ece_with_background": expected_calibration_error(reliability(samples[case], temperature)),
             }
         )
         bins += [table.assign(**case.key, calibrated=calibrated) for calibrated, table in ((0, before), (1, after))]
-    return fit(costs_of.values()), rows, pd.concat(bins)
+    return fit(costs_of.values(), slopes), rows, pd.concat(bins)
 
 
 def main() -> None:
-    """Write both tables, and print the temperatures of the bundle."""
+    """Write both tables, and print the calibrations of the bundle."""
     arguments = parse_arguments()
     todo = chosen([*stripped(arguments.data), *label_maps(arguments.data)], arguments.only)
     if not todo:
@@ -126,10 +149,10 @@ def main() -> None:
     made_by, tables, all_bins = weights_columns(installed_weights()), [], []
     for way in WAYS:
         of_way = {case: found[way] for case, found in samples.items()}
-        temperature, rows, bins = evaluate(of_way)
+        calibration, rows, bins = evaluate(of_way, SLOPES.tolist() if way == "default" else [0.0])
         tables += [{"way": way} | row | made_by for row in rows]
         all_bins.append(bins.assign(way=way))
-        print(f"{way}: temperature {temperature:.2f}")
+        print(f"{way}: intercept {calibration.intercept:.3f}, slope {calibration.slope:.1f}")
     write = {"calibrated_probability": pd.DataFrame(tables), "calibrated_probability_bins": pd.concat(all_bins)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, table in write.items():

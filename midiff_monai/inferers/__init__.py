@@ -1,7 +1,7 @@
 """From slices to volumes: guided diffusion, translation, segmentation."""
 
 from midiff_monai.inferers.brain_mask import extract_brain
-from midiff_monai.inferers.certainty import Certainty
+from midiff_monai.inferers.certainty import Certainty, ConfidenceCalibration
 from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
 from midiff_monai.inferers.expected_error import ExpectedError
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
@@ -14,6 +14,7 @@ __all__ = [
     "AssignParcelsd",
     "BrainSegmentation",
     "Certainty",
+    "ConfidenceCalibration",
     "DetailRefiner",
     "ExpectedError",
     "HemisphereInferer",

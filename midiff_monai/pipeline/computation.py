@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from monai.data import MetaTensor
 
-from midiff_monai.inferers.certainty import Certainty
+from midiff_monai.inferers.certainty import Certainty, ConfidenceCalibration
 from midiff_monai.inferers.parcellation import parcellate
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.manifest import RunReport
@@ -24,7 +24,7 @@ from midiff_monai.io.volumes import reading_warnings, states_orientation
 from midiff_monai.labels import LESIONS, STRUCTURES, structure_volumes, with_totals
 from midiff_monai.parcels import parcel_volumes
 from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions_of_any
-from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
+from midiff_monai.pipeline.models import CALIBRATION, EXPECTED_ERROR, Models
 from midiff_monai.pipeline.options import Task
 from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
 from midiff_monai.qc.flags import quality_flags
@@ -91,9 +91,9 @@ class Computation:
         self.segmentation, self.lesions = relabelled.labels, relabelled.lesions.mask
         self.report.lesions = describe_lesions(relabelled.lesions, self.source.affine)
 
-    def keep_certainty(self, certainty: Certainty) -> None:
+    def keep_certainty(self, certainty: Certainty, calibration: ConfidenceCalibration) -> None:
         """Keep how certain the labels are. Lesions, which are labelled white matter later, change nothing in it."""
-        self.probability, self.entropy = certainty.probability.numpy(), certainty.entropy.numpy()
+        self.probability, self.entropy = calibration(certainty.probability).numpy(), certainty.entropy.numpy()
 
     def measures(self) -> Measures:
         """The measures on which the automatic quality flags are based."""
@@ -183,13 +183,13 @@ def _segment(
     """Segment an image (S, X, Y, Z), and look for lesions and parcels, as the task says."""
     report, affine = volume.report, volume.source.affine
     assert models.segmentation is not None
-    certainty = Certainty(foreground, models.temperature) if task.settings.probability else None
+    certainty = Certainty(foreground) if task.settings.probability else None
     with report.timed("segment"):
         segmented = segment_volume(image, foreground, models.segmentation, translated, certainty)
     volume.whole_head, volume.soft_dice = segmented.whole_head, segmented.soft_dice
     volume.segmentation = labels = segmented.labels.numpy()
     if certainty:
-        volume.keep_certainty(certainty)
+        volume.keep_certainty(certainty, models.segmentation.setting(CALIBRATION))
     if not labels.any():
         report.warnings.append("No structure was found: look at the picture and check the input.")
     if task.settings.lesions:

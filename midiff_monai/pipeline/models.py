@@ -17,8 +17,8 @@ from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, Settings, Task
 
 __all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models", "used_settings"]
 
-TEMPERATURE = "temperature"
-"""Id of a segmenter: the temperature of its probabilities, see `certainty.at_temperature`."""
+CALIBRATION = "calibration"
+"""Id of a segmenter: the `certainty.ConfidenceCalibration` of its probabilities."""
 
 EXPECTED_ERROR = "expected_error"
 """Id of a translation: an `expected_error.ExpectedError` that was fitted to its results."""
@@ -55,12 +55,6 @@ class Models:
         return {bundle.root.name: bundle.weights_sha256 for bundle in self._bundles}
 
     @property
-    def temperature(self) -> float:
-        """The temperature of the probabilities of the segmenter."""
-        assert self.segmentation is not None
-        return float(self.segmentation.setting(TEMPERATURE))
-
-    @property
     def configurations(self) -> dict[str, str]:
         """SHA-256 of the configurations, by bundle name."""
         return {bundle.root.name: bundle.configuration_sha256 for bundle in self._bundles}
@@ -86,7 +80,7 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     if task.mode.segments or chosen.finds_brain:
         segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
         if settings.probability:
-            _require(segmentation, TEMPERATURE, "--probability", "the probability of labels")
+            _require(segmentation, CALIBRATION, "--probability", "the probability of labels")
     parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
     if not task.mode.translates:
         return Models(segmentation, parcellation=parcellation)

@@ -1,4 +1,4 @@
-"""Temperature and calibration error of probabilities whose truth is drawn from known ones."""
+"""Calibration and its error of probabilities whose truth is drawn from known ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from calibrated_probability import Labels
 from probability_samples import Sample, Sampler, counted_voxels
 
+from midiff_monai.inferers.certainty import MEAN, ConfidenceCalibration, at_temperature
 from midiff_monai.labels import FREESURFER_IDS
 
 
@@ -21,13 +23,31 @@ def overconfident() -> Sample:
     return Sample(logits.log_softmax(dim=1).half().numpy(), truth.numpy())
 
 
-def test_the_true_temperature_is_found_and_calibrates(overconfident: Sample) -> None:
-    assert calibration.fit([calibration.costs(overconfident)]) == pytest.approx(1.6, abs=0.051)
+def at(temperature: float) -> ConfidenceCalibration:
+    return ConfidenceCalibration(float(np.log(temperature)), 0.0)
+
+
+def drawn(mean: float, temperature: float, seed: int) -> Labels:
+    """Labels with a mean probability, which are right as often as their probability at a temperature says."""
+    generator = np.random.default_rng(seed)
+    probability = torch.from_numpy(generator.beta(20 * mean, 20 * (1 - mean), size=100_000)).float()
+    return Labels(probability, generator.random(100_000) < at_temperature(probability, temperature).numpy())
+
+
+def test_a_calibration_with_the_right_temperature_has_no_error() -> None:
+    labels = drawn(0.8, 1.6, seed=0)
     errors = [
-        calibration.expected_calibration_error(calibration.reliability(overconfident, temperature))
-        for temperature in (1.0, 1.6)
+        calibration.expected_calibration_error(calibration.reliability(labels, tried)) for tried in (None, at(1.6))
     ]
-    assert errors[0] > 0.05 and errors[1] < 0.015
+    assert errors[0] > 0.05 and errors[1] < 0.01
+
+
+def test_the_temperatures_of_sure_and_unsure_scans_are_found() -> None:
+    """Scans whose temperature falls with their mean, as no single temperature describes them."""
+    scans = [drawn(mean, np.exp(-10 * (mean - MEAN)), seed) for seed, mean in enumerate((0.84, 0.88, 0.92))]
+    slopes = [-20.0, -10.0, 0.0]
+    found = calibration.fit((calibration.costs(labels, slopes) for labels in scans), slopes)
+    assert found.slope == -10 and found.intercept == pytest.approx(0, abs=0.06)
 
 
 def test_labelled_voxels_are_those_whose_most_probable_class_is_no_background(overconfident: Sample) -> None:
@@ -42,7 +62,7 @@ def test_the_calibration_error_of_two_bins() -> None:
 
 
 def test_bins_hold_all_voxels(overconfident: Sample) -> None:
-    bins = calibration.reliability(overconfident, 1.0)
+    bins = calibration.reliability(Labels.of(overconfident), None)
     assert bins["voxels"].sum() == len(overconfident.truth)
     assert ((bins["probability"] * calibration.BINS).astype(int).clip(upper=calibration.BINS - 1) == bins["bin"]).all()
 

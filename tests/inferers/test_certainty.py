@@ -1,4 +1,4 @@
-"""Calibrated probability and entropy of labels against SciPy, and the labels with and without them."""
+"""Probability and entropy of labels and their calibration against SciPy, and the labels with and without them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 from scipy.stats import entropy
 
-from midiff_monai.inferers.certainty import Certainty, at_temperature, normalized_entropy
+from midiff_monai.inferers.certainty import (
+    LARGEST_LOG,
+    MEAN,
+    Certainty,
+    ConfidenceCalibration,
+    at_temperature,
+    normalized_entropy,
+)
 from midiff_monai.inferers.detail import DetailRefiner
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.transforms.spatial import probabilities_to_labels
 
 CLASSES = len(FREESURFER_IDS)
-TEMPERATURE = 1.7
 COARSE, FINE = np.diag([2.0, 2, 2, 1]), np.eye(4)
 
 
@@ -43,15 +49,24 @@ def noisy(image: torch.Tensor, prior: torch.Tensor, means: torch.Tensor) -> torc
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
-def test_a_temperature_divides_the_logits(logits: torch.Tensor, temperature: float) -> None:
-    calibrated = at_temperature(logits.softmax(dim=0), temperature)
-    np.testing.assert_allclose(calibrated, softmax(logits.numpy() / temperature, axis=0), atol=1e-5)
-    assert torch.equal(calibrated.argmax(dim=0), logits.argmax(dim=0))
+def test_a_temperature_divides_the_logit(temperature: float) -> None:
+    probability = torch.linspace(0, 1, 21)
+    expected = expit(logit(probability.numpy()) / temperature)
+    np.testing.assert_allclose(at_temperature(probability, temperature), expected, atol=1e-6)
 
 
-def test_missing_probability_changes_nothing(logits: torch.Tensor) -> None:
-    probabilities = logits.softmax(dim=0)
-    torch.testing.assert_close(at_temperature(0.3 * probabilities, 2.0), at_temperature(probabilities, 2.0))
+def test_the_temperature_follows_the_mean_of_the_labels() -> None:
+    """Voxels without a label do not count and stay without probability, and extreme scans change nothing."""
+    calibration = ConfidenceCalibration(intercept=0.1, slope=-10.0)
+    probability = torch.tensor([[0.0, 0.8], [0.9, 0.0]])
+    temperature = np.exp(0.1 - 10 * (0.85 - MEAN))
+    expected = at_temperature(probability[probability > 0], temperature)
+    found = calibration(probability)
+    torch.testing.assert_close(found[probability > 0], expected)
+    assert not found[probability == 0].any()
+    assert calibration.temperature(0.0) == pytest.approx(np.exp(LARGEST_LOG))
+    assert calibration.temperature(1.0) == pytest.approx(np.exp(-LARGEST_LOG))
+    assert not calibration(torch.zeros(2, 3)).any()
 
 
 def test_the_entropy_is_that_of_scipy_to_the_base_of_the_number_of_classes(logits: torch.Tensor) -> None:
@@ -69,7 +84,7 @@ def test_labels_are_the_same_with_and_without_certainty(
     probabilities = MetaTensor(logits.softmax(dim=0), affine=torch.from_numpy(COARSE))
     mask = torch.ones([int(side / spacing) for side in image.shape[1:]], dtype=torch.bool)
     refiner, affine = DetailRefiner(noisy, block=block, halo=1), np.diag([spacing, spacing, spacing, 1])
-    certainty = Certainty(mask, TEMPERATURE)
+    certainty = Certainty(mask)
     labels = refiner(probabilities, image, mask, affine, certainty)
     assert torch.equal(labels, refiner(probabilities, image, mask, affine))
     assert len(labels.unique()) == CLASSES
@@ -77,30 +92,28 @@ def test_labels_are_the_same_with_and_without_certainty(
     assert not certainty.entropy[labels == 0].any() and 0 < certainty.entropy.max() <= 1
 
 
-def test_refined_probabilities_are_calibrated(
-    logits: torch.Tensor, image: MetaTensor, foreground: torch.Tensor
-) -> None:
+def test_refined_probabilities_are_kept(logits: torch.Tensor, image: MetaTensor, foreground: torch.Tensor) -> None:
     uniform = MetaTensor(torch.full_like(logits, 1 / CLASSES), affine=torch.from_numpy(COARSE))
     uniform[2] += 1e-3  # some class other than the background, so that all is near the brain
-    certainty = Certainty(foreground, TEMPERATURE)
+    certainty = Certainty(foreground)
     labels = DetailRefiner(noisy, block=10, halo=1)(uniform, image, foreground, FINE, certainty)
     slopes = np.linspace(-2, 2, CLASSES)[:, None, None, None]
     prior = np.full((CLASSES, 1, 1, 1), 1 / CLASSES)
     prior[2] += 1e-3
-    expected = softmax((np.log(prior) + image.numpy() * slopes) / TEMPERATURE, axis=0)
+    expected = softmax(np.log(prior) + image.numpy() * slopes, axis=0)
     labelled = foreground.numpy() & (expected.argmax(axis=0) > 0)
     np.testing.assert_array_equal(labels > 0, labelled)
     np.testing.assert_allclose(certainty.probability, expected.max(axis=0) * labelled, atol=1e-5)
     np.testing.assert_allclose(certainty.entropy, entropy(expected, base=CLASSES, axis=0) * labelled, atol=1e-5)
 
 
-def test_interpolated_probabilities_are_calibrated(logits: torch.Tensor, foreground: torch.Tensor) -> None:
+def test_interpolated_probabilities_are_kept(logits: torch.Tensor, foreground: torch.Tensor) -> None:
     known = torch.ones(logits.shape[1:], dtype=torch.bool)
     arguments = logits.softmax(dim=0), known, COARSE, foreground, FINE
-    certainty = Certainty(foreground, TEMPERATURE)
+    certainty = Certainty(foreground)
     labels = probabilities_to_labels(*arguments, observe=certainty)
     assert torch.equal(labels, probabilities_to_labels(*arguments))
     every_second = (slice(None, None, 2),) * 3  # these voxels are those of the coarse grid: nothing is interpolated
     labelled = (foreground[every_second] & (logits.argmax(dim=0) > 0)).numpy()
-    expected = softmax(logits.numpy() / TEMPERATURE, axis=0).max(axis=0) * labelled
+    expected = softmax(logits.numpy(), axis=0).max(axis=0) * labelled
     np.testing.assert_allclose(certainty.probability[every_second], expected, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.errors import BundleError, InputError
-from midiff_monai.pipeline.models import SEGMENTATION, load_models
+from midiff_monai.pipeline.models import CALIBRATION, SEGMENTATION, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.run import check_settings, written_roles
 
@@ -26,18 +26,18 @@ def test_the_option_adds_two_files() -> None:
     assert added == {"probability", "entropy"}
 
 
-def test_a_segmenter_without_a_temperature_is_refused(tmp_path: Path) -> None:
+def test_a_segmenter_without_a_calibration_is_refused(tmp_path: Path) -> None:
     root = tmp_path / SEGMENTATION
     shutil.copytree(bundle_root(SEGMENTATION), root)
     file = root / "configs" / "inference.yaml"
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(line for line in lines if not line.startswith("temperature:")))
+    file.write_text(file.read_text().replace("calibration:", "another_calibration:"))
     task = Task(Mode.SEGMENT_DIRECTLY, Settings(bundle=[str(root)], probability=True))
-    with pytest.raises(BundleError, match="has no setting `temperature`"):
+    with pytest.raises(BundleError, match="has no setting `calibration`"):
         load_models(task)
 
 
-def test_fast_segmentation_has_a_temperature_of_its_own() -> None:
+def test_fast_segmentation_has_a_calibration_of_its_own() -> None:
     tasks = (Task(Mode.SEGMENT_DIRECTLY, Settings(probability=True, fast=fast)) for fast in (False, True))
-    default, fast = (load_models(task).temperature for task in tasks)
-    assert default > 0 and fast > 0 and default != fast
+    models = [load_models(task).segmentation for task in tasks]
+    default, fast = (bundle.setting(CALIBRATION).temperature(0.9) for bundle in models if bundle)
+    assert default != fast
