@@ -26,6 +26,10 @@ NEAR_VOXELS, MAX_NOISE_SHARE = 4, 0.01
 """Beyond this distance from what lies above air, a larger share of voxels that are not 0 is noise of air. With less,
 the background was masked, and all that is not 0 belongs to the object."""
 
+MIN_CONTRAST = 0.02
+"""Least range of the intensities of an object, in [0, 1]. It is smaller where a window does not fit the unit of a
+volume, as that of Hounsfield units for a CT of 8 bits."""
+
 BINS, ITERATIONS = 256, 100
 """Bins of the histogram that is divided into classes, and most iterations of the division."""
 
@@ -57,7 +61,7 @@ class ImageClassesd(MapTransform):
         for key in self.key_iterator(result):
             volume = np.asarray(result[key][0], dtype=np.float32)
             inside = object_mask(volume)
-            if not inside.any() or np.ptp(volume[inside]) == 0:
+            if not inside.any() or np.ptp(volume[inside]) < MIN_CONTRAST:
                 hint = "Remove it, or check its intensities and the window or the percentiles that scale them"
                 raise InputError(file_of(result[key]), "shows no object with a contrast", hint)
             limits = class_limits(volume[inside], self.classes)

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 from small_targets import write_targets, write_volume
 
@@ -163,6 +164,20 @@ def test_weights_of_another_shape_are_left_out(own: Path) -> None:
         torch.testing.assert_close(value, before[name] if name in left_out else shipped[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("epochs", [1, 20, 200])
+def test_saved_weights_are_those_of_the_training(epochs: int, own: Path) -> None:
+    """Weights are 0 from the first step on. Of those before it, 1, their running average keeps hardly anything."""
+    network = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1, "bias": False}
+    parser = workflow(own, "train", max_epochs=epochs, epoch_length=20, network_def=network).parser
+    average = parser.get_parsed_content("ema")
+    torch.nn.init.zeros_(average.model.weight)
+    torch.nn.init.ones_(average.ema_model.weight)
+    training = Engine(lambda engine, batch: None)
+    average.attach(training)
+    training.run([None] * 20, max_epochs=epochs)
+    assert average.ema_model.weight.item() < 0.001
+
+
 def test_weights_of_the_shipped_bundle_are_not_its_own(own: Path) -> None:
     with pytest.raises(BundleError):
         load_weights(torch.nn.Identity(), own)
@@ -202,6 +217,17 @@ def test_a_volume_that_cannot_be_trained_on_is_named(make: Any, tmp_path: Path) 
     bad = make(data)
     with pytest.raises(InputError) as caught:
         make_bundle(tmp_path / "own", str(data), TargetPlan("FLAIR"))
+    assert str(caught.value).startswith(f"{bad}: ") and sorted(tmp_path.iterdir()) == [data]
+
+
+def test_a_window_that_does_not_fit_the_unit_of_a_volume_is_noticed(tmp_path: Path) -> None:
+    """As a CT of 8 bits among those in Hounsfield units: all its tissues would have one intensity."""
+    data = write_targets(tmp_path / "data", "CT")
+    bad = write_volume(data / "sub-3_CT.nii.gz", scale=1.0)
+    with pytest.raises(
+        InputError, match="shows no object with a contrast.*check its intensities and the window"
+    ) as caught:
+        make_bundle(tmp_path / "ct", str(data), TargetPlan("CT", anatomy="any", window=(-1000.0, 1500.0)))
     assert str(caught.value).startswith(f"{bad}: ") and sorted(tmp_path.iterdir()) == [data]
 
 
