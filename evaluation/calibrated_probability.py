@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from probability_samples import WAYS, Sample, sample_scan, stripped
-from table import HASH_LENGTH, installed_weights, weights_columns
+from table import installed_weights, weights_columns
 from tqdm import tqdm
 from yardstick import chosen
 from yardstick_scans import Case, label_maps
@@ -30,6 +30,7 @@ from yardstick_scans import Case, label_maps
 from midiff_monai.evaluation.phantom import CONTRASTS
 from midiff_monai.inferers.certainty import ConfidenceCalibration
 from midiff_monai.pipeline.models import SEGMENTATION
+from midiff_monai.provenance import HASH_LENGTH
 
 BINS = 15
 

@@ -23,57 +23,31 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from methods import METHODS, ON_T1, WITHOUT_IMAGE
 from run import Job, jobs, parse_method
-from table import HASH_LENGTH, Table, weights_columns
+from table import Table, weights_columns
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.evaluation.distribution import as_image, bottleneck_means, distances, evaluated_slices
+from midiff_monai.evaluation.distribution import (
+    Features,
+    as_image,
+    bottleneck_means,
+    distances,
+    evaluated_slices,
+    of_inception,
+)
 from midiff_monai.evaluation.scores import image_of
-from midiff_monai.guidance.guide import centre_slice
-from midiff_monai.inferers.slicewise import Network, in_batches
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline.models import SEGMENTATION
-from midiff_monai.provenance import sha256
 
 KEY = ("dataset", "contrast", "method")
-
-INCEPTION_BATCH = 16
-"""Slices per batch. It does not change the features."""
-
-
-class Features(NamedTuple):
-    """A feature extractor: its name in the table, and a function that maps slices (N, neighbours, H, W) to (N, D)."""
-
-    name: str
-    extract: Callable[[torch.Tensor], torch.Tensor]
-
-
-def of_segmenter(segmenter: Bundle) -> Features:
-    """Return the features of the segmenter, which need no download."""
-    return Features(SEGMENTATION, partial(bottleneck_means, segmenter=segmenter))
-
-
-def of_inception(path: Path, device: torch.device) -> Features:
-    """Return the features of a TorchScript file. Its hash is part of their name."""
-    network = torch.jit.load(path, map_location=device).eval()
-    name = f"{path.stem} {sha256(path)[:HASH_LENGTH]}"
-    return Features(name, lambda slices: inception_features(slices.to(device), network))
-
-
-@torch.inference_mode()
-def inception_features(slices: torch.Tensor, network: Network) -> torch.Tensor:
-    """Compute features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
-    images = (255 * centre_slice(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    return in_batches(network, INCEPTION_BATCH)(images, return_features=True).double().cpu()
 
 
 def compare(group: list[Job], features: Features, segmenter: Bundle) -> dict[str, Any]:
@@ -100,7 +74,8 @@ def main() -> None:
     arguments = parse_arguments()
     segmenter = open_bundle(SEGMENTATION)
     path, device = arguments.inception, segmenter.setting("device")
-    features = of_inception(path, device) if path else of_segmenter(segmenter)
+    of_segmenter = Features(SEGMENTATION, partial(bottleneck_means, segmenter=segmenter))
+    features = of_inception(path, device) if path else of_segmenter
     table = Table(arguments.out / "distribution.csv", key=(*KEY, "features"))
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs(arguments.pairs, arguments.methods):

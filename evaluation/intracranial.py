@@ -47,8 +47,13 @@ def compare(label_map: Path) -> dict[str, str | float]:
     labels = np.asarray(stored.dataobj).astype(np.int16)
     structures, voxel_ml = brain_structures(labels), STEP**3 / 1000
     truth, estimate = true_ml(labels, structures, voxel_ml), intracranial_ml(structures, stored.affine)
-    row = {"label_map": label_map.name.partition(".")[0], "brain_and_csf_ml": float((structures > 0).sum() * voxel_ml)}
-    return row | {"true_ml": truth, "estimate_ml": estimate, "error_percent": 100 * (estimate / truth - 1)}
+    return {
+        "label_map": label_map.name.partition(".")[0],
+        "brain_and_csf_ml": float((structures > 0).sum() * voxel_ml),
+        "true_ml": truth,
+        "estimate_ml": estimate,
+        "error_percent": 100 * (estimate / truth - 1),
+    }
 
 
 def main() -> None:

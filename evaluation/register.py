@@ -4,13 +4,15 @@
     python evaluation/run.py --pairs heads --methods midiff direct --out evaluation/results
 
 A person moves between scans, which the headers do not record. The files are SUBJECT-CONTRAST_CONTRAST.nii.gz, a copy of
-the scan, and SUBJECT-CONTRAST_T1.nii.gz, the T1w on its grid. PROTOCOL.md has the details.
+the scan, and SUBJECT-CONTRAST_T1.nii.gz, the T1w on its grid. The other scans are copied beside them under the same
+name, on their own grids, for `together.py`. PROTOCOL.md has the details.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable
 from math import dist
 from pathlib import Path
 
@@ -46,12 +48,13 @@ def move_labels(
     return sitk.GetArrayFromImage(sitk.Resample(moving, *place)).transpose()
 
 
-def write_pair(scan: Path, t1: Path, name: str, out: Path) -> None:
-    """Write a scan and the T1w on its grid as a pair with the subject name `name`."""
+def write_pair(scan: Path, t1: Path, name: str, out: Path, others: Iterable[Path] = ()) -> None:
+    """Write a scan and the T1w on its grid as a pair with the subject name `name`, and copies of other scans."""
     fixed, moving = (sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (scan, t1))
     moved = sitk.Resample(moving, fixed, register(fixed, moving), sitk.sitkLinear, 0.0)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(scan, out / f"{name}_{scan.name.rpartition('_')[2]}")
+    for each in (scan, *others):
+        shutil.copyfile(each, out / f"{name}_{each.name.rpartition('_')[2]}")
     sitk.WriteImage(moved, str(out / f"{name}_T1.nii.gz"))
 
 
@@ -63,10 +66,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
     arguments = parser.parse_args()
     t1 = arguments.scans / f"{arguments.subject}_T1.nii.gz"
-    scans = {contrast: arguments.scans / f"{arguments.subject}_{contrast}.nii.gz" for contrast in CONTRASTS}
+    files = {contrast: arguments.scans / f"{arguments.subject}_{contrast}.nii.gz" for contrast in CONTRASTS}
+    scans = {contrast: file for contrast, file in files.items() if file.exists()}
     for contrast, scan in scans.items():
-        if scan.exists():
-            write_pair(scan, t1, f"{arguments.subject}-{contrast}", arguments.out)
+        others = [other for other in scans.values() if other != scan]
+        write_pair(scan, t1, f"{arguments.subject}-{contrast}", arguments.out, others)
 
 
 if __name__ == "__main__":

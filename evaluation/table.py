@@ -12,15 +12,13 @@ from midiff_monai.bundle.choice import PARCELLATION, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.provenance import environment, sha256
+from midiff_monai.provenance import HASH_LENGTH, environment, sha256
 
 BASELINES = Path(__file__).parent / "baselines"
 """Folder of the baselines' weights and configurations."""
 
 BUNDLES = (TRANSLATION, SEGMENTATION, PARCELLATION)
 """Bundles on whose weights the rows of a table depend."""
-
-HASH_LENGTH = 12
 
 
 class Table:

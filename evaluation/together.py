@@ -1,27 +1,31 @@
 """Score scans that are translated together, beside each alone and beside the mean of their synthetic T1w.
 
     python evaluation/together.py --pairs ../shared/data/multicontrast --out evaluation/results
-    python evaluation/together.py --simulated 2 --label-maps ../shared/data/label-maps --out evaluation/results
+    python evaluation/together.py --simulated-heads 1 --label-maps ../shared/data/label-maps --full --out …
+    python evaluation/register.py --scans ../shared/data/open-ms --subject raw-patient01 --out open-ms-heads
+    python evaluation/together.py --pairs open-ms-heads --full --out evaluation/results
 
 The reference is that of `run.py`: the segmentation of the same subject's real T1w, or the label map of a simulated
-scan. Everything is computed at 2 mm unless `--full` is given. Existing rows are kept.
+scan. Scans on other grids than the T1w come second, and are not scored alone. Everything is computed at 2 mm unless
+`--full` is given. Existing rows are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from methods import true_labels
+from run import subjects
 from table import Table, weights_columns
+from yardstick_scans import HELD_BACK, simulate_head
 
 from midiff_monai import segment, segment_image
 from midiff_monai.evaluation.scores import score
-from midiff_monai.evaluation.simulation import simulate_pairs
 from midiff_monai.io.volumes import image_like
 from midiff_monai.pipeline.computation import Computation
 from midiff_monai.pipeline.result import Result
@@ -42,11 +46,12 @@ class Subject:
 
     Args:
         t1: the real T1w, SUBJECT_T1.nii.gz.
+        on_grid: the contrasts of the scans on its grid.
         fast: compute at 2 mm.
     """
 
-    def __init__(self, t1: Path, fast: bool) -> None:
-        self.t1, self.fast = t1, fast
+    def __init__(self, t1: Path, on_grid: Collection[str], fast: bool) -> None:
+        self.t1, self.on_grid, self.fast = t1, on_grid, fast
         self.name = t1.name.removesuffix("_T1.nii.gz")
         self._alone: dict[str, Result] = {}
 
@@ -60,12 +65,12 @@ class Subject:
     def alone(self, contrast: str) -> Result:
         """The result of one scan, computed once."""
         if contrast not in self._alone:
-            self._alone[contrast] = self._segment([self._scan(contrast)])
+            self._alone[contrast] = self._segment([self.scan(contrast)])
         return self._alone[contrast]
 
     def together(self, contrasts: Sequence[str]) -> Result:
         """The result of several scans at once."""
-        return self._segment([self._scan(contrast) for contrast in contrasts], together=True)
+        return self._segment([self.scan(contrast) for contrast in contrasts], together=True)
 
     def mean(self, contrasts: Sequence[str]) -> Computation:
         """The segmentation of the mean of the synthetic T1w of several scans."""
@@ -73,7 +78,8 @@ class Subject:
         image = image_like(np.mean(synthetic, axis=0), self.alone(contrasts[0]).source, np.float32)
         return segment_image(image, translated=False, fast=self.fast).computation
 
-    def _scan(self, contrast: str) -> Path:
+    def scan(self, contrast: str) -> Path:
+        """The file of a scan, which may not exist."""
         return self.t1.with_name(f"{self.name}_{contrast}.nii.gz")
 
     def _segment(self, scans: Sequence[Path], **options: bool) -> Result:
@@ -84,7 +90,7 @@ class Subject:
 def fill(table: Table, dataset: str, subject: Subject) -> None:
     """Compute the missing rows of a subject."""
     identity = {"dataset": dataset, "resolution": "2 mm" if subject.fast else "full", "subject": subject.name}
-    todo = [key for key in _keys(identity) if not table.has(key)]
+    todo = [key for key in _keys(identity, subject) if not table.has(key)]
     truth = subject.reference() if todo else None
     for key in todo:
         assert truth is not None
@@ -98,12 +104,16 @@ def fill(table: Table, dataset: str, subject: Subject) -> None:
         print(*key.values(), *(f"{scores[name]:.3f}" for name in MEASURES), flush=True)
 
 
-def _keys(identity: Mapping[str, str]) -> list[dict[str, str]]:
+def _keys(identity: Mapping[str, str], subject: Subject) -> list[dict[str, str]]:
     """The keys of the rows of a subject."""
     found: list[dict[str, str]] = []
-    for contrasts in COMBINATIONS:
-        found += [{**identity, "scans": contrast, "method": "alone"} for contrast in contrasts]
-        found += [{**identity, "scans": "+".join(contrasts), "method": method} for method in ("mean", "together")]
+    for contrasts in (each for each in COMBINATIONS if all(subject.scan(contrast).exists() for contrast in each)):
+        alone = [contrast for contrast in contrasts if contrast in subject.on_grid]
+        found += [{**identity, "scans": contrast, "method": "alone"} for contrast in alone]
+        # the result lies on the grid of the first
+        scans = "+".join(sorted(contrasts, key=lambda contrast: contrast not in subject.on_grid))
+        methods = ("mean", "together") if len(alone) == len(contrasts) else ("together",)
+        found += [{**identity, "scans": scans, "method": method} for method in methods]
     return list({tuple(key.values()): key for key in found}.values())
 
 
@@ -111,18 +121,20 @@ def main() -> None:
     """Fill the table, and print its means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, nargs="+", default=[], help="folders of SUBJECT_T1.nii.gz and the others")
-    parser.add_argument("--simulated", type=int, default=0, metavar="N", help="pairs from the first N label maps")
+    parser.add_argument("--simulated-heads", type=int, default=0, metavar="N", help=f"heads of N of {HELD_BACK}")
     parser.add_argument("--label-maps", type=Path, help="folder of the label maps")
     parser.add_argument("--full", action="store_true", help="compute at the resolution of the scans")
     parser.add_argument("--out", type=Path, required=True, help="folder for together.csv")
     arguments = parser.parse_args()
     table = Table(arguments.out / "together.csv", KEY)
     with tempfile.TemporaryDirectory() as folder:
-        simulated = Path(folder) / "simulated"
-        simulate_pairs(arguments.label_maps, arguments.simulated, simulated)
+        simulated = Path(folder) / "simulated-heads-1mm"
+        for name in HELD_BACK[: arguments.simulated_heads]:
+            simulate_head(arguments.label_maps / f"{name}.nii.gz", simulated)
         for pairs in (*arguments.pairs, simulated):
             for t1 in sorted(pairs.glob("*_T1.nii.gz")):
-                fill(table, pairs.resolve().name, Subject(t1, not arguments.full))
+                on_grid = {contrast for _, contrast, _, reference in subjects(pairs) if reference == t1}
+                fill(table, pairs.resolve().name, Subject(t1, on_grid, not arguments.full))
     print(table.rows().groupby(list(KEY[:2] + KEY[3:]))[list(MEASURES)].mean().round(3).to_string())
 
 

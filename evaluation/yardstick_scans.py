@@ -63,11 +63,17 @@ def label_maps(data: Path) -> list[Case]:
     ]
 
 
+def simulate_head(label_map: Path, folder: Path) -> None:
+    """Write all contrasts of the whole head of a label map, and its true labels, with voxels of 1 mm."""
+    number = int(volume_stem(label_map)[-2:])
+    simulate(label_map, folder, seed=number - 1, heads=True, spacing=(1.0, 1.0, 1.0))
+
+
 def _simulated(label_map: Path, contrast: str, folder: Path) -> Scan:
     """Simulate all contrasts of a head at its first use."""
     prefix = volume_stem(label_map).replace("_", "-")
     if not (folder / f"{prefix}_dseg.nii.gz").exists():
-        simulate(label_map, folder, seed=int(prefix[-2:]) - 1, heads=True, spacing=(1.0, 1.0, 1.0))
+        simulate_head(label_map, folder)
     truth = nib.Nifti1Image.from_filename(folder / f"{prefix}_dseg.nii.gz")
     modality = contrast if contrast == "CT" else None
     volume = folder / f"{prefix}_{contrast}.nii.gz"

@@ -12,6 +12,9 @@ from typing import Any
 
 PACKAGE = "midiff-monai"
 
+HASH_LENGTH = 12
+"""Characters of a hash that stand for it in a table."""
+
 SOURCE_FILES = ("*.py", "*.yaml", "*.pt", "*/metadata.json")
 """Files that decide a result: code, configurations and weights. Changes of these mark a commit as "-dirty"."""
 

@@ -41,7 +41,7 @@ def task_from(arguments: argparse.Namespace) -> Task:
         mode = Mode.SEGMENT_DIRECTLY if arguments.no_translate else Mode.SEGMENT
     values = {setting.name: getattr(arguments, setting.name) for setting in fields(Settings)}
     values["bundle"] = [bundle_root(name) for name in arguments.bundle or ()]
-    return Task(mode, Settings(**values), arguments.overwrite, getattr(arguments, "together", False))
+    return Task(mode, Settings(**values), arguments.overwrite, arguments.together)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -67,9 +67,11 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
 
 def _batch(arguments: argparse.Namespace) -> int:
     from midiff_monai.io.inputs import find_jobs
+    from midiff_monai.pipeline.people import find_people
 
     preset, target = read_preset(arguments.modality), _target_of_volumes(arguments)
-    code = _run_batch(find_jobs(arguments.inputs, arguments.output, preset.dicom_modality, target), arguments)
+    find = find_people if arguments.together else find_jobs
+    code = _run_batch(find(arguments.inputs, arguments.output, preset.dicom_modality, target), arguments)
     if code != ExitCode.INTERRUPTED:
         _summarize(arguments)
     return code
@@ -93,7 +95,7 @@ def _bids(arguments: argparse.Namespace) -> int:
         bids.check_dataset(arguments.dataset)
     labels = arguments.participant_label, arguments.session_label
     target = _target_of_volumes(arguments)
-    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target)
+    jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target, arguments.together)
     if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
         _logger.warning("no such scan of %s", ", ".join(without))
     bids.write_description(arguments.dataset, arguments.output)
@@ -238,7 +240,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     bar = progress_bar(arguments)
     inputs = arguments.real, arguments.synthetic, arguments.output
-    comparison, paths = run_comparison(*inputs, arguments.pairing, arguments.overwrite, bar)
+    comparison, paths = run_comparison(*inputs, arguments.pairing, arguments.overwrite, bar, arguments.inception)
     print(as_text(comparison))
     for path in (paths.summary, paths.pairs, paths.figure, paths.report):
         print(path)

@@ -102,7 +102,8 @@ def _add_batch(commands: Any) -> None:
         "inputs", nargs="+", metavar="INPUT", help="volume, folder, pattern, or .csv/.tsv with a column `input`"
     )
     batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    _add_batch_options(batch)
+    people = "they share a folder, and a name but for the contrast at its end, or the columns `subject` and `session`"
+    _add_batch_options(batch, people)
 
 
 def _add_bids(commands: Any) -> None:
@@ -123,7 +124,7 @@ def _add_bids(commands: Any) -> None:
         *_both("--skip-bids-validation"), action="store_true", help="do not check dataset_description.json"
     )
     bids.add_argument("--version", action=_Version, nargs=0, help=VERSIONS)
-    _add_batch_options(bids)
+    _add_batch_options(bids, "they share a name but for the suffix")
 
 
 def _both(option: str) -> tuple[str, str]:
@@ -176,7 +177,7 @@ def _add_compare(commands: Any) -> None:
         commands, "compare", "compare synthetic volumes with real ones: FID, KID, PSNR, SSIM, correlation, MI"
     )
     kinds = "folder, pattern, or .csv/.tsv with a column `input`"
-    compare.add_argument("real", metavar="REAL", help=f"real volumes of the target modality: {kinds}")
+    compare.add_argument("real", metavar="REAL", help=f"real volumes or slices of the target modality: {kinds}")
     compare.add_argument(
         "synthetic", metavar="SYNTHETIC", help="synthetic volumes, such as results of midiff: likewise"
     )
@@ -187,6 +188,13 @@ def _add_compare(commands: Any) -> None:
         ("--unpaired", "none", "compare the sets alone, by FID and KID"),
     ):
         pairing.add_argument(option, dest="pairing", action="store_const", const=value, default="by name", help=text)
+    compare.add_argument(
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        help="TorchScript file whose features FID and KID take, such as inception-2015-12-05.pt; it can run code, so "
+        "it must be one that you trust (default: features of the shipped segmenter)",
+    )
     compare.add_argument("--overwrite", action="store_true", help="replace results that exist")
     _add_threads(compare)
 
@@ -220,7 +228,13 @@ def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> Non
     _add_settings(command)
 
 
-def _add_batch_options(command: argparse.ArgumentParser) -> None:
+def _add_batch_options(command: argparse.ArgumentParser, people: str) -> None:
+    """The options of a batch; `people` says how the scans of a person are recognised."""
+    command.add_argument(
+        "--together",
+        action="store_true",
+        help=f"one result of all scans of a person in one session, such as PD and T2w; {people}",
+    )
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--translate-only", action="store_true", help="stop at the synthetic T1w")
     mode.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)

@@ -101,12 +101,13 @@ def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Mo
     import torch
 
     from midiff_monai.pipeline.estimate import estimate_seconds, extent_of, measure_speed
-    from midiff_monai.pipeline.reading import read
+    from midiff_monai.pipeline.reading import read_together
 
     if not jobs:
         return None
     try:
-        extent = extent_of(read(jobs[0], task.settings))
+        source, companions = read_together(jobs[0], task.settings)
+        extent = extent_of(source)._replace(scans=1 + len(companions.images))
     except Exception:  # whatever the error is, it becomes part of the volume's outcome
         return None
     if workers.processes:  # this process, which computes no volume then, measures what one of them will reach

@@ -13,12 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from midiff_monai.bundle.bundle import Bundle
-from midiff_monai.evaluation.distribution import FEATURES, as_image, bottleneck_means, distances, evaluated_slices
+from midiff_monai.evaluation.distribution import Features, as_image, distances, evaluated_slices
 from midiff_monai.evaluation.metrics import SSIM_WINDOW, correlation, match_intensity, mutual_information, psnr, ssim
 from midiff_monai.evaluation.pairing import NEEDED
 from midiff_monai.evaluation.scores import PEAK_PERCENTILE, brain_box
 from midiff_monai.io.affines import same_grid
-from midiff_monai.io.volumes import read_volume
+from midiff_monai.io.slices import read_image
 from midiff_monai.transforms.background import clear_background
 from midiff_monai.transforms.foreground import above_air, fill_holes
 
@@ -56,6 +56,7 @@ class Comparison:
         real_features: features (N, D) of the slices of the real volumes.
         synthetic_features: features (M, D) of the slices of the synthetic volumes.
         distances: "fid" and "kid" of the features.
+        features: what the features are.
     """
 
     pairs: pd.DataFrame
@@ -63,11 +64,12 @@ class Comparison:
     real_features: NDArray
     synthetic_features: NDArray
     distances: Mapping[str, float]
+    features: str
 
     def summary(self) -> pd.DataFrame:
         """Return a row for each metric: its value or its mean over pairs, the spread over pairs, and what counted."""
         sizes = {"real": len(self.real_features), "synthetic": len(self.synthetic_features)}
-        of_sets = {"counted": "slices", **sizes, "features": FEATURES}
+        of_sets = {"counted": "slices", **sizes, "features": self.features}
         rows = [{"metric": name, "value": value} | of_sets for name, value in self.distances.items()]
         for name, unit in SCORES.items():
             if count := self.pairs[name].count():
@@ -92,15 +94,17 @@ def compare(
     synthetic: Sequence[Path],
     partners: Mapping[Path, Path],
     segmenter: Bundle,
+    extractor: Features,
     progress: Callable[[Sequence[Group]], Iterable[Group]] = iter,
 ) -> Comparison:
-    """Compare two sets of volumes, and the pairs among them. Volumes are read one by one.
+    """Compare two sets of volumes or slices, and the pairs among them. They are read one by one.
 
     Args:
         real: real volumes of the target modality.
         synthetic: synthetic volumes.
         partners: synthetic volume → its real one.
-        segmenter: the segmentation bundle. FID and KID take its features, see `distribution.bottleneck_means`.
+        segmenter: the segmentation bundle, which brings slices to one grid and intensity range for FID and KID.
+        extractor: computes the features of FID and KID.
         progress: wraps the iteration over the real volumes, for example `tqdm`.
 
     Raises:
@@ -112,7 +116,7 @@ def compare(
     def read(path: Path, side: int) -> nib.Nifti1Image:
         volume = _read(path)
         if enough:
-            features[side].append(_features(volume, segmenter))
+            features[side].append(_features(volume, segmenter, extractor))
         return volume
 
     rows: dict[Path, dict[str, Any]] = {}
@@ -128,7 +132,8 @@ def compare(
                 rows[path] |= scores
     pairs = pd.DataFrame([rows[path] for path in synthetic], columns=["synthetic", "real", *SCORES, "note"])
     of_real, of_synthetic = (np.concatenate(part) if part else np.empty((0, 0)) for part in features)
-    return Comparison(pairs, pictures, of_real, of_synthetic, distances(of_synthetic, of_real) if enough else {})
+    found = distances(of_synthetic, of_real) if enough else {}
+    return Comparison(pairs, pictures, of_real, of_synthetic, found, extractor.name)
 
 
 def _obstacle(made: nib.Nifti1Image, reference: nib.Nifti1Image | None, path: Path | None) -> str:
@@ -171,12 +176,12 @@ def compare_pair(made: nib.Nifti1Image, real: nib.Nifti1Image) -> tuple[dict[str
 
 
 def _read(path: Path) -> nib.Nifti1Image:
-    """Read a volume and clear its background, as the pipeline does."""
-    volume = read_volume(path)
+    """Read a volume or a slice, and clear its background, as the pipeline does."""
+    volume = read_image(path)
     spacing = nib.affines.voxel_sizes(volume.affine)
     return nib.Nifti1Image(clear_background(np.asarray(volume.dataobj), spacing), volume.affine)
 
 
-def _features(volume: nib.Nifti1Image, segmenter: Bundle) -> NDArray[np.float64]:
+def _features(volume: nib.Nifti1Image, segmenter: Bundle, extractor: Features) -> NDArray[np.float64]:
     (slices,) = evaluated_slices([as_image(np.asarray(volume.dataobj), volume.affine)], segmenter)
-    return bottleneck_means(slices, segmenter).numpy()
+    return extractor.extract(slices).numpy()

@@ -13,12 +13,12 @@ from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.bundle.choice import SEGMENTATION
 from midiff_monai.evaluation.comparison import Comparison, Group, compare
 from midiff_monai.evaluation.comparison_figure import draw_comparison
-from midiff_monai.evaluation.distribution import FEATURES, LEAST_SHARE
+from midiff_monai.evaluation.distribution import LEAST_SHARE, of_inception, of_segmenter
 from midiff_monai.evaluation.metrics import HISTOGRAM_BINS, SSIM_WINDOW
 from midiff_monai.evaluation.pairing import find_pairs
 from midiff_monai.evaluation.scores import PEAK_PERCENTILE
 from midiff_monai.io.paths import atomic_write, check_writable, volume_files
-from midiff_monai.io.volumes import read_volume
+from midiff_monai.io.slices import read_image
 from midiff_monai.provenance import environment, sha256
 
 DOTS_PER_INCH = 110
@@ -54,29 +54,36 @@ def run_comparison(
     pairing: str = "by name",
     overwrite: bool = False,
     progress: Callable[[Sequence[Group]], Iterable[Group]] = iter,
+    inception: Path | None = None,
 ) -> tuple[Comparison, ComparisonPaths]:
     """Compare real volumes with synthetic ones, and write `ComparisonPaths`.
 
     Args:
-        real: folder, pattern or table of real volumes of the target modality.
+        real: folder, pattern or table of real volumes of the target modality, or of real slices.
         synthetic: the same of synthetic volumes. Of results of midiff, the synthetic volumes count.
         output: folder for the files.
         pairing: one of `pairing.PAIRINGS`.
         overwrite: replace files that exist.
         progress: wraps the iteration over the real volumes, for example `tqdm`.
+        inception: TorchScript file whose features FID and KID take, see `distribution.of_inception`. None takes those
+            of the segmenter.
 
     Raises:
-        InputError: volumes are missing, too few, or cannot be read, or pairs are missing or not unique.
+        InputError: volumes are missing, too few, or cannot be read, as `inception`, or pairs are missing or not unique.
         OutputError: a file exists already or cannot be written. Nothing is written in any of these cases.
     """
     sides = find_pairs(real, synthetic, pairing)
     paths, volumes = comparison_paths(output), [*sides[0], *sides[1]]
     for volume in volumes:
-        read_volume(volume)
-    check_writable(output, asdict(paths).values(), overwrite, volumes)
+        read_image(volume)
     segmenter = open_bundle(SEGMENTATION)
+    extractor = of_inception(inception, segmenter.setting("device")) if inception else of_segmenter(segmenter)
+    check_writable(output, asdict(paths).values(), overwrite, volumes)
     record = describe(sides[0], sides[1], segmenter, pairing)
-    comparison = compare(*sides, segmenter, progress)
+    record["settings"]["features"] = extractor.name
+    if inception:
+        record["weights"][inception.name] = sha256(inception)
+    comparison = compare(*sides, segmenter, extractor, progress)
     write_comparison(comparison, paths, record)
     return comparison, paths
 
@@ -86,7 +93,7 @@ def as_text(comparison: Comparison) -> str:
     table = (
         comparison.summary().drop(columns="features").to_string(index=False, na_rep="", float_format="{:.4g}".format)
     )
-    features = f"Features of FID and KID: {FEATURES}, without download; not comparable with published values."
+    features = f"Features of FID and KID: {comparison.features}; not comparable with published values."
     return "\n".join([table, *([features] if comparison.distances else []), *comparison.notes()])
 
 
@@ -100,7 +107,7 @@ def describe(real: Sequence[Path], synthetic: Sequence[Path], segmenter: Bundle,
             side: {str(path.absolute()): sha256(*volume_files(path)) for path in paths}
             for side, paths in {"real": real, "synthetic": synthetic}.items()
         },
-        "settings": {"pairing": pairing, "features": FEATURES, "least_slice_share": LEAST_SHARE} | constants,
+        "settings": {"pairing": pairing, "least_slice_share": LEAST_SHARE} | constants,
         "weights": {segmenter.root.name: segmenter.weights_sha256},
         "configurations": {segmenter.root.name: segmenter.configuration_sha256},
         "environment": environment(),

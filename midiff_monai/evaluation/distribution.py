@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +16,12 @@ from torch.nn import functional as F
 
 from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.bundle.choice import SEGMENTATION
+from midiff_monai.errors import InputError
 from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
 from midiff_monai.guidance.guide import centre_slice
-from midiff_monai.inferers.slicewise import foreground_box, pad_to_multiple, stack_slices
+from midiff_monai.inferers.slicewise import Network, foreground_box, in_batches, pad_to_multiple, stack_slices
+from midiff_monai.io.placeholders import missing_file_error
+from midiff_monai.provenance import HASH_LENGTH, sha256
 from midiff_monai.transforms.meta import as_plain_tensor
 
 FEATURES = f"means of the deepest layer of {SEGMENTATION}"
@@ -23,6 +29,53 @@ FEATURES = f"means of the deepest layer of {SEGMENTATION}"
 
 LEAST_SHARE = 0.2
 """Smallest foreground area of an evaluated slice, as a fraction of the largest area."""
+
+INCEPTION_BATCH = 16
+"""Slices per batch. It does not change the features."""
+
+
+class Features(NamedTuple):
+    """A feature extractor.
+
+    Attributes:
+        name: what it computes, for readers of a table.
+        extract: maps slices (N, neighbours, H, W) in [0, 1] to features (N, D), float64, on the CPU.
+    """
+
+    name: str
+    extract: Callable[[torch.Tensor], torch.Tensor]
+
+
+def of_segmenter(segmenter: Bundle) -> Features:
+    """The features of the segmenter, which need no download."""
+    return Features(FEATURES, partial(bottleneck_means, segmenter=segmenter))
+
+
+def of_inception(path: Path, device: torch.device) -> Features:
+    """The features of a TorchScript file. Its hash is part of their name.
+
+    The file is called like `inception-2015-12-05.pt` of StyleGAN2-ADA (Karras et al., NeurIPS 2020), with uint8 images
+    (B, 3, H, W) and `return_features=True`. A TorchScript file can execute code: use only files that you trust.
+
+    Raises:
+        InputError: the file does not exist, or cannot be read as TorchScript.
+    """
+    if not path.exists():
+        raise missing_file_error(path)
+    try:
+        network = torch.jit.load(path, map_location=device).eval()
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = "Give inception-2015-12-05.pt of StyleGAN2-ADA, or another TorchScript file with its interface"
+        raise InputError(path, "cannot be read as TorchScript", hint) from error
+    name = f"{path.stem} {sha256(path)[:HASH_LENGTH]}"
+    return Features(name, lambda slices: inception_features(slices.to(device), network))
+
+
+@torch.inference_mode()
+def inception_features(slices: torch.Tensor, network: Network) -> torch.Tensor:
+    """Compute features (N, D), float64, on the CPU, of slices (N, neighbours, H, W) in [0, 1] as grey uint8 images."""
+    images = (255 * centre_slice(slices)).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    return in_batches(network, INCEPTION_BATCH)(images, return_features=True).double().cpu()
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
 import os
@@ -24,11 +23,13 @@ from midiff_monai.io.outputs import (
 )
 from midiff_monai.io.paths import SLICE_SUFFIXES, VOLUME_SUFFIXES, files_below, is_slice_name, volume_files
 from midiff_monai.io.placeholders import missing_file_error
+from midiff_monai.io.tables import TABLE_SUFFIXES, read_table
 
 if TYPE_CHECKING:
     from midiff_monai.io.dicom.reader import DicomSeries
 
-TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+SAME_NAME = "Rename one, or give a table with a column `output`"
+"""What to do about two volumes that would write the same files."""
 
 NOWHERE = Path(os.devnull)
 """Stands for the folder of the results where nothing is written."""
@@ -43,12 +44,14 @@ class Job:
         paths: The files to write.
         series: The DICOM series to read instead of `source`, or None.
         fault: Why the file is excluded, as a verb phrase. Empty for a usable file and for a DICOM series.
+        person: What a table says of the person and the session. Empty where it says nothing.
     """
 
     source: Path
     paths: OutputPaths
     series: DicomSeries | None = None
     fault: str = ""
+    person: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -86,7 +89,8 @@ def find_jobs(
               keep the subfolders;
             - a glob pattern such as `scans/*_PDw.nii.gz` (`**` matches all subfolders);
             - a table (.csv or .tsv) with a column `input` of volumes and an optional column `output` of subfolders for
-              the results. Relative inputs start at the folder of the table.
+              the results. Relative inputs start at the folder of the table. `people.find_people` reads the columns
+              `subject` and `session`.
 
             Folders and patterns skip results of midiff that have their report beside them.
         output: Folder for the results. It is skipped if it lies inside a searched folder.
@@ -102,10 +106,22 @@ def find_jobs(
         InputError: No volume is found, a folder cannot be read, a table lacks the column `input`, a file has an unknown
             suffix, or two volumes would write the same files.
     """
+    return without_duplicates(find_scans(items, output, modality, target, slices), hint=SAME_NAME)
+
+
+def find_scans(
+    items: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    modality: str | None = None,
+    target: str = DEFAULT_TARGET,
+    slices: bool = False,
+) -> list[Job]:
+    """Find the volumes of a run as `find_jobs` does, but in any order, with repetitions, and with those that would
+    write the same files.
+    """
     items = [items] if isinstance(items, str | Path) else items
     search = _Search(Path(output), "CT" if modality == "CT" else "MR", target, slices)
-    jobs = [job for item in items for job in _expand(item, search)]
-    return without_duplicates(jobs, hint="Rename one, or give a table with a column `output`")
+    return [job for item in items for job in _expand(item, search)]
 
 
 def find_volumes(item: str | Path) -> list[Path]:
@@ -187,7 +203,7 @@ def _holds_slices_alone(item: str | Path, search: _Search) -> bool:
     if path.is_dir():
         files = files_below(path, excluding=search.output)
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        files = [source for source, _ in _read_table(path, search.output)]
+        files = [row.source for row in read_table(path, search.output)]
     else:
         files = [path] if path.exists() else [Path(match) for match in glob.glob(str(item), recursive=True)]
     return not search.select(files) and bool(replace(search, slices=True).select(files))
@@ -201,7 +217,8 @@ def _expand(item: str | Path, search: _Search) -> Iterator[Job]:
     if path.is_dir():
         yield from _slices_in_folder(path, search) if search.slices else _jobs_in_folder(path, search)
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        yield from (_file_job(source, folder, search) for source, folder in _read_table(path, search.output))
+        for row in read_table(path, search.output):
+            yield replace(_file_job(row.source, row.folder, search), person=row.person)
     elif not path.exists() and glob.has_magic(str(item)):
         yield from (_file_job(volume, search.output, search) for volume in _glob_volumes(str(item), search))
     else:
@@ -304,20 +321,3 @@ def _glob_volumes(pattern: str, search: _Search) -> list[Path]:
     kind, kinds = ("slice", "Slices") if search.slices else ("volume", "Volumes")
     hint = f"{kinds} end in {' '.join(search.suffixes)}"
     raise InputError(pattern, f"matches no {kind} (results of midiff do not count)", hint)
-
-
-def _read_table(table: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    if not table.exists():
-        raise missing_file_error(table)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter=TABLE_SUFFIXES[table.suffix.lower()]))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(table, f"cannot be read as a table ({error})", "Check the file") from error
-    if not rows or not all(row.get("input") for row in rows):
-        raise InputError(table, "has no column `input`, or a row without an input", "Give one volume per row")
-    for row in rows:
-        folder = (output / (row.get("output") or "")).resolve()
-        if output.resolve() not in (folder, *folder.parents):
-            raise InputError(table, f"puts results outside {output}", "Correct its column `output`")
-        yield table.parent / row["input"], output / (row.get("output") or "")

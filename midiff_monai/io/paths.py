@@ -60,6 +60,16 @@ def volume_stem(path: str | Path) -> str:
     raise InputError(path, "does not have the suffix of a volume", f"Convert it to one of {' '.join(VOLUME_SUFFIXES)}")
 
 
+def without_contrast(stem: str) -> str:
+    """Return a file name without suffix, without the contrast that it ends in.
+
+    >>> without_contrast("sub-01_PDw"), without_contrast("scan_7"), without_contrast("T1")
+    ('sub-01', 'scan_7', '')
+    """
+    match = CONTRAST.fullmatch(stem)
+    return stem[: match.start(1)].rstrip("_.-") if match else stem
+
+
 def volume_files(path: Path) -> tuple[Path, ...]:
     """Return all files of a volume: the file itself, and separate files with its voxels or its header."""
     if (half := PAIRED_SUFFIX.get(path.suffix.lower())) is not None:

@@ -18,6 +18,7 @@ from midiff_monai.io.manifest import read_earlier_manifest
 from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths, bids_outputs, output_paths
 from midiff_monai.io.paths import VOLUME_SUFFIXES, atomic_write, make_folder
 from midiff_monai.io.placeholders import missing_file_error
+from midiff_monai.pipeline.people import join
 
 DEFAULT_SUFFIXES = ("PDw", "T2w", "FLAIR")
 BIDS_VERSION = "1.9.0"
@@ -52,6 +53,7 @@ def find_jobs(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     target: str = DEFAULT_TARGET,
+    together: bool = False,
 ) -> list[Job]:
     """Find the anatomical scans of a data set, and name their results as BIDS derivatives.
 
@@ -68,6 +70,8 @@ def find_jobs(
         participants: labels with or without "sub-"; empty for all.
         sessions: labels with or without "ses-"; empty for all.
         target: the modality that the scans are translated to, the suffix of the synthetic volumes.
+        together: join scans that differ only in their suffix into one job, on the grid of the one whose suffix is
+            named first. Its results have no suffix in their description.
 
     Raises:
         InputError: a participant is missing, no scan is found, two scans would write the same files, or a scan would
@@ -90,6 +94,8 @@ def find_jobs(
         if misnamed:
             fault += f", but {len(misnamed)} files with names that are not valid in BIDS, such as {misnamed[0].name}"
         raise InputError(dataset, fault, "Check --suffix and the labels")
+    if together:
+        jobs = _joined(without_duplicates(jobs, hint="Remove one"), suffixes, target)
     present = set(scans)
     for job in jobs:
         _check_replaces_no_other(job, present)
@@ -99,10 +105,21 @@ def find_jobs(
     return without_duplicates([*jobs, *excluded], hint="Remove one")
 
 
+def _joined(jobs: Sequence[Job], suffixes: Sequence[str], target: str) -> list[Job]:
+    """Join the jobs of scans that differ only in their suffix."""
+    people: dict[Path, list[Job]] = defaultdict(list)
+    for job in sorted(jobs, key=lambda job: suffixes.index(_suffix(job.source))):
+        people[job.source.with_name(_entities(job.source))].append(job)
+    return [
+        join(scans, bids_outputs(name.name, scans[0].paths.report.parent, target=target))
+        for name, scans in sorted(people.items())
+    ]
+
+
 def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
     earlier = read_earlier_manifest(job.paths).get("input")
     other = job.source.with_name(Path(earlier["path"]).name) if earlier else job.source
-    if other != job.source and other in scans:
+    if other not in job.files and other in scans:
         fault = f"would replace the results of {other.name}"
         hint = "Name both suffixes after --suffix, so that the results of each get their own names"
         raise InputError(job.source, fault, hint)
@@ -235,10 +252,8 @@ def write_sidecars(jobs: Iterable[Job], dataset: Path) -> None:
     from midiff_monai.pipeline.result import shows_only_brain  # heavy, and not needed to parse a command line
 
     for job in (job for job in jobs if not job.exclusion_reason):
-        common = {
-            "Sources": [f"bids:raw:{job.source.relative_to(dataset).as_posix()}"],
-            "SpatialReference": "orig",
-        }
+        sources = [f"bids:raw:{file.relative_to(dataset).as_posix()}" for file in job.files]
+        common = {"Sources": sources, "SpatialReference": sources[0] if len(sources) > 1 else "orig"}
         for role, facts in SIDECARS.items():
             image = getattr(job.paths, role)
             if image.is_file():

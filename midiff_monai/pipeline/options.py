@@ -170,7 +170,7 @@ class Task:
         mode: what is made of a volume.
         settings: the settings that decide the result.
         overwrite: replace results that exist, and repeat what is done.
-        together: the inputs are scans of one person, which are translated into one volume.
+        together: the scans of a person are translated into one volume.
     """
 
     mode: Mode = Mode.SEGMENT

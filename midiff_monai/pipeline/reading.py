@@ -15,7 +15,8 @@ from midiff_monai.io.inputs import Job
 from midiff_monai.io.slices import read_image
 from midiff_monai.io.volumes import check_intensity_range, with_voxels
 from midiff_monai.pipeline.options import Settings
-from midiff_monai.pipeline.together import ALONE, Companions, JointJob, Scan, bring_together
+from midiff_monai.pipeline.people import JointJob
+from midiff_monai.pipeline.together import ALONE, Companions, Scan, bring_together
 from midiff_monai.transforms.background import clear_background
 
 BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."

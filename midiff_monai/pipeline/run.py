@@ -14,7 +14,7 @@ from tqdm import tqdm
 from midiff_monai.bundle.resources import available_overlays, available_samplers, read_preset
 from midiff_monai.environment import return_freed_memory
 from midiff_monai.errors import InputError
-from midiff_monai.io.inputs import Job, find_jobs
+from midiff_monai.io.inputs import Job, find_jobs, find_scans
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
@@ -24,9 +24,10 @@ from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Mode, Settings, Task, option_of
-from midiff_monai.pipeline.reading import read, read_together
+from midiff_monai.pipeline.people import ONLY_SCAN, JointJob, join
+from midiff_monai.pipeline.reading import read_together
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.together import ALONE, Companions, join
+from midiff_monai.pipeline.together import ALONE, NEEDS_SEVERAL, Companions
 
 _logger = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ def run(
     source, companions, extents = None, ALONE, []
     for job in jobs:
         source, companions = read_together(job, task.settings)
+        if task.together and not companions.images:
+            raise InputError(job.source, "gives only one scan to translate together", NEEDS_SEVERAL)
         check_image_size(source, job.source, size)
         extents.append(extent_of(source)._replace(scans=1 + len(companions.images)))
     check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
@@ -134,9 +137,7 @@ def _find_jobs(inputs: Sequence[str | Path] | str | Path, task: Task, *arguments
     """The jobs that are not excluded: one for each volume, or one for all of them together."""
     if not task.together:
         return _included(find_jobs(inputs, *arguments))
-    items = [inputs] if isinstance(inputs, str | Path) else inputs
-    # one by one: scans of one name in different folders have one result
-    return [join(_included([job for item in items for job in find_jobs(item, *arguments)]))]
+    return [join(_included(find_scans(inputs, *arguments)))]
 
 
 def _included(jobs: Sequence[Job]) -> list[Job]:
@@ -224,8 +225,8 @@ def process(
         job: the volume and the files to write.
         task: the mode and the settings.
         models: the bundles of the task.
-        source: the volume, if `read` has returned it already.
-        companions: further scans of the person, on the grid of the volume.
+        source: the volume, if `read_together` has returned it already.
+        companions: further scans of the person, which it returned with the volume.
 
     Raises:
         InputError: the volume cannot be read.
@@ -233,7 +234,10 @@ def process(
     return_freed_memory()
     report = new_report(job, task, models)
     with report.timed("read"):
-        source = read(job, task.settings) if source is None else source
+        if source is None:
+            source, companions = read_together(job, task.settings)
+    if isinstance(job, JointJob) and not companions.images:
+        report.warnings.append(ONLY_SCAN)
     report.together = [*companions.facts]
     others = companions.images
     result = Result(source, report, others=others, target=models.target, paths=job.paths, series=job.series)

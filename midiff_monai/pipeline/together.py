@@ -1,10 +1,8 @@
-"""Several scans of one person that are translated together: finding them, and bringing them to one grid."""
+"""Several scans of one person that are translated together: bringing them to one grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -12,28 +10,11 @@ import nibabel as nib
 from midiff_monai.errors import InputError
 from midiff_monai.io.affines import same_grid
 from midiff_monai.io.frames import MOST_FRAMES
-from midiff_monai.io.inputs import Job
 from midiff_monai.io.readers import READING_WARNINGS
 from midiff_monai.io.volumes import reading_warnings
 from midiff_monai.transforms.registration import Alignment, align, compare
 
 NEEDS_SEVERAL = f"Name 2 to {MOST_FRAMES} scans of one person, or a file of as many frames"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointJob(Job):
-    """Several scans of one person, one volume of a run. The results lie on the grid of the first, and have its name.
-
-    Attributes:
-        scans: all scans, the first one among them.
-    """
-
-    scans: tuple[Job, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files of all scans."""
-        return tuple(file for scan in self.scans for file in scan.files)
 
 
 class Scan(NamedTuple):
@@ -64,22 +45,15 @@ ALONE = Companions()
 """A volume that is translated by itself."""
 
 
-def join(scans: Sequence[Job]) -> JointJob:
-    """The job of several scans of one person."""
-    first = scans[0]
-    return JointJob(first.source, first.paths, first.series, scans=tuple(scans))
-
-
 def bring_together(scans: Sequence[Scan]) -> Companions:
     """Bring scans to the grid of the first. Scans on its grid stay as they are, others are registered rigidly.
 
     Raises:
-        InputError: there is only one scan, there are too many, or a scan does not show the head of the first.
+        InputError: there are too many, or a scan does not show the head of the first.
     """
     first, *others = scans
-    if not 1 <= len(others) < MOST_FRAMES:
-        count = "only one scan" if not others else f"{len(scans)} scans"
-        raise InputError(first.name, f"gives {count} to translate together", NEEDS_SEVERAL)
+    if len(scans) > MOST_FRAMES:
+        raise InputError(first.name, f"gives {len(scans)} scans to translate together", NEEDS_SEVERAL)
     moved = [_on_grid(first, other) for other in others]
     facts = [_facts(other.name, alignment) for (_, alignment), other in zip(moved, others, strict=True)]
     return Companions([image for image, _ in moved], facts)

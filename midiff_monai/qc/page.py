@@ -24,7 +24,7 @@ from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES, Structure
 from midiff_monai.parcels import PARCELS
 from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, quality_flags, robust_z
 from midiff_monai.qc.measures import Measures
-from midiff_monai.qc.study import contrast, read_study
+from midiff_monai.qc.study import contrasts, read_study
 from midiff_monai.qc.subject import Subject
 from midiff_monai.qc.summary import Summary, make_summary
 
@@ -81,8 +81,7 @@ def _prepare_viewer_folder(viewer: Path) -> list[Path]:
 
 def _entries(subjects: list[Subject], summaries: list[Summary], folder: Path) -> list[dict[str, Any]]:
     """Return what the page shows of each subject, as JSON types."""
-    contrasts = [contrast(subject.input) for subject in subjects]
-    z_scores = _compare([summary.measures for summary in summaries], contrasts)
+    z_scores = _compare([summary.measures for summary in summaries], list(map(contrasts, subjects)))
     return [
         _facts(subject, folder) | _results(subject, summary, z, folder)
         for subject, summary, z in zip(subjects, summaries, z_scores, strict=True)
@@ -108,7 +107,7 @@ def _facts(subject: Subject, folder: Path) -> dict[str, Any]:
         "key": _key(subject, folder),
         "name": subject.name,
         "input": subject.input,
-        "contrast": contrast(subject.input),
+        "contrast": contrasts(subject),
         "status": subject.status,
         "seconds": subject.seconds,
         "error": subject.error,

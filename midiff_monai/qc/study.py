@@ -126,6 +126,11 @@ def _latest_of_each_input(entries: Iterable[_Entry]) -> list[Subject]:
     return list({entry.input_key: entry.subject for entry in ordered}.values())
 
 
+def contrasts(subject: Subject) -> str:
+    """Return the contrast of the scan of a subject; of scans that were translated together, such as "PDw+T2w"."""
+    return "+".join(dict.fromkeys(filter(None, map(contrast, subject.scans))))
+
+
 def contrast(scan: str) -> str:
     """Return the contrast that a scan's file name ends in, such as "PDw"; in BIDS the suffix; else an empty string."""
     name = Path(scan).name
@@ -161,9 +166,12 @@ def write_volumes_table(folder: Path) -> Path:
         The path of the table.
     """
     segmented = [(subject, volumes) for subject in read_results(folder) if (volumes := subject.volumes()[0])]
-    inputs = pd.Series([subject.input for subject, _ in segmented], dtype=str, name="input")
-    names = pd.Series([Path(subject.input).name for subject, _ in segmented], dtype=str)
+    subjects = [subject for subject, _ in segmented]
+    inputs = pd.Series([subject.input for subject in subjects], dtype=str, name="input")
+    names = pd.Series([Path(subject.input).name for subject in subjects], dtype=str)
     scans = names.str.extract(SCAN).dropna(axis="columns", how="all")
+    if "suffix" in scans:
+        scans["suffix"] = scans["suffix"].mask(scans["suffix"].notna(), pd.Series(map(contrasts, subjects), dtype=str))
     columns = [structure.name for structure in STRUCTURES[1:]] + [
         INTRACRANIAL,
         *TOTALS,

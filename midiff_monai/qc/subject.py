@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from midiff_monai.errors import InputError, in_one_line
+from midiff_monai.io.frames import read_frames
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.paths import VOLUME_SUFFIXES
-from midiff_monai.io.volumes import UNREADABLE, read_volume
+from midiff_monai.io.volumes import UNREADABLE
 from midiff_monai.labels import LESIONS
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Flag
@@ -93,6 +94,11 @@ class Subject:
         """Expected mean Dice of the segmentation, in [0, 1]; NaN where the manifest does not have it."""
         return float(self.report.get("quality", {}).get("score", nan))
 
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """The input, and the further scans that were translated together with it. A scan can be a frame of a file."""
+        return (self.input, *(scan["path"] for scan in self.report.get("together", ())))
+
     def output(self, role: str) -> Path | None:
         """Return the file that was written in a role of `midiff_monai.io.paths.OutputPaths`, None if it is missing.
 
@@ -160,7 +166,7 @@ class Subject:
         try:
             if all(file.is_file() for file in files) and sha256(*files) == self.report["input"]["sha256"]:
                 is_volume = self.input.lower().endswith(VOLUME_SUFFIXES)
-                return read_volume(self.input) if is_volume else self._read_series(files)
+                return read_frames(Path(self.input))[0] if is_volume else self._read_series(files)
             fault = "has changed since the run" if files[0].exists() else "does not exist any more"
             warnings.append(f"The input cannot be shown: {self.input} {fault}.")
         except (InputError, OSError) as error:

@@ -59,12 +59,13 @@ def test_the_subject_is_the_name_without_contrast(name: str, subject: str) -> No
 def test_several_synthetic_volumes_have_one_real_volume() -> None:
     real = [Path("real/a_T1w.nii"), Path("real/b_T1w.nii")]
     made = [Path(f"{name}_synthT1w.nii") for name in ("a_PDw", "a_T2w", "c_PDw")]
-    assert pair_by_name(real, made) == {made[0]: real[0], made[1]: real[0]}
+    sides = ({path: subject_of(path) for path in side} for side in (real, made))
+    assert pair_by_name(*sides) == {made[0]: real[0], made[1]: real[0]}
 
 
 def test_two_real_volumes_of_a_subject_are_refused() -> None:
     with pytest.raises(InputError, match=r"a_T2w.nii: is of the same subject as a_T1w.nii.*pattern"):
-        pair_by_name([Path("a_T1w.nii"), Path("a_T2w.nii")], [])
+        pair_by_name({Path("a_T1w.nii"): "a", Path("a_T2w.nii"): "a"}, {})
 
 
 def test_of_results_the_synthetic_volumes_are_compared(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import run
 import torch
 from numpy.typing import NDArray
 from table import installed_weights
+from tiny_inception import write_tiny_inception
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.evaluation.distribution import as_image, bottleneck_means, evaluated_slices
@@ -143,22 +144,9 @@ class TestFeatures:
         assert not made[0, 1].any() and real[0, 1].any()
 
 
-class TinyInception(torch.nn.Module):
-    """An extractor with the interface of the usual file. The features are the mean of a colour and the maximum."""
-
-    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-        """Map (B, 3, H, W) to (B, 2)."""
-        assert images.dtype == torch.uint8 and images.size(1) == 3
-        grey = images.float()
-        features = torch.stack([grey[:, 2].mean(dim=(1, 2)), grey.amax(dim=(1, 2, 3))], dim=1)
-        return features if return_features else torch.zeros(len(images), 1008)
-
-
 @pytest.fixture
 def inception(tmp_path: Path) -> Path:
-    path = tmp_path / "inception-tiny.pt"
-    torch.jit.script(TinyInception()).save(path)
-    return path
+    return write_tiny_inception(tmp_path / "inception-tiny.pt")
 
 
 def test_a_local_inception_gets_the_slice_as_grey_bytes(inception: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 
 from midiff_monai import segment
 from midiff_monai.bundle.bundle import open_bundle
@@ -93,6 +93,37 @@ def test_settings_reach_both_bundles() -> None:
     assert models.translation is not None and models.segmentation is not None
     assert [models.translation.setting(name) for name in ("steps", "samples", "seed", "amp")] == [5, 3, 7, True]
     assert models.segmentation.setting("fast") and models.segmentation.setting("amp")
+
+
+def test_a_sampler_gives_the_labels_of_the_command(scans: Path, tmp_path: Path) -> None:
+    """As on the command line of MONAI, where an id is given as `--sampler ddim`."""
+    settings: dict[str, Any] = {"steps": 4, "sampler": "ddim", "eta": 1.0, "skip": "quadratic"}
+    settings |= {"start": "source", "noise_level": 600, "fast": True}
+    folder = tmp_path / "one"
+    folder.mkdir()
+    scan = Path(shutil.copy(scans / "a_PDw.nii.gz", folder))
+    configuration = str(bundle_root(COMPOSITE) / "configs" / "inference.yaml")
+    run(config_file=configuration, dataset_dir=str(folder), output_dir=str(tmp_path / "out"), **settings)
+    found = nib.Nifti1Image.from_filename(tmp_path / "out" / "a_PDw_dseg.nii.gz")
+    (result,) = segment(scan, tmp_path / "command", **settings)
+    (other,) = segment(scan, tmp_path / "other", steps=4, fast=True)
+    assert result.segmentation is not None and (result.segmentation != other.segmentation).any()
+    np.testing.assert_array_equal(np.asarray(found.dataobj), result.segmentation)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "magic"}, "--sampler: is magic"),
+        ({"start": "pure"}, "--start: is pure"),
+        ({"noise_level": 300}, "--noise-level: has no effect where sampling starts from noise"),
+        ({"eta": 2}, "--eta: is 2"),
+    ],
+)
+def test_settings_that_fit_no_sampler_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        open_composite(**settings)
+    assert isinstance(caught.value.__cause__, InputError) and message in str(caught.value.__cause__)
 
 
 def test_weights_of_a_bundle_that_it_runs_are_checked(tmp_path: Path) -> None:

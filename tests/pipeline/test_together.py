@@ -15,9 +15,9 @@ from midiff_monai.errors import InputError
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.pipeline.options import Settings
+from midiff_monai.pipeline.people import join
 from midiff_monai.pipeline.reading import read_together
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.together import join
 
 THIN = (slice(None, None, 2), slice(None, None, 2), slice(30, 36))
 

@@ -15,7 +15,7 @@ import pytest
 from small_study import only, write_single_result
 
 from midiff_monai.errors import InputError
-from midiff_monai.qc.study import contrast, read_study, write_volumes_table
+from midiff_monai.qc.study import contrast, contrasts, read_study, write_volumes_table
 
 
 @pytest.fixture
@@ -164,6 +164,18 @@ def test_labels_with_a_plus_sign_stay_whole(folder: Path) -> None:
 )
 def test_contrast_of_a_name(scan: str, expected: str) -> None:
     assert contrast(scan) == expected
+
+
+def test_scans_that_were_translated_together_have_both_contrasts(folder: Path) -> None:
+    """Otherwise they would be compared with the first scans of others."""
+    path = folder / "sub-01_PDw_report.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"together": [{"path": "/raw/sub-01_T2w.nii.gz"}]}))
+    assert contrasts(only(folder)) == "PDw+T2w"
+    (row,) = pd.read_csv(write_volumes_table(folder)).to_dict("records")
+    assert (row["participant_id"], row["suffix"]) == ("sub-01", "PDw+T2w")
+    path.write_text(json.dumps(facts | {"together": [{"path": "/raw/sub-01_PDw.nii.gz frame 2"}]}))
+    assert contrasts(only(folder)) == "PDw", "one file"
 
 
 def test_failures_of_earlier_batches_in_the_same_folder_are_kept(folder: Path) -> None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import distance_transform_edt
 
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.volumes import read_volume
@@ -38,6 +39,25 @@ def test_a_scan_in_another_position_and_grid_is_brought_to_the_first() -> None:
     assert np.corrcoef(np.asarray(found.dataobj).ravel(), expected.ravel())[0, 1] > 0.98
     assert alignment.same_head
     assert alignment.rotation_degrees == pytest.approx(np.rad2deg(0.08), abs=0.5)
+
+
+def with_scalp(image: nib.Nifti1Image, shift: int) -> nib.Nifti1Image:
+    """The brain in a bright shell, which is shifted along the y-axis as fat is in the direction of the frequency."""
+    brain = np.pad(np.asarray(image.dataobj), 8)
+    around = distance_transform_edt(brain == 0, sampling=3.0)
+    shell = np.roll((around > 6) & (around < 15), shift, axis=1)
+    affine = image.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ (8, 8, 8)
+    voxels = np.where(shell & (brain == 0), 3 * brain.max(), brain).astype(np.float32)
+    return nib.Nifti1Image(voxels, affine)
+
+
+def test_a_shift_of_fat_does_not_move_the_brain() -> None:
+    """The brain lies where the headers say, but the scalp of the second scan appears 3 mm further."""
+    first, second = with_scalp(phantom("PD"), 0), with_scalp(phantom("T2"), 1)
+    assert align(first, second)[1].shift_mm == pytest.approx(0, abs=0.3)
+    away = align(first, moved(second, 0.0, (0.0, 9.0, 0.0)))[1]
+    assert away.shift_mm == pytest.approx(9, abs=3.5), "a motion is found, wrong by the shift of the scalp at most"
 
 
 def test_one_head_in_two_contrasts_is_recognised_on_one_grid() -> None:
