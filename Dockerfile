@@ -15,7 +15,7 @@ LABEL org.opencontainers.image.title="midiff" \
       org.opencontainers.image.description="Zero-shot segmentation of brain volumes, as a BIDS App. Research only." \
       org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-SA-3.0"
 COPY --from=build /opt/midiff /opt/midiff
-ENV PATH=/opt/midiff/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1
+ENV PATH=/opt/midiff/bin:$PATH HOME=/tmp USER=midiff LANG=C.UTF-8 PYTHONUNBUFFERED=1
 USER 1000:1000
 ENTRYPOINT ["midiff", "bids"]
 CMD ["--help"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_both_images_have_the_same_defaults(argument: str) -> None:
     (of_docker,) = re.findall(rf"^ARG {argument.upper()}=(.*)$", dockerfile, re.MULTILINE)
     (of_apptainer,) = re.findall(rf"^    {argument}=(.*)$", DEFINITION, re.MULTILINE)
     assert of_docker == of_apptainer
+
+
+def test_a_user_unknown_to_the_image_has_a_name_and_a_home() -> None:
+    """MONAI asks for the user's name at its import, and matplotlib keeps its fonts below the home folder."""
+    (line,) = re.findall(r"^ENV (.*)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    environment = dict(item.split("=", 1) for item in line.split())
+    code = "import getpass, os, pwd; pwd.getpwuid = {}.__getitem__; print(getpass.getuser(), os.path.expanduser('~'))"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert printed.split()[1] == "/tmp"  # the one folder that is writable in a read-only image
 
 
 @pytest.mark.parametrize("engine", ["apptainer", "podman"])

@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from midiff_monai.bundle.resources import available_bundles, bundle_root
 from midiff_monai.bundle.weights import read_metadata
@@ -83,6 +84,17 @@ def test_citation_is_complete_and_names_this_version() -> None:
         assert {"type", "title", "authors"} <= reference.keys()
     method = next(reference for reference in citation["references"] if "doi" in reference)
     assert f"https://doi.org/{method['doi']}" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_pytorch_is_as_new_as_monai_demands() -> None:
+    """An older one, such as one of conda, would be replaced by another build while pip installs MONAI."""
+    of_monai = next(item for item in map(Requirement, metadata.requires("monai") or []) if item.name == "torch")
+    (ours,) = [item for item in RUNTIME if item.name == "torch"]
+    assert lowest(ours) >= lowest(of_monai)
+
+
+def lowest(requirement: Requirement) -> Version:
+    return max(Version(item.version) for item in requirement.specifier if item.operator == ">=")
 
 
 class TestConda:
