@@ -1,13 +1,13 @@
 """Volumes with random mixtures of faults, and how far their results are from those of clean copies.
 
     python evaluation/faults.py write DATA FOLDER --count 40
-    midiff batch FOLDER/volumes/*.nii.gz -o FOLDER/results
-    python evaluation/faults.py compare FOLDER
+    midiff batch FOLDER/volumes/*.nii.gz -o FOLDER/results --fast
+    python evaluation/faults.py compare FOLDER --table evaluation/results/faults.csv
 
 DATA is the folder of the development data. Every volume is written twice: clean, and with a fault of its intensities,
 and perhaps one of its header or of its coverage too. A result is wrong if the volume of the brain, the cortex or the
-white matter differs by more than 5 % from that of the clean copy. Every wrong result must have a flag or a warning that
-the clean copy does not have.
+white matter differs by more than 5 % from that of the clean copy. Every wrong result must have a flag of a kind, or a
+warning, that the clean copy does not have.
 """
 
 from __future__ import annotations
@@ -140,36 +140,43 @@ def read(path: Path) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.squeeze(np.asarray(image.dataobj)).astype(np.float32), image.affine)
 
 
-def compare(folder: Path) -> None:
-    """Print, for every volume that was processed, its faults, its differences from the clean copy and its warnings."""
+def compare(folder: Path, table: Path | None) -> None:
+    """Print, and write to a table, how far every result is from that of the clean copy, and what tells so."""
+    rows = []
     for row in csv.DictReader((folder / "faults.csv").open()):
         stem, clean = (row[key].removesuffix(".nii.gz") for key in ("volume", "clean"))
-        if not all((folder / "results" / f"{name}_volumes.csv").is_file() for name in (stem, clean)):
-            print(f"{stem}: {row['faults']}: not processed")
+        if not all((folder / "results" / f"{name}_report.json").is_file() for name in (stem, clean)):
+            rows.append({"volume": stem, "faults": row["faults"], "verdict": "not processed"})
             continue
-        wrong = differences(folder / "results", stem, clean)
-        new = sorted(set(warnings(folder / "results", stem)) - set(warnings(folder / "results", clean)))
-        verdict = "right" if not wrong else "wrong, flagged" if new else "WRONG AND NOT FLAGGED"
-        print(f"{stem}: {row['faults']}: {verdict} {wrong}\n    " + "\n    ".join(new))
+        found = differences(folder / "results", stem, clean)
+        new = sorted(reasons(folder / "results", stem) - reasons(folder / "results", clean))
+        wrong = max(map(abs, found.values())) > MAX_DIFFERENCE
+        verdict = "right" if not wrong else "wrong, told" if new else "WRONG AND NOT TOLD"
+        shares = {group: f"{found[group]:+.3f}" for group in GROUPS}
+        rows.append({"volume": stem, "faults": row["faults"], "verdict": verdict, **shares, "told by": "; ".join(new)})
+    result = pd.DataFrame(rows)
+    print(result.to_string(), result["verdict"].value_counts().to_string(), sep="\n")
+    if table:
+        result.to_csv(table, index=False)
 
 
-def differences(results: Path, stem: str, clean: str) -> dict[str, str]:
-    """The relative differences of volumes that are larger than `MAX_DIFFERENCE`."""
+def differences(results: Path, stem: str, clean: str) -> dict[str, float]:
+    """The relative differences of volumes from those of the clean copy."""
     tables = [pd.read_csv(results / f"{name}_volumes.csv") for name in (stem, clean)]
     found = {}
     for group, labels in GROUPS.items():
         own, reference = (
             table.loc[table["id"].isin(labels) if labels else table["id"] > 0, "volume_ml"].sum() for table in tables
         )
-        if abs(own / reference - 1) > MAX_DIFFERENCE:
-            found[group] = f"{own / reference - 1:+.0%}"
+        found[group] = own / reference - 1
     return found
 
 
-def warnings(results: Path, stem: str) -> list[str]:
-    """The sentences of the report of a volume, without the one that says that its background was cleared."""
+def reasons(results: Path, stem: str) -> set[str]:
+    """The kinds of the flags of a volume, and its other warnings without the one that its background was cleared."""
     report = json.loads((results / f"{stem}_report.json").read_text(encoding="utf-8"))
-    return [warning for warning in report["warnings"] if warning != BACKGROUND_CLEARED]
+    texts = {flag["text"] for flag in report["flags"]} | {BACKGROUND_CLEARED}
+    return {flag["kind"] for flag in report["flags"]} | {text for text in report["warnings"] if text not in texts}
 
 
 if __name__ == "__main__":
@@ -180,10 +187,11 @@ if __name__ == "__main__":
     comparing = commands.add_parser("compare")
     for command in (writing, comparing):
         command.add_argument("folder", type=Path)
+    comparing.add_argument("--table", type=Path, help="CSV file to write")
     writing.add_argument("--count", type=int, default=40)
     writing.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.command == "write":
         write(arguments.data, arguments.folder, arguments.count, arguments.seed)
     else:
-        compare(arguments.folder)
+        compare(arguments.folder, arguments.table)

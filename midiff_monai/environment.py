@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from midiff_monai.errors import OutputError
+from midiff_monai.errors import InputError, OutputError
 from midiff_monai.machine import thread_limit, usable_processors
 
 CACHE_FOLDERS = {
@@ -53,8 +53,13 @@ def make_environment_safe(variables: MutableMapping[str, str] = os.environ) -> N
     - `TMPDIR` is removed where it cannot be written, so that another folder for temporary files is found.
 
     Raises:
+        InputError: the working folder was removed, where torch cannot start.
         OutputError: temporary files can be written nowhere.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError(".", "does not exist any more", "Change to a folder that exists") from error
     variables["MPLBACKEND"] = "Agg"
     if not _has_user_name():
         variables["USER"] = "user"

@@ -25,7 +25,7 @@ from midiff_monai.environment import (
     limit_spinning,
     make_environment_safe,
 )
-from midiff_monai.errors import OutputError
+from midiff_monai.errors import InputError, OutputError
 
 UNWRITABLE = "/proc/self"
 """A folder in which not even root can create files."""
@@ -56,6 +56,14 @@ def test_a_cache_folder_of_the_user_stays(temporary: Path) -> None:
     variables = {"MPLCONFIGDIR": "/somewhere/else"}
     make_environment_safe(variables)
     assert variables["MPLCONFIGDIR"] == "/somewhere/else"
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="does not exist any more. Change to a folder that exists"):
+        make_environment_safe({"HOME": str(tmp_path)})
 
 
 def test_an_unwritable_tmpdir_is_not_used(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ DICOM_CASES = [
     SeriesCase(
         "a localizer", lambda folder: write_series(folder, "case", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     ),
+    SeriesCase(
+        "projections, maps of diffusion, and phase, real or imaginary images",
+        lambda folder: write_series(folder, "case", ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]),
+    ),
     SeriesCase("few slices beside a full series", lambda folder: write_series(folder, "case", count=3)),
     SeriesCase("another modality", lambda folder: write_series(folder, "case", Modality="PT")),
     SeriesCase("CT without `--modality CT`", lambda folder: write_series(folder, "case", Modality="CT")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import tempfile
 from collections.abc import Callable
@@ -162,6 +163,43 @@ def damaged(change: Callable[[bytes], bytes], name: str = "scan.nii.gz") -> Call
     return write
 
 
+def damaged_metaimage(folder: Path) -> Path:
+    """Write a compressed MetaImage, one byte of which is flipped."""
+    path = folder / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels(6, 7, 8)), str(path), True)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 0xFF
+    path.write_bytes(content)
+    return path
+
+
+def edited_metaimage(directions: bytes) -> Callable[[Path], Path]:
+    """A case's `write`: a MetaImage with these directions of its axes."""
+
+    def write(folder: Path) -> Path:
+        path = with_itk("scan.mha")(folder)
+        path.write_bytes(path.read_bytes().replace(b"1 0 0 0 1 0 0 0 1", directions))
+        return path
+
+    return write
+
+
+def without_half(folder: Path) -> Path:
+    """Write a pair of a header and voxels, and remove the voxels."""
+    path = converted("scan.hdr", nib.Nifti1Pair)(folder)
+    path.with_suffix(".img").unlink()
+    return path
+
+
+def with_unknown_code(folder: Path) -> Path:
+    """Write an uncompressed NIfTI file whose sform has the code 9, at byte 254."""
+    path = saved("scan.nii", voxels(6, 7, 8))(folder)
+    content = bytearray(path.read_bytes())
+    content[254] = 9
+    path.write_bytes(content)
+    return path
+
+
 def link_to(target: str) -> Callable[[Path], Path]:
     """A case's `write`: a link whose target does not exist."""
 
@@ -219,12 +257,20 @@ GROUPS: dict[str, list[Case]] = {
         ),
         Case("a sheared affine", saved("scan.nii.gz", voxels(6, 7, 8), SHEARED, qform_code=0, sform_code=1)),
         Case("a singular affine", saved("scan.nii.gz", voxels(6, 7, 8), qform_code=0, sform_code=1, srow_z=[0] * 4)),
+        Case("a sheared MetaImage or NRRD", edited_metaimage(b"0.8 0.6 0 0 1 0 0 0 1")),
+        Case("a MetaImage whose axes are no unit vectors", edited_metaimage(b"2 0 0 0 2 0 0 0 2")),
+        Case("an unknown code of the sform", with_unknown_code),
         Case("voxels larger than 20 mm", saved("scan.nii.gz", voxels(6, 7, 8), np.diag([1.0, 1, 30, 1]))),
     ],
     "Files": [
         Case("a wrong path", lambda folder: folder / "scan.nii.gz"),
         Case("an empty file", with_bytes("scan.nii.gz", b"")),
         Case("a truncated file", damaged(lambda content: content[:2000])),
+        Case("compressed voxels of a MetaImage, damaged", damaged_metaimage),
+        Case("a pair of files of which one is missing", without_half),
+        Case("compressed twice", damaged(gzip.compress)),
+        Case("compressed with bzip2, xz or Zstandard", damaged(lambda content: bz2.compress(gzip.decompress(content)))),
+        Case("a suffix in mixed case", damaged(lambda content: content, "scan.Nii.gz")),
         Case("a damaged file", damaged(lambda content: content[:3000] + b"\x00" * 9 + content[3009:])),
         Case("another file with the name of a volume", with_bytes("scan.nii", b"no image at all")),
         Case("named .gz but not compressed", damaged(gzip.decompress)),

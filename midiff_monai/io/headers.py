@@ -38,6 +38,9 @@ MILLIMETRES_PER_UNIT = {1: 1000.0, 3: 0.001}
 
 UNIT_NAMES = {1: "metres", 3: "microns"}
 
+ALIGNED_CODE, LARGEST_CODE = 2, 5
+"""Codes of sform and qform: aligned to another scan, and the last one of the standard, another template."""
+
 IDENTITY_AFFINE = (
     "The affine of the header is the identity, which software writes when voxel size and orientation are unknown: "
     "check the voxel size, and which side is left."
@@ -90,6 +93,7 @@ def repair_header(header: nib.Nifti1Header) -> list[str]:
     """
     return [
         *_repair_dimensions(header),
+        *_repair_codes(header),
         *_repair_voxel_size(header),
         *_repair_quaternion(header),
         *_repair_offset(header),
@@ -100,6 +104,13 @@ def repair_header(header: nib.Nifti1Header) -> list[str]:
 def _repair_dimensions(header: nib.Nifti1Header) -> Iterable[str]:
     header["dim"][4:][header["dim"][4:] <= 0] = 1  # an unused axis
     return ()
+
+
+def _repair_codes(header: nib.Nifti1Header) -> Iterable[str]:
+    for name in ("sform_code", "qform_code"):
+        if (code := int(header[name])) > LARGEST_CODE:  # nibabel would take it for 0, which states no orientation
+            header[name] = ALIGNED_CODE
+            yield f"The header has an unknown {name} of {code}: {ALIGNED_CODE} is used."
 
 
 def _repair_voxel_size(header: nib.Nifti1Header) -> Iterable[str]:
@@ -170,7 +181,8 @@ def choose_affine(image: SpatialImage) -> tuple[NDArray[np.float64], list[str]]:
     if not isinstance(image, nib.Nifti1Pair):
         affine, warnings = image.affine, _matrix_file_warnings(image)
     else:
-        affine, warnings = _sform_or_qform(image.header, shape)
+        with np.errstate(invalid="ignore"):  # of numbers that are not finite, which give a warning or are refused
+            affine, warnings = _sform_or_qform(image.header, shape)
         affine, converted = _in_millimetres(affine, int(image.header["xyzt_units"]) & 7)
         warnings += converted
     return np.asarray(affine, dtype=np.float64), [*warnings, *_default_warnings(image, affine)]

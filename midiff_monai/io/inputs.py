@@ -170,7 +170,7 @@ def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
     by_report: dict[Path, Job] = {}
     for job in (job for job in jobs if not job.exclusion_reason):
         first = by_report.setdefault(job.paths.report.resolve(), job)
-        if {file.resolve() for file in first.files} != {file.resolve() for file in job.files}:
+        if {*map(os.path.realpath, first.files)} != {*map(os.path.realpath, job.files)}:  # a link may lead to itself
             raise InputError(job.source, f"would write the same files as {first.source}", hint)
     return [*by_report.values(), *(job for job in jobs if job.exclusion_reason)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 import secrets
@@ -71,11 +72,17 @@ def without_contrast(stem: str) -> str:
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
-    """Return all files of a volume: the file itself, and separate files with its voxels or its header."""
+    """Return all files of a volume: the file itself, and separate files with its voxels or its header.
+
+    The others end with the first that is missing.
+    """
     if (half := PAIRED_SUFFIX.get(path.suffix.lower())) is not None:
         halves = path.with_suffix(half), path.with_suffix(half.upper())
-        return (path, *[other for other in halves if other.is_file()][:1])
-    return (path, *filter(Path.is_file, (path.parent / name for name in _data_files(path))))
+        return path, next(filter(Path.is_file, halves), halves[0])
+    # a damaged header may hold anything
+    files = [path.parent / name for name in _data_files(path) if name and "\0" not in name]
+    present = list(itertools.takewhile(Path.is_file, files))
+    return path, *present, *files[len(present) :][:1]
 
 
 def _data_files(path: Path) -> list[str]:
@@ -93,7 +100,7 @@ def _data_files(path: Path) -> list[str]:
     if numbered := NUMBERED_SLICES.fullmatch(name):
         first, last, step = (int(number or 1) for number in numbered.groups()[1:])
         return [numbered[1] % number for number in range(first, last + 1, step)[:MAX_SLICES]]
-    return [name] if name else []
+    return [] if name == "LOCAL" else [name]
 
 
 def files_below(folder: Path, excluding: Path) -> list[Path]:
@@ -139,11 +146,11 @@ def check_writable(
             input.
     """
     make_folder(Path(out_dir))
-    sources = {path.resolve() for path in inputs}
+    sources = {os.path.realpath(path) for path in inputs}
     for path in paths_to_write:
         if len(os.fsencode(_temporary_name(path))) > MAX_NAME_BYTES:
             raise OutputError(path, "has too long a name for a file", "Shorten the name of the input")
-        if path.resolve() in sources:
+        if os.path.realpath(path) in sources:
             raise OutputError(path, "is an input of this run and would be overwritten", "Choose another folder with -o")
         if path.exists() and not overwrite:
             raise OutputError(path, "exists already", "Use --overwrite, or choose another folder with -o")

@@ -15,6 +15,7 @@ GET_ANNEX = (
 GET_LFS = "is a pointer of Git LFS, its content is not here", "Get it first, with `git lfs pull`"
 DOWNLOAD = "Download the file itself, for example from its link of raw data"
 UNPACK = "Unpack it, and give the files in it"
+DECOMPRESS = "Decompress it, or compress it with gzip instead"
 
 CONTENTS = (
     (re.compile(rb"version https://(git-lfs\.github\.com|hawser\.github\.com)/"), *GET_LFS),
@@ -29,6 +30,9 @@ CONTENTS = (
     (re.compile(rb"PK\x03\x04"), "is a ZIP archive", UNPACK),
     (re.compile(rb"7z\xbc\xaf\x27\x1c"), "is a 7-Zip archive", UNPACK),
     (re.compile(rb"Rar!\x1a\x07"), "is a RAR archive", UNPACK),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "is compressed with bzip2", DECOMPRESS),
+    (re.compile(rb"\xfd7zXZ\x00"), "is compressed with xz", DECOMPRESS),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "is compressed with Zstandard", DECOMPRESS),
     (re.compile(rb".{257}ustar", re.S), "is a TAR archive", UNPACK),
 )
 """How the content starts, the fault of such a file, and the hint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +15,8 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from midiff_monai.errors import InputError, in_one_line
-from midiff_monai.io.affines import GridError
-from midiff_monai.io.headers import check_analyze_header, load_nifti
+from midiff_monai.io.affines import GridError, check_affine
+from midiff_monai.io.headers import SIZE_TOLERANCE, check_analyze_header, load_nifti, times
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 """Formats that ITK reads but nibabel does not."""
@@ -36,7 +37,12 @@ NIFTI_CLASSES = (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2Pair, nib.Nifti2Imag
 ITK_VOXEL_SIZE = re.compile(rb"^(ElementSpacing\s*=|ElementSize\s*=|spacings:|space directions:)", re.MULTILINE)
 """The line of a MetaImage or NRRD header with the voxel size."""
 
-NO_VOXEL_SIZE = "The header states no voxel size, 1 x 1 x 1 mm is used: check the voxel size."
+NRRD_DIRECTIONS = re.compile(rb"^space directions:(.*)$", re.MULTILINE)
+"""The vectors of an NRRD from voxel to voxel. An axis without one has "none"."""
+
+NO_VOXEL_SIZE = (
+    "The header does not state the voxel size of every axis, 1 mm is used where it is missing: check the voxel size."
+)
 
 METAIMAGE_ORIENTATION = re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE)
 
@@ -88,19 +94,36 @@ def load_with_itk(path: Path) -> nib.Nifti1Image:
         check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
         image = reader.Execute()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+        # the last line is of the operating system, about something else
+        reason = [line for line in str(error).strip().splitlines() if not line.startswith("Reason:")][-1]
         raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(path, "has several values per voxel", "Export one channel as a scalar volume")
+    _check_directions(path, image)
     volume = _nifti_from_itk(image)
-    with path.open("rb") as file:
-        states_voxel_size = ITK_VOXEL_SIZE.search(file.read(4096)) is not None
-    volume.extra[READING_WARNINGS] = [] if states_voxel_size else [NO_VOXEL_SIZE]
+    volume.extra[READING_WARNINGS] = [] if _states_voxel_size(path) else [NO_VOXEL_SIZE]
     if path.suffix.lower() in (".nrrd", ".nhdr"):
         volume.extra[STATES_ORIENTATION] = _nrrd_states_orientation(reader)
     else:
         volume.extra[STATES_ORIENTATION] = _metaimage_states_orientation(path)
     return volume
+
+
+def _check_directions(path: Path, image: sitk.Image) -> None:
+    """Check that the axes have the length 1. ITK multiplies the voxel size with any other length."""
+    dimension = image.GetDimension()
+    lengths = np.linalg.norm(np.reshape(image.GetDirection(), (dimension, dimension)), axis=0)
+    if not np.allclose(lengths, 1, atol=SIZE_TOLERANCE):
+        fault = f"has axes of the lengths {times(lengths)} beside its voxel size, instead of unit vectors"
+        raise InputError(path, fault, "Correct the TransformMatrix in its header")
+
+
+def _states_voxel_size(path: Path) -> bool:
+    """Return whether a MetaImage or NRRD header has the voxel size of all three axes."""
+    with path.open("rb") as file:
+        header = file.read(4096)
+    directions = NRRD_DIRECTIONS.search(header)
+    return ITK_VOXEL_SIZE.search(header) is not None and (directions is None or directions[1].count(b"(") >= 3)
 
 
 def _nrrd_states_orientation(reader: sitk.ImageFileReader) -> bool:
@@ -129,7 +152,9 @@ def scanner_nifti(data: NDArray, affine: ArrayLike) -> nib.Nifti1Image:
     """Make an image from data and an affine (4, 4) to scanner coordinates in RAS millimetres."""
     image = nib.Nifti1Image(data, affine, dtype=data.dtype)
     image.set_sform(affine, SCANNER_CODE)
-    image.set_qform(affine, SCANNER_CODE)
+    with suppress(GridError):  # a qform cannot hold a shear, and would hide it
+        check_affine(affine)
+        image.set_qform(affine, SCANNER_CODE)
     image.header.set_xyzt_units("mm")
     return image
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.headers import times
+from midiff_monai.io.integrity import check_file
 from midiff_monai.io.paths import is_slice_name
 from midiff_monai.io.readers import READING_WARNINGS
-from midiff_monai.io.volumes import check_file, check_intensities, read_volume, write_like
+from midiff_monai.io.volumes import check_intensities, read_volume, write_like
 
 STORED_TYPE = "stored type"
 """Key in `image.extra` of a slice: data type of the pixels in its file."""

@@ -11,6 +11,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.placeholders import missing_file_error
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+"""Suffix of a table → what separates its columns."""
 
 
 class Row(NamedTuple):

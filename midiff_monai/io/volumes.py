@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.affines import GridError, check_affine
 from midiff_monai.io.headers import VOXEL_SIZE_RANGE_MM, choose_affine, times, undeclared_voxels_warning
-from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
+from midiff_monai.io.integrity import check_files
 from midiff_monai.io.readers import (
     ITK_SUFFIXES,
-    MAX_VOXELS,
     READING_WARNINGS,
     STATES_ORIENTATION,
     check_size,
@@ -40,13 +38,8 @@ BONE_HU, MAX_BONE_FRACTION = 700, 0.15
 MAX_FIELD_OF_VIEW_LITRES = 200
 """Largest plausible field of view. Head, neck and chest need half of it. A larger one has a wrong voxel size."""
 
-MAX_BYTES = 8 * MAX_VOXELS
-"""Largest accepted size of a decompressed file."""
-
 UNREADABLE = (ImageFileError, WrapStructError, OSError, EOFError, zlib.error)
 """Errors that nibabel raises for a damaged file or a file that is not an image."""
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 GRID_HEADER = "grid header"
 """Key in `image.extra`: header of the file, if its own choice between sform and qform is not the one of `headers`."""
@@ -79,8 +72,7 @@ def load_image(path: Path) -> SpatialImage:
     Raises:
         InputError: The file is not intact, or not an image.
     """
-    check_file(path)
-    size = _check_compression(path)
+    size = check_files(path)
     image = load_with_itk(path) if path.suffix.lower() in ITK_SUFFIXES else load_with_nibabel(path)
     image.extra[READING_WARNINGS] = [*reading_warnings(image), *undeclared_voxels_warning(image, size)]
     return image
@@ -183,52 +175,6 @@ def _without_affine(data: NDArray, reference: nib.Nifti1Image, dtype: DTypeLike)
     header = _grid_only(reference.extra.get(GRID_HEADER, reference.header))
     header.set_data_dtype(stored.dtype)
     return nib.Nifti1Image(stored, None, header)
-
-
-def check_file(path: Path) -> None:
-    """Raise InputError if a file does not exist, is empty or cannot be opened, or is a placeholder or a web page."""
-    if not path.exists():
-        raise missing_file_error(path)
-    if path.is_dir():
-        raise InputError(path, "is a folder, not a volume", "Name the volume inside it")
-    if path.stat().st_size == 0:
-        raise InputError(path, "is empty", "Copy or export it again")
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        raise InputError(path, f"cannot be opened ({error.strerror})", "Check its permissions") from error
-    if found := placeholder_fault(start):
-        raise InputError(path, *found)
-
-
-def _check_compression(path: Path) -> int:
-    """Check that a file is compressed as its name says, and intact. Returns its decompressed size in bytes."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
-    if path.suffix.lower() == ".gz" and not compressed:
-        raise InputError(path, "is named .gz but is not compressed", "Rename it without .gz, or compress it with gzip")
-    if path.suffix.lower() == ".nii" and compressed:
-        raise InputError(path, "is compressed but not named .gz", "Rename it to end in .nii.gz")
-    return _check_gzip(path) if compressed else path.stat().st_size
-
-
-def _check_gzip(path: Path) -> int:
-    # nibabel stops at the last voxel and never reads the checksum behind it, which alone reveals a flipped byte.
-    size = 0
-    try:
-        with gzip.open(path) as file:
-            while piece := file.read(2**24):
-                if not size and (found := placeholder_fault(piece[:512])):
-                    raise InputError(path, *found)
-                size += len(piece)
-                if size > MAX_BYTES:
-                    raise InputError(path, f"expands to more than {MAX_BYTES >> 30} GiB", "Crop or downsample it")
-    except EOFError as error:
-        raise InputError(path, "is truncated", "Copy or export it again") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(path, f"is corrupt ({error})", "Copy or export it again") from error
-    return size
 
 
 def _check_scalar_volume(path: Path, image: SpatialImage) -> None:

@@ -126,13 +126,16 @@ def _check_replaces_no_other(job: Job, scans: set[Path]) -> None:
 
 
 def _misnamed(subject: Path, sessions: set[str], suffixes: Sequence[str]) -> list[Path]:
-    """List the images that seem to have a wanted suffix, but whose name or folder is not valid in BIDS."""
+    """List the images that seem to have a wanted suffix, but whose name or folder is not valid in BIDS.
+
+    The suffix may be in another case, and the labels those of another participant or session than the folders have.
+    """
     names = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(map(re.escape, suffixes))})(?![a-z0-9])")
     found = []
     for folder in _session_folders(subject, sessions):
         stray = [path for path in folder.glob("*") if path.name.lower().endswith(VOLUME_SUFFIXES)]
         images = [path for path in folder.glob("anat/*") if path.name.lower().endswith(VOLUME_SUFFIXES)]
-        found += stray + [path for path in images if not SCAN.fullmatch(path.name)]
+        found += stray + [path for path in images if not _is_valid(path, subject) or _is_other_case(path, suffixes)]
     return sorted(path for path in found if names.search(path.name) and path.name[0] != ".")
 
 
@@ -156,7 +159,20 @@ def _labelled(entity: str, label: str) -> str:
 
 def _scans(subject: Path, sessions: set[str]) -> list[Path]:
     found = [path for folder in _session_folders(subject, sessions) for path in folder.glob("anat/*")]
-    return sorted(path for path in found if SCAN.fullmatch(path.name) and not OTHER_PART.search(path.name))
+    return sorted(path for path in found if _is_valid(path, subject) and not OTHER_PART.search(path.name))
+
+
+def _is_valid(image: Path, subject: Path) -> bool:
+    """Whether the name of an image is one of BIDS, with the participant and the session of its folders."""
+    if not SCAN.fullmatch(image.name):
+        return False
+    labels = _entities(image).split("_")
+    above = image.parent.parent.name
+    return labels[0] == subject.name and all(label == above for label in labels if {label[:4], above[:4]} == {"ses-"})
+
+
+def _is_other_case(image: Path, suffixes: Sequence[str]) -> bool:
+    return _suffix(image) not in suffixes and _suffix(image).lower() in map(str.lower, suffixes)
 
 
 def _session_folders(subject: Path, sessions: set[str]) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
 
 from midiff_monai.bundle.resources import read_preset
 from midiff_monai.io.frames import read_frames
@@ -20,6 +21,7 @@ from midiff_monai.pipeline.together import ALONE, Companions, Scan, bring_togeth
 from midiff_monai.transforms.background import clear_background
 
 BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."
+GAPS = "Slices without any intensity lie between the others, {} of them: the segmentation has a gap there."
 
 
 def read(job: Job, settings: Settings) -> nib.Nifti1Image:
@@ -62,7 +64,16 @@ def prepare_source(source: nib.Nifti1Image, name: str | Path, settings: Settings
     preset = read_preset(settings.modality)
     source = _with_clear_background(source, preset.absolute)
     check_intensity_range(source, name, preset.dicom_modality)
-    return source
+    gaps = empty_slices(np.asarray(source.dataobj))
+    return with_voxels(source, np.asarray(source.dataobj), GAPS.format(gaps)) if gaps else source
+
+
+def empty_slices(voxels: NDArray) -> int:
+    """The number of slices of a volume (X, Y, Z) that are 0 and lie between others, along the axis with most such."""
+    if 1 in voxels.shape:  # a picture
+        return 0
+    used = [np.flatnonzero(voxels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return max((int(np.ptp(slices)) + 1 - len(slices) for slices in used if len(slices)), default=0)
 
 
 def _with_clear_background(source: nib.Nifti1Image, absolute: bool) -> nib.Nifti1Image:

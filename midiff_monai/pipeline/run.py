@@ -15,11 +15,11 @@ from midiff_monai.bundle.resources import available_overlays, available_samplers
 from midiff_monai.environment import return_freed_memory
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import Job, find_jobs, find_scans
+from midiff_monai.io.integrity import check_file
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.slices import check_image_size
-from midiff_monai.io.volumes import check_file
 from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.models import Models, load_models, used_settings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ MAX_SHARE_BELOW = 0.02
 MIN_PADDING = 0.05
 """Least value of padding that is brighter than parts of the object. A lower one may be the air noise of a head."""
 
+MIN_EDGE_SHARE = 0.9
+"""Least share of an edge of the volume that bright padding occupies if it lies on one side or in the corners only."""
+
 MAX_DUST = 2.0**-9
 """Upper bound of dust. The noise of the air of a head is above it."""
 
@@ -58,6 +62,18 @@ MIN_NEGATIVE_SHARE = 0.1
 
 NOISE_MARGIN = 1.25
 """Factor from the 99.9th percentile of the noise, or from the 99th of the ripples, to its maximum."""
+
+MIN_OVERSHOOT, MAX_FAINT = 0.08, 0.5
+"""An interpolation makes voxels beside a sharp surface negative by so large a share of the tissue within. A voxel of
+that surface with at most so large a share of the intensity of the tissue lies for the most part outside of it."""
+
+MIN_FADED_SHARE = 0.48
+"""Least share of the surface that is faint if a brain was interpolated linearly. In development scans that were not it
+is at most 0.43; dark CSF around the brain is faint too. After a shift by half a voxel it is at least 0.49."""
+
+MAX_TRACE, MIN_TRACE_SHARE = 0.1, 0.03
+"""Such a surface has voxels of at most so large a share of the intensity of the tissue, and they are so large a share
+of it. Where ripples or noise were cleared there are none."""
 
 MAX_RIPPLE = 0.25
 """Largest negative overshoot of an interpolation. More means that the object has negative intensities itself."""
@@ -96,9 +112,11 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     """Set the background of a volume to exactly 0.
 
     The background may be a constant other than 0, an offset of all intensities, dust (values far below those of the
-    object), the noise around a skull-stripped brain, or the ripples of an interpolation. A volume whose background is 0
-    is returned as it is, and so are a head with the noise of its air, a CT, an object with negative intensities, and a
-    single slice, whose shell shows the object.
+    object), the noise around a skull-stripped brain, or the ripples of an interpolation. Where an interpolation faded
+    the surface of a brain, those of its voxels that lie for the most part outside of it become background too.
+
+    A volume whose background is 0 is returned as it is, and so are a head with the noise of its air, a CT, an object
+    with negative intensities, and a single slice, whose shell shows the object.
 
     Args:
         voxels: (X, Y, Z).
@@ -117,7 +135,10 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     limit = _dust_limit(voxels)
     if limit:
         voxels = np.where(np.abs(voxels) <= limit, np.float32(0), voxels)
-    return voxels if absolute else _without_noise(voxels, spacing)
+    if absolute:
+        return voxels
+    cleared = _without_noise(voxels, spacing)
+    return cleared if cleared is not voxels else _without_faded_surface(voxels, spacing)
 
 
 def _without_padding(voxels: NDArray) -> NDArray:
@@ -128,6 +149,7 @@ def _without_padding(voxels: NDArray) -> NDArray:
     scale = float(np.percentile(voxels, 99.5) - np.percentile(voxels, 0.5))
     level, share = _constant_level(shell, TOLERANCE * scale)
     if share < MIN_SHELL_SHARE or abs(level) <= TOLERANCE * scale:
+        voxels = _without_padded_edges(voxels, scale)
         return voxels if share >= MIN_SHELL_SHARE else _without_air_offset(voxels, scale)
     padding = np.abs(voxels - level) <= TOLERANCE * scale
     darker = (voxels < level - TOLERANCE * scale).sum() / max(1, (~padding).sum())
@@ -136,6 +158,23 @@ def _without_padding(voxels: NDArray) -> NDArray:
     if abs(level) < MIN_PADDING * scale:
         return voxels
     return np.where(_connected_to_border(padding), np.float32(0), voxels)
+
+
+def _without_padded_edges(voxels: NDArray, scale: float) -> NDArray:
+    """Set bright constant padding of one side, or of the corners as a rotation leaves them, to 0."""
+    for edge in _edges(voxels):
+        level, share = _constant_level(edge, TOLERANCE * scale)
+        if share >= MIN_EDGE_SHARE and level > MIN_PADDING * scale:
+            padding = _connected_to_border(np.abs(voxels - level) <= TOLERANCE * scale)
+            voxels = np.where(padding, np.float32(0), voxels)
+    return voxels
+
+
+def _edges(voxels: NDArray) -> Iterator[NDArray]:
+    """The voxels along each of the twelve edges of a volume."""
+    for axis in range(3):
+        for ends in product((0, -1), repeat=2):
+            yield np.moveaxis(voxels, axis, -1)[ends]
 
 
 def _without_air_offset(voxels: NDArray, scale: float) -> NDArray:
@@ -215,7 +254,49 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
     # clefts between the parts of a brain belong to the background, but ventricles of a FLAIR must stay
     reach = max(1, round(CLEFT_MM / min(spacing)))
     background = ndimage.binary_dilation(outside & (voxels <= limit), iterations=reach, mask=voxels <= limit)
-    return np.where(background, np.float32(0), voxels)
+    cleared = np.where(background, np.float32(0), voxels)
+    return _without_partial_surface(cleared, voxels) if ripples else cleared
+
+
+def _without_partial_surface(cleared: NDArray, rippled: NDArray) -> NDArray:
+    """Set those voxels of the surface of an interpolated object to 0 that lie for the most part outside of it.
+
+    Between a voxel of the object and one of the background, an interpolation makes one of some intensity in between.
+    The object would grow by all of them.
+
+    Args:
+        cleared: (X, Y, Z), with a background of 0.
+        rippled: the same volume with the ripples around the object.
+    """
+    core, tissue = _tissue_within(cleared)
+    overshoot = -ndimage.minimum_filter(rippled, footprint=ndimage.generate_binary_structure(3, 1))
+    faint = (cleared < MAX_FAINT * tissue) & (overshoot > MIN_OVERSHOOT * tissue)
+    return np.where(faint & ~core, np.float32(0), cleared)
+
+
+def _without_faded_surface(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
+    """Do as `_without_partial_surface` for a skull-stripped brain that was interpolated without ripples."""
+    (box,) = ndimage.find_objects((voxels > 0).astype(np.uint8)) or (None,)
+    if box is None:
+        return voxels
+    inner = voxels[box]
+    core, tissue = _tissue_within(inner)
+    surface = (inner > 0) & ~core
+    faint, trace = (surface & (inner < share * tissue) for share in (MAX_FAINT, MAX_TRACE))
+    if faint.sum() < MIN_FADED_SHARE * surface.sum() or trace.sum() < MIN_TRACE_SHARE * surface.sum():
+        return voxels
+    if not core.any() or shows_skull(voxels, spacing):
+        return voxels
+    cleared = voxels.copy()
+    cleared[box][faint] = 0
+    return cleared
+
+
+def _tissue_within(voxels: NDArray) -> tuple[NDArray[np.bool_], NDArray]:
+    """The object without its surface, and the mean intensity of that among the 27 neighbours of each voxel."""
+    core = ndimage.binary_erosion(voxels > 0)
+    near = ndimage.uniform_filter(core.astype(np.float32), 3)
+    return core, ndimage.uniform_filter(np.where(core, voxels, np.float32(0)), 3) / np.maximum(near, 1e-3)
 
 
 def _is_substantially_negative(voxels: NDArray) -> bool:

@@ -13,6 +13,7 @@ WITH_WARNING = {
     "ANALYZE, which states no orientation",
     "the identity as affine",
     "sform and voxel size disagree",
+    "an unknown code of the sform",
 }
 WITHOUT_WARNING = {
     "NIfTI-1, compressed or not",
@@ -41,7 +42,7 @@ def test_the_outcome_of_each_kind(case: Case) -> None:
 DICOM_OUTCOMES = dict(
     zip(
         (case.kind for case in DICOM_CASES),
-        ("read", "read", "read", "read, as several volumes", "read, with a warning", "refused", *["excluded"] * 5),
+        ("read", "read", "read", "read, as several volumes", "read, with a warning", "refused", *["excluded"] * 6),
         strict=True,
     )
 )

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from midiff_monai.errors import InputError
-from midiff_monai.io import volumes
+from midiff_monai.io import integrity
 from midiff_monai.io.volumes import read_volume, write_like
 
 SHAPE = (6, 5, 4)
@@ -93,7 +93,7 @@ def test_other_formats_that_declare_too_many_voxels_are_refused(kind: str, tmp_p
 
 
 def test_a_compression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volumes, "MAX_BYTES", 2**28)
+    monkeypatch.setattr(integrity, "MAX_BYTES", 2**28)
     path = tmp_path / "scan.nii.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(nifti_bytes())

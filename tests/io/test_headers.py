@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,21 @@ class TestVoxelSize:
 
 
 class TestOtherFields:
+    @pytest.mark.parametrize("name", NIFTI)
+    def test_an_unknown_code_does_not_lose_the_orientation(self, name: str, tmp_path: Path) -> None:
+        image = read_volume(write(tmp_path / name, fields(sform_code=9, qform_code=0)))
+        np.testing.assert_allclose(image.affine, SCANNER, atol=1e-5)
+        assert states_orientation(image) and reading_warnings(image)[0].startswith("The header has an unknown sform")
+
+    def test_an_sform_of_no_numbers_gives_way_to_the_qform(self, tmp_path: Path) -> None:
+        broken = SCANNER.copy()
+        broken[0, 3] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            image = read_volume(write(tmp_path / "a.nii", sform(broken, 1)))
+        np.testing.assert_allclose(image.affine, SCANNER, atol=1e-5)
+        assert "The qform is used, because the sform has a non-finite affine" in reading_warnings(image)[0]
+
     @pytest.mark.parametrize("qfac", [0, 7, np.nan])
     def test_an_invalid_handedness_is_1(self, qfac: float, tmp_path: Path) -> None:
         def edit(header: nib.Nifti1Header) -> None:

@@ -12,7 +12,8 @@ import pytest
 from midiff_monai.errors import InputError
 from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.outputs import OutputPaths, output_paths
-from midiff_monai.io.paths import VOLUME_SUFFIXES
+from midiff_monai.io.paths import VOLUME_SUFFIXES, check_writable
+from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline import bids
 
 
@@ -216,3 +217,12 @@ def test_a_single_dicom_image_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(InputError, match="Name the folder of the series"):
         find_jobs([tmp_path / "x.dcm"], tmp_path / "out")
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    for name, target in (("a.nii.gz", "b.nii.gz"), ("b.nii.gz", "a.nii.gz")):
+        (tmp_path / name).symlink_to(target)
+    (job,) = find_jobs(tmp_path / "a.nii.gz", tmp_path / "out")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: is a link to b\.nii\.gz, which does not exist"):
+        read_volume(job.source)
+    check_writable(tmp_path / "out", [tmp_path / "out" / "x"], overwrite=False, inputs=job.files)

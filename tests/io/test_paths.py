@@ -134,10 +134,8 @@ class TestAtomicWrite:
         ("x.nhdr", b"data file: LIST 2\nb.raw\na.raw\n", "b.raw a.raw"),
         ("x.mhd", b"ElementDataFile = s%02d.raw 8 12 2\n", "s08.raw s10.raw s12.raw"),
         ("x.nhdr", b"data file: sub/s%d.raw 0 1\n", "sub/s0.raw sub/s1.raw"),
-        ("x.nhdr", b"data file: s%d.raw 1 999999999999999999999999 1 2\n", "s1.raw s3.raw"),
-        ("x.mhd", b"ElementDataFile = %s%d%999999999d 0 1 0\n", None),
+        ("x.mhd", b"ElementDataFile = a\0b\n", None),
         ("x.nii.gz", b"data file: y.raw", None),
-        ("x.hdr", b"", None),
     ],
 )
 def test_files_of_a_volume(name: str, header: bytes, other: str | None, tmp_path: Path) -> None:
@@ -149,6 +147,20 @@ def test_files_of_a_volume(name: str, header: bytes, other: str | None, tmp_path
     expected = [name, *others]
     assert volume_files(tmp_path / name) == tuple(tmp_path / file for file in expected)
     assert volume_files(tmp_path / "absent.mhd") == (tmp_path / "absent.mhd",)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "missing"),
+    [
+        ("x.hdr", b"", "x.img"),
+        ("x.mhd", b"ElementDataFile = y.raw\n", "y.raw"),
+        ("x.nhdr", b"data file: s%d.raw 1 999999999999999999999999 1 2\n", "s1.raw"),
+        ("x.mhd", b"ElementDataFile = %s%d%999999999d 0 1 0\n", "%s%d%999999999d 0 1 0"),
+    ],
+)
+def test_files_of_a_volume_that_are_missing_are_named(name: str, header: bytes, missing: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(header)
+    assert volume_files(tmp_path / name) == (tmp_path / name, tmp_path / missing)
 
 
 def test_stale_temporary_files_are_removed(tmp_path: Path) -> None:

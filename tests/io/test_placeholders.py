@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -52,6 +54,9 @@ PAGE = b"\xef\xbb\xbf\n <!-- saved --> <!DOCTYPE html>\n<html><title>Sign in</ti
         pytest.param(b'{"message": "Not Found"}', "JSON document", id="JSON"),
         pytest.param(zip_file(), "ZIP archive. Unpack it", id="ZIP"),
         pytest.param(tar_file(), "TAR archive. Unpack it", id="TAR"),
+        pytest.param(bz2.compress(bytes(400)), "compressed with bzip2. Decompress it", id="bzip2"),
+        pytest.param(lzma.compress(bytes(400)), "compressed with xz. Decompress it", id="xz"),
+        pytest.param(b"\x28\xb5\x2f\xfd" + bytes(400), "compressed with Zstandard. Decompress it", id="Zstandard"),
     ],
 )
 def test_a_placeholder_is_named(content: bytes, message: str, name: str, tmp_path: Path) -> None:

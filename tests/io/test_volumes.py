@@ -101,7 +101,33 @@ def test_an_itk_header_without_voxel_size_gives_a_warning(tmp_path: Path, voxels
     assert reading_warnings(read_volume(path)) == []
     path.write_bytes(re.sub(rb"(ElementSpacing = |space).*\n", b"", path.read_bytes()))
     warning = reading_warnings(read_volume(path))[0]
-    assert warning.startswith("The header states no voxel size, 1 x 1 x 1 mm is used")
+    assert warning.startswith("The header does not state the voxel size of every axis, 1 mm is used")
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_sheared_itk_image_is_refused(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
+    """A qform cannot hold the shear. Read by way of it, the image would be straightened."""
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    content = path.read_bytes().replace(b"space directions: (1,0,0)", b"space directions: (0.8,0.6,0)")
+    path.write_bytes(content.replace(b"TransformMatrix = 1 0 0", b"TransformMatrix = 0.8 0.6 0"))
+    with pytest.raises(InputError, match=r"has a sheared affine: voxel axes 0 and 1 meet at"):
+        read_volume(path)
+
+
+def test_a_metaimage_whose_axes_have_a_length_is_refused(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path.write_bytes(path.read_bytes().replace(b"1 0 0 0 1 0 0 0 1", b"2 0 0 0 2 0 0 0 2"))
+    with pytest.raises(InputError, match=r"has axes of the lengths 2 x 2 x 2 beside its voxel size"):
+        read_volume(path)
+
+
+def test_an_nrrd_with_an_axis_without_direction_gives_a_warning(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path.write_bytes(path.read_bytes().replace(b"directions: (1,0,0)", b"directions: none"))
+    assert "does not state the voxel size of every axis" in reading_warnings(read_volume(path))[0]
 
 
 def test_itk_single_frame_is_squeezed(tmp_path: Path, voxels: NDArray[np.int16]) -> None:

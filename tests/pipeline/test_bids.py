@@ -139,6 +139,9 @@ def test_labels_with_a_plus_sign_are_read(dataset: Path, tmp_path: Path) -> None
 
 
 MISNAMED = [
+    "sub-01/anat/sub-01_acq-low_t2w.nii.gz",
+    "sub-01/anat/sub-02_acq-other_T2w.nii.gz",
+    "sub-01/ses-1/anat/sub-01_ses-2_acq-other_T2w.nii.gz",
     "sub-01/anat/sub-01_acq-t s e_T2w.nii.gz",
     "sub-01/anat/sub_01_T2w.nii.gz",
     "sub-01/anat/sub-01-T2w.nii",

@@ -63,6 +63,36 @@ def test_ripples_of_a_cubic_interpolation_are_background() -> None:
     assert (cleared[~near] != 0).mean() < 1e-3 and (cleared[deep] > 0).all() and (cleared < 0).mean() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("shift", "order"),
+    [
+        *(((0.4, 0.3, 0.2), 1), ((0.2, 0.3, 0.5), 1)),
+        *(((0.4, 0.3, 0.2), 3), ((0.2, 0.3, 0.5), 3), ((0.5, 0.5, 0.5), 3)),
+    ],
+)
+def test_an_interpolation_does_not_make_the_object_larger(shift: tuple[float, float, float], order: int) -> None:
+    """Between the object and the background lie voxels of both. Those that are more background do not count."""
+    clean = brain()
+    cleared = clear_background(ndimage.shift(clean, shift, order=order), SPACING)
+    assert (cleared > 0).sum() == pytest.approx((clean > 0).sum(), rel=0.025)
+
+
+def one_side(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(volume, ((0, 5), (0, 0), (0, 0)), constant_values=4095)
+
+
+def corners(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    return ndimage.rotate(volume, 10, reshape=False, order=0, cval=4095)
+
+
+@pytest.mark.parametrize("pad", [one_side, corners])
+def test_bright_padding_of_a_part_of_the_border_is_background(
+    pad: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> None:
+    padded = pad(brain())
+    np.testing.assert_array_equal(clear_background(padded, SPACING), np.where(padded == 4095, 0, padded))
+
+
 @pytest.mark.parametrize("volume", [brain(), head(), head(air=0.5), head(air=0)])
 def test_clean_volumes_are_returned_as_they_are(volume: NDArray[np.float32]) -> None:
     assert clear_background(volume, SPACING) is volume

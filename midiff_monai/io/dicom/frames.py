@@ -126,6 +126,11 @@ def affine_from_frames(frames: list[Frame]) -> NDArray[np.float64]:
     return affine
 
 
+def shared_groups(dataset: Dataset) -> Dataset:
+    """Return the functional groups that all frames of an image share. They may be missing."""
+    return (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+
+
 def functional_group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
     """Return a functional group of a frame: its own, otherwise the shared one, otherwise an empty dataset."""
     items = own.get(keyword) or shared.get(keyword) or [Dataset()]
@@ -133,8 +138,8 @@ def functional_group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
 
 
 def _multiframe_frame(dataset: Dataset, index: int) -> Frame:
-    own, shared = dataset.PerFrameFunctionalGroupsSequence[index], dataset.SharedFunctionalGroupsSequence[0]
-    return _frame(dataset, index, partial(functional_group, own, shared))
+    own = dataset.PerFrameFunctionalGroupsSequence[index]
+    return _frame(dataset, index, partial(functional_group, own, shared_groups(dataset)))
 
 
 def _frame(dataset: Dataset, index: int, group: Callable[[str], Dataset]) -> Frame:

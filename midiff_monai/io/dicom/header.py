@@ -16,14 +16,32 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.dicom.frames import echo_time, functional_group, image_type, is_magnitude, optional_number
+from midiff_monai.io.dicom.frames import (
+    echo_time,
+    functional_group,
+    image_type,
+    is_magnitude,
+    optional_number,
+    shared_groups,
+)
 from midiff_monai.io.dicom.reader import EXPORT_AGAIN, read_file
 
 ANATOMICAL = ("MR", "CT")
 """Modalities whose images show anatomy."""
 
-PHASE_TYPES = ("P", "PHASE", "PHASE MAP")
-"""Third value of the ImageType of phase images."""
+NO_MAGNITUDES = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "holds phase images"),
+    **dict.fromkeys(("R", "REAL", "R_SE", "R_FFE", "R_IR"), "holds real parts"),
+    **dict.fromkeys(("I", "IMAGINARY", "I_SE", "I_FFE", "I_IR"), "holds imaginary parts"),
+}
+"""Third value of the ImageType of images that are no magnitudes → why they are excluded."""
+
+NO_ANATOMY = {
+    "LOCALIZER": "is a localizer",
+    **dict.fromkeys(("PROJECTION IMAGE", "MIP", "MNIP", "MIN_IP"), "holds projections"),
+    **dict.fromkeys(("ADC", "FA", "ADC MAP", "FA MAP"), "is a map of diffusion"),
+}
+"""Value anywhere in the ImageType → why such images are excluded."""
 
 SHORTEST_NAME = 3
 """Parts of a patient's name or id with fewer characters are not looked for in descriptions."""
@@ -148,9 +166,9 @@ def _exclusion_reason(header: Dataset, has_magnitudes: bool) -> str:
     image_type = list(header.get("ImageType") or ())
     if header.get("Modality") and header.Modality not in ANATOMICAL:
         return f"is of modality {header.Modality!r}, neither MR nor CT"
-    if "LOCALIZER" in image_type:
-        return "is a localizer"
-    return "" if has_magnitudes and image_type[2:3] not in [[kind] for kind in PHASE_TYPES] else "holds phase images"
+    found = [NO_ANATOMY[kind] for kind in image_type if kind in NO_ANATOMY]
+    found += [NO_MAGNITUDES[kind] for kind in image_type[2:3] if kind in NO_MAGNITUDES]
+    return found[0] if found else "" if has_magnitudes else "holds phase images"
 
 
 def _instance_number(header: Dataset) -> int | None:
@@ -171,7 +189,7 @@ def _frames(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_], NDArray[np.bool_]]:
     """Return positions (frames, 4), echo times, image types and whether frames are magnitude images, (frames,) each."""
     frames = header.get("PerFrameFunctionalGroupsSequence")
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = shared_groups(header)
     groups: list[Callable[[str], Dataset]]
     groups = [partial(functional_group, frame, shared) for frame in frames] if frames else [lambda keyword: header]
     return (

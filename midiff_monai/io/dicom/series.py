@@ -37,7 +37,8 @@ def find_series(files: Iterable[Path], left_out: Mapping[Path, str] = MappingPro
     are a time or diffusion series, and excluded. Segmentations are ignored. A file that cannot be read becomes a
     `DicomSeries` with a fault.
 
-    Series with a modality other than MR and CT are excluded, and localizers and phase images, by their ImageType.
+    Series with a modality other than MR and CT are excluded, and by their ImageType localizers, projections, maps of
+    diffusion, and phase, real and imaginary images.
     Beside a volume of the same study and modality, these are excluded too: series with few slices, scouts with slices
     in several planes, and time and diffusion series. If a study has no such volume, they stay, and reading them
     reports the fault.

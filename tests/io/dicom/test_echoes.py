@@ -173,14 +173,22 @@ class TestClassic:
             image.save_as(file)
         assert_volumes(tmp_path / "in", {"004_PD_TSE": PD})
 
-    @pytest.mark.parametrize("kind", ["P", "PHASE"])
-    def test_phase_images_of_a_series_are_excluded(
-        self, kind: str, tmp_path: Path, write_classic: Callable[..., None]
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            *(("P", "holds phase images"), ("PHASE", "holds phase images"), ("R", "holds real parts")),
+            *(("R_SE", "holds real parts"), ("I", "holds imaginary parts"), ("IMAGINARY", "holds imaginary parts")),
+            *(("ADC", "is a map of diffusion"), ("FA", "is a map of diffusion"), ("MIP", "holds projections")),
+            ("PROJECTION IMAGE", "holds projections"),
+        ],
+    )
+    def test_images_of_a_series_that_show_no_anatomy_are_excluded(
+        self, kind: str, reason: str, tmp_path: Path, write_classic: Callable[..., None]
     ) -> None:
         write_classic(PD)
         write_classic(T2, ImageType=["ORIGINAL", "PRIMARY", kind, "ND"])
         assert_volumes(tmp_path / "in", {"004_PD_TSE": PD})
-        assert list(excluded(tmp_path / "in").values()) == ["holds phase images"]
+        assert list(excluded(tmp_path / "in").values()) == [reason]
 
     def test_both_echoes_can_be_written_as_dicom_seg(self, tmp_path: Path, write_classic: Callable[..., None]) -> None:
         write_classic(PD, EchoTime=20)
@@ -191,6 +199,17 @@ class TestClassic:
 
 
 class TestEnhanced:
+    def test_functional_groups_may_all_be_those_of_the_frames(
+        self, tmp_path: Path, write_enhanced: Callable[..., Path]
+    ) -> None:
+        path = write_enhanced([(PD, {})])
+        image = dcmread(path)
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            frame.update(image.SharedFunctionalGroupsSequence[0])
+        del image.SharedFunctionalGroupsSequence
+        image.save_as(path)
+        assert_volumes(tmp_path / "in", {"004_PD_TSE": PD})
+
     def test_echo_times_of_one_image_make_two_volumes(
         self, tmp_path: Path, write_enhanced: Callable[..., Path]
     ) -> None:
