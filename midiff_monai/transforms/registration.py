@@ -31,6 +31,10 @@ DEPTH_MM = 20.0
 """Depth below the surface of the head from which on two positions are compared. Fat, whose chemical shift differs from
 sequence to sequence, and mobile skin lie above it. Of a brain without skull, cortex does."""
 
+DRAWN_MM = 5.0
+"""Farthest that the scalp can draw a registration. A longer way is a motion: between such positions, the inside does
+not decide, because one of them may show skull and air there, which tell much of each other."""
+
 CHECK_SPACING_MM, SHIFT_MM = 2.0, 6.0
 """Distance of the voxels that two scans are compared at, and the shift that must not fit as well."""
 
@@ -160,13 +164,10 @@ def register(
     transform = sitk.Euler3DTransform(centre)
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(fixed, moving)
-    inside = interior(fixed)
-    headers = sitk.Euler3DTransform(centre)
-    if inside is not None and mutual_information(fixed, moving, headers, inside) > mutual_information(
-        fixed, moving, transform, inside
-    ):
-        return headers
-    return transform
+    inside, headers = interior(fixed), sitk.Euler3DTransform(centre)
+    if inside is None or dist(transform.TransformPoint(centre), centre) > DRAWN_MM:
+        return transform
+    return max(transform, headers, key=lambda position: mutual_information(fixed, moving, position, inside))
 
 
 def interior(image: sitk.Image) -> sitk.Image | None:

@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.volumes import read_volume
-from midiff_monai.transforms.registration import align, as_itk, compare
+from midiff_monai.transforms.registration import align, as_itk, compare, mutual_information, register
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "multicontrast"
 
@@ -58,6 +58,13 @@ def test_a_shift_of_fat_does_not_move_the_brain() -> None:
     assert align(first, second)[1].shift_mm == pytest.approx(0, abs=0.3)
     away = align(first, moved(second, 0.0, (0.0, 9.0, 0.0)))[1]
     assert away.shift_mm == pytest.approx(9, abs=3.5), "a motion is found, wrong by the shift of the scalp at most"
+
+
+def test_a_head_that_moved_by_a_centimetre_is_brought_back(shared_data: Path) -> None:
+    """In the position of the headers, a deep part of this FLAIR meets skull and air of the T1w."""
+    flair, t1 = (as_itk(read_volume(shared_data / f"heads-flair/Subj03_{scan}.nii.gz")) for scan in ("FLAIR", "T1"))
+    found, headers = register(flair, t1, most_samples=20_000), sitk.Euler3DTransform()
+    assert mutual_information(flair, t1, found) > 1.5 * mutual_information(flair, t1, headers)
 
 
 def test_one_head_in_two_contrasts_is_recognised_on_one_grid() -> None:
