@@ -30,8 +30,9 @@ class ExpectedError:
         interval: half the width of an interval that holds 90 % of the real intensities, by the expected error.
 
     Example:
-        >>> volume = MetaTensor(torch.rand(1, 8, 8, 8), affine=torch.eye(4))
-        >>> ExpectedError([-3.0, 0.0, 0.0, 0.0, 0.0, 0.4], interval=2.0)(volume[:1], volume, whole_head=False).mean()
+        >>> scan = MetaTensor(torch.rand(1, 8, 8, 8), affine=torch.eye(4))
+        >>> expected_error = ExpectedError([-3.0, 0.0, 0.0, 0.0, 0.0, 0.4], interval=2.0)
+        >>> expected_error(torch.rand(1, 8, 8, 8), scan, whole_head=False).max()
         tensor(0.0498)
     """
 

@@ -47,12 +47,12 @@ class Computation:
         synthetic: (X, Y, Z) synthetic volume, in [0, 1] unless its bundle has another `output_range`; white matter of
             a T1w is at about 0.7. A slice has the range of its file. None if nothing was translated.
         synthetic_std: (X, Y, Z) standard deviation over several samples, or None.
-        synthetic_error: (X, Y, Z) expected absolute error of the synthetic volume, or None.
         segmentation: (X, Y, Z) FreeSurfer ids, or None.
         probability: (X, Y, Z) probability of the label of each voxel, 0 without a label, or None.
         entropy: (X, Y, Z) entropy of the probabilities of all labels, in [0, 1], 0 without one, or None.
         lesions: (X, Y, Z) mask of the white matter lesions, or None if the source cannot show them.
         parcels: (X, Y, Z) ids of `parcels.PARCELS`, or None.
+        synthetic_error: (X, Y, Z) expected absolute error of the synthetic volume, or None.
         target: modality of the synthetic volume.
         whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
         soft_dice: Dice that the segmenter expects of each structure that was found, by FreeSurfer id.
@@ -64,12 +64,12 @@ class Computation:
     report: RunReport
     synthetic: np.ndarray | None = None
     synthetic_std: np.ndarray | None = None
-    synthetic_error: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     probability: np.ndarray | None = None
     entropy: np.ndarray | None = None
     lesions: np.ndarray | None = None
     parcels: np.ndarray | None = None
+    synthetic_error: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
     soft_dice: dict[int, float] = field(default_factory=dict)

@@ -40,10 +40,8 @@ def write_result(folder: Path, name: str, size: float = 1, parcels: bool = False
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
     report = RunReport("segment", path, {"steps": 2}, {"t1_lmi_translation": WEIGHTS}, **facts)
-    result = Result(
-        read_volume(path), report, 0.8 - source / 1500, None, segmentation, paths=output_paths(path, folder)
-    )
-    result.render = draw_nothing
+    result = Result(read_volume(path), report, paths=output_paths(path, folder), render=draw_nothing)
+    result.synthetic, result.segmentation = 0.8 - source / 1500, segmentation
     if parcels:
         result.parcels = np.where(np.isin(segmentation, (3, 42)), PARCELS[-1].id, 0).astype(np.uint8)
     result.write()

@@ -58,7 +58,7 @@ def facts_beside(image: Path) -> dict[str, Any]:
 def test_sidecars_name_the_source(dataset: Path, tmp_path: Path) -> None:
     write_derivative(dataset, tmp_path / "out")
     images = sorted((tmp_path / "out").rglob("*.nii.gz"))
-    described = [path for path in images if not path.name.endswith(("_std.nii.gz", "_entropy.nii.gz"))]
+    described = [path for path in images if not path.name.endswith(("_std.nii.gz", "_entropy.nii.gz", "_error.nii.gz"))]
     for image in described:
         facts = facts_beside(image)
         (source,) = facts["Sources"]

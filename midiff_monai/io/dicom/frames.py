@@ -171,8 +171,14 @@ def echo_time(dataset: Dataset) -> float:
 
 def image_type(dataset: Dataset) -> str:
     """Return the values of FrameType or ImageType from the third on, such as "M_SE". Empty if there are none."""
-    values = dataset.get("FrameType") or dataset.get("ImageType") or ()
-    return "_".join(str(value) for value in list(values)[2:] if value != "NONE") if len(values) > 2 else ""
+    values = values_of(dataset, "FrameType") or values_of(dataset, "ImageType")
+    return "_".join(value for value in values[2:] if value != "NONE")
+
+
+def values_of(dataset: Dataset, keyword: str) -> list[str]:
+    """Return the values of an attribute of text. pydicom gives a single value without a list."""
+    found = dataset.get(keyword) or []
+    return [found] if isinstance(found, str) else [str(value) for value in found]
 
 
 def is_magnitude(dataset: Dataset) -> bool:

@@ -23,6 +23,7 @@ from midiff_monai.io.dicom.frames import (
     is_magnitude,
     optional_number,
     shared_groups,
+    values_of,
 )
 from midiff_monai.io.dicom.reader import EXPORT_AGAIN, read_file
 
@@ -163,7 +164,7 @@ def _is_image_class(header: Dataset) -> bool:
 
 
 def _exclusion_reason(header: Dataset, has_magnitudes: bool) -> str:
-    image_type = list(header.get("ImageType") or ())
+    image_type = values_of(header, "ImageType")
     if header.get("Modality") and header.Modality not in ANATOMICAL:
         return f"is of modality {header.Modality!r}, neither MR nor CT"
     found = [NO_ANATOMY[kind] for kind in image_type if kind in NO_ANATOMY]
