@@ -10,7 +10,6 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from register import move_labels
@@ -29,7 +28,7 @@ from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.reading import prepare_source
-from midiff_monai.pipeline.volume import foreground_of, segment_volume, translate_volume
+from midiff_monai.pipeline.volume import foreground_of, image_of, segment_volume, translate_volume
 
 WAYS = ("default", "fast")
 """Ways to segment a scan. `fast` is the option of that name."""
@@ -109,7 +108,7 @@ def sample_scan(scan: Scan) -> dict[str, Sample]:
     mode = Mode.SEGMENT if scan.translated else Mode.SEGMENT_DIRECTLY
     settings = Settings(modality=scan.modality)
     source = prepare_source(read_volume(scan.volume), scan.volume, settings)
-    image = MetaTensor(np.asarray(source.dataobj)[None], affine=torch.from_numpy(source.affine))
+    image = image_of([source])
     foreground, translated = foreground_of(image), None
     models, fast = load_models(Task(mode, settings)), load_models(Task(Mode.SEGMENT_DIRECTLY, Settings(fast=True)))
     segmenters: dict[str, Bundle | None] = dict(zip(WAYS, (models.segmentation, fast.segmentation), strict=True))

@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 from run import subjects
 from scipy.optimize import minimize
@@ -31,7 +28,7 @@ from midiff_monai.io.volumes import read_volume
 from midiff_monai.pipeline.models import Models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.reading import prepare_source
-from midiff_monai.pipeline.volume import foreground_of, translate_volume
+from midiff_monai.pipeline.volume import foreground_of, image_of, translate_volume
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import restore_foreground
 
@@ -88,15 +85,15 @@ def pairs(data: Path) -> Iterator[Pair]:
         flair, t1 = (data / "heads-flair" / f"{name}_{contrast}.nii.gz" for contrast in ("FLAIR", "T1"))
         if flair.exists():
             moved = MovedHead(flair, t1)
-            voxels = sitk.GetArrayFromImage(moved.t1).transpose()
-            yield Pair(("heads-flair", name, "FLAIR"), flair, voxels, np.asarray(moved.truth.dataobj) > 0)
+            brain = np.asarray(moved.truth.dataobj) > 0
+            yield Pair(("heads-flair", name, "FLAIR"), flair, moved.t1_voxels, brain)
 
 
 def take_sample(pair: Pair, models: Models) -> Sample:
     """Translate a scan, and draw voxels of its brain."""
     assert models.translation is not None
     source = prepare_source(read_volume(pair.scan), pair.scan, Settings())
-    image = MetaTensor(torch.from_numpy(np.asarray(source.dataobj))[None], affine=torch.from_numpy(source.affine))
+    image = image_of([source])
     foreground = foreground_of(image)
     translated = translate_volume(image, foreground, models)
     conformed = models.translation.conform(image)

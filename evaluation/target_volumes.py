@@ -101,8 +101,8 @@ def scans_on_one_grid(subject: str, data: Path) -> Iterator[tuple[str, nib.Nifti
     lesions = flair.with_name(f"{subject}_lesions.nii.gz")
     if subject.startswith("Subj"):
         lesions = flair.with_name(f"{subject}_FLAIR_WMH.nii.gz")
-        t1 = MovedHead(flair, flair.with_name(f"{subject}_T1.nii.gz")).t1
-        yield "T1", nib.Nifti1Image(sitk.GetArrayFromImage(t1).transpose(), image.affine), brain
+        moved = MovedHead(flair, flair.with_name(f"{subject}_T1.nii.gz"))
+        yield "T1", nib.Nifti1Image(moved.t1_voxels, image.affine), brain
     for contrast in ("T1", "T2", "PD") if not subject.startswith("Subj") else ():
         if scan := scan_of(data, subject, contrast):
             yield contrast, resample_from_to(read_volume(scan), image, order=1), brain

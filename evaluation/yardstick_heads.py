@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from acquisitions import Grid, regrid
 from nibabel.affines import apply_affine
+from numpy.typing import NDArray
 from register import as_itk, distance, move_labels, mutual_information, register
 from yardstick_case import Case, Scan, subject_of
 
@@ -71,6 +72,11 @@ class MovedHead:
     def t1(self) -> sitk.Image:
         """The T1w on the grid of the FLAIR."""
         return self._on_grid(self.scans[1], self.transform)
+
+    @property
+    def t1_voxels(self) -> NDArray:
+        """The voxels (X, Y, Z) of the T1w on the grid of the FLAIR."""
+        return sitk.GetArrayFromImage(self.t1).transpose()
 
     @property
     def thick_t1(self) -> sitk.Image:

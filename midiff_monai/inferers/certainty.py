@@ -35,11 +35,11 @@ class ConfidenceCalibration:
 
     def __call__(self, probability: torch.Tensor) -> torch.Tensor:
         """Calibrate the probabilities (X, Y, Z) of the labels of a scan, in [0, 1]; 0, which is no label, stays."""
-        labelled = probability[probability > 0]
-        calibrated = torch.zeros_like(probability)
-        if len(labelled):
-            calibrated[probability > 0] = at_temperature(labelled, self.temperature(float(labelled.mean())))
-        return calibrated
+        labelled = probability > 0
+        if not labelled.any():
+            return probability
+        temperature = self.temperature(float(probability[labelled].mean()))
+        return torch.where(labelled, at_temperature(probability, temperature), probability)
 
     def temperature(self, mean: float) -> float:
         """The temperature of a scan whose labels have this mean probability."""

@@ -116,8 +116,9 @@ def find_scans(
     target: str = DEFAULT_TARGET,
     slices: bool = False,
 ) -> list[Job]:
-    """Find the volumes of a run as `find_jobs` does, but in any order, with repetitions, and with those that would
-    write the same files.
+    """Find the volumes of a run as `find_jobs` does, each as often as it is named.
+
+    Volumes that would write the same files are found too, and excluded ones stand among the others.
     """
     items = [items] if isinstance(items, str | Path) else items
     search = _Search(Path(output), "CT" if modality == "CT" else "MR", target, slices)

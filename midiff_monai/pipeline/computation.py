@@ -26,7 +26,7 @@ from midiff_monai.parcels import parcel_volumes
 from midiff_monai.pipeline.lesions import Relabelled, describe_lesions, separate_lesions_of_any
 from midiff_monai.pipeline.models import CALIBRATION, EXPECTED_ERROR, Models
 from midiff_monai.pipeline.options import Task
-from midiff_monai.pipeline.volume import Translated, foreground_of, segment_volume, translate_volume
+from midiff_monai.pipeline.volume import Translated, foreground_of, image_of, segment_volume, translate_volume
 from midiff_monai.qc.flags import quality_flags
 from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
@@ -153,8 +153,7 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
     report.warnings += [warning for scan in scans for warning in reading_warnings(scan)]
     if not states_orientation(source):
         report.warnings.append(SIDES_UNKNOWN)
-    voxels = torch.from_numpy(np.stack([np.asarray(scan.dataobj, dtype=np.float32) for scan in scans]))
-    image = MetaTensor(voxels, affine=torch.from_numpy(source.affine))
+    image = image_of(scans)
     foreground, translated = foreground_of(image), None
     if models.translation:
         with report.timed("translate"):

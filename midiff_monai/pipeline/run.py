@@ -159,13 +159,13 @@ def check_settings(task: Task) -> None:
     chosen = task.choose_bundles()
     if task.together:
         chosen.check_volumes()
-        if not task.mode.translates:
-            raise InputError("--together", "has no effect without translation", "Leave it out, or --no-translate")
-    for name in ("modality", "sampler", *SAMPLING):
-        if getattr(settings, name) is not None and not task.mode.translates:
-            raise InputError(option_of(name), "has no effect without translation", "Leave it out, or --no-translate")
-    if settings.error_map and not task.mode.translates:
-        raise InputError("--error-map", "has no effect without translation", "Leave it out, or --no-translate")
+    of_translation = {"--together": task.together, "--error-map": settings.error_map}
+    of_translation |= {
+        option_of(name): getattr(settings, name) is not None for name in ("modality", "sampler", *SAMPLING)
+    }
+    for option, given in of_translation.items():
+        if given and not task.mode.translates:
+            raise InputError(option, "has no effect without translation", "Leave it out, or --no-translate")
     of_segmentation = {
         "--probability": settings.probability,
         "--no-lesions": not settings.lesions,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -51,6 +53,12 @@ class Segmented(NamedTuple):
     soft_dice: dict[int, float]
 
 
+def image_of(scans: Sequence[nib.Nifti1Image]) -> MetaTensor:
+    """The voxels (S, X', Y', Z') of scans on one grid, float32, with the affine of the first."""
+    voxels = np.stack([np.asarray(scan.dataobj, dtype=np.float32) for scan in scans])
+    return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(scans[0].affine))
+
+
 def foreground_of(image: MetaTensor) -> torch.Tensor:
     """The voxels (X', Y', Z') that are not 0 in one of the scans (S, X', Y', Z'), with their holes filled."""
     return torch.from_numpy(fill_holes((np.asarray(image) != 0).any(axis=0)))
@@ -90,8 +98,7 @@ def _expected_error(
 ) -> torch.Tensor:
     """The expected error (X', Y', Z') of the first channel of `samples`, on the grid of the image."""
     error = translation.setting(EXPECTED_ERROR)(samples[:1], conformed, whole_head)
-    known = (as_plain_tensor(conformed) != 0).any(dim=0)
-    return restore_foreground(error, known, conformed.affine, foreground, image.affine)[0]
+    return restore_foreground(error, error[0] > 0, conformed.affine, foreground, image.affine)[0]
 
 
 def segment_volume(

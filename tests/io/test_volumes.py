@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import nibabel as nib
@@ -8,20 +7,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+from volume_files import OBLIQUE, assert_reads_as, save
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.volumes import (
     check_intensity_range,
     read_volume,
-    reading_warnings,
-    states_orientation,
     write_like,
     write_shares,
-)
-
-OBLIQUE = nib.affines.from_matvec(
-    Rotation.from_euler("xyz", [10, -7, 15], degrees=True).as_matrix() @ np.diag([-0.9, 1.1, 3.0]), [40, -50, -20]
 )
 
 
@@ -30,23 +23,10 @@ def voxels() -> NDArray[np.int16]:
     return np.random.default_rng(0).integers(-50, 2000, (12, 10, 8)).astype(np.int16)
 
 
-def save(path: Path, data: NDArray, affine: NDArray[np.float64] = OBLIQUE) -> Path:
-    nib.save(nib.Nifti1Image(data, affine, dtype=data.dtype), path)
-    return path
-
-
 def reload(path: Path) -> nib.Nifti1Image:
     image = nib.load(path)
     assert isinstance(image, nib.Nifti1Image)
     return image
-
-
-def assert_reads_as(path: Path, data: NDArray, affine: NDArray[np.float64]) -> None:
-    image = read_volume(path)
-    assert type(image) is nib.Nifti1Image and image.shape == data.shape
-    assert image.get_data_dtype() == np.float32 and image.get_fdata(dtype=np.float32).dtype == np.float32
-    np.testing.assert_array_equal(image.get_fdata(), data)
-    np.testing.assert_allclose(image.affine, affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr", "a.img", "a.mgz", "a.mgh"])
@@ -68,72 +48,6 @@ def test_nifti2_keeps_its_codes(tmp_path: Path, voxels: NDArray[np.int16]) -> No
     assert_reads_as(tmp_path / "a.nii", voxels, OBLIQUE)
     header = read_volume(tmp_path / "a.nii").header
     assert (int(header["sform_code"]), int(header["qform_code"])) == (4, 1)
-
-
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
-def test_itk_formats_read_as_their_nifti_twin(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
-    """ITK itself converts the NIfTI to LPS, so the conversion back to RAS is tested independently."""
-    twin = save(tmp_path / "twin.nii", voxels)
-    sitk.WriteImage(sitk.ReadImage(str(twin)), str(tmp_path / name))
-    assert_reads_as(tmp_path / name, voxels, OBLIQUE)
-    assert read_volume(tmp_path / name).header.get_xyzt_units()[0] == "mm"
-
-
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
-def test_an_itk_header_without_axes_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
-    path = tmp_path / name
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    assert states_orientation(read_volume(path))
-    axes = rb"(TransformMatrix|AnatomicalOrientation) = .*\n|space: .*\n|space origin: .*\n"
-    bare = re.sub(axes, b"", path.read_bytes())
-    path.write_bytes(re.sub(rb"space directions: .*\n", b"spacings: 1 1 1\n", bare))
-    image = read_volume(path)
-    np.testing.assert_array_equal(image.get_fdata(), voxels.T)
-    assert not states_orientation(image)
-
-
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
-def test_an_itk_header_without_voxel_size_gives_a_warning(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
-    path = tmp_path / name
-    image = sitk.GetImageFromArray(voxels)
-    image.SetOrigin((1, 2, 3))
-    sitk.WriteImage(image, str(path))
-    assert reading_warnings(read_volume(path)) == []
-    path.write_bytes(re.sub(rb"(ElementSpacing = |space).*\n", b"", path.read_bytes()))
-    warning = reading_warnings(read_volume(path))[0]
-    assert warning.startswith("The header does not state the voxel size of every axis, 1 mm is used")
-
-
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
-def test_a_sheared_itk_image_is_refused(tmp_path: Path, voxels: NDArray[np.int16], name: str) -> None:
-    """A qform cannot hold the shear. Read by way of it, the image would be straightened."""
-    path = tmp_path / name
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    content = path.read_bytes().replace(b"space directions: (1,0,0)", b"space directions: (0.8,0.6,0)")
-    path.write_bytes(content.replace(b"TransformMatrix = 1 0 0", b"TransformMatrix = 0.8 0.6 0"))
-    with pytest.raises(InputError, match=r"has a sheared affine: voxel axes 0 and 1 meet at"):
-        read_volume(path)
-
-
-def test_a_metaimage_whose_axes_have_a_length_is_refused(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    path = tmp_path / "a.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    path.write_bytes(path.read_bytes().replace(b"1 0 0 0 1 0 0 0 1", b"2 0 0 0 2 0 0 0 2"))
-    with pytest.raises(InputError, match=r"has axes of the lengths 2 x 2 x 2 beside its voxel size"):
-        read_volume(path)
-
-
-def test_an_nrrd_with_an_axis_without_direction_gives_a_warning(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    path = tmp_path / "a.nrrd"
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    path.write_bytes(path.read_bytes().replace(b"directions: (1,0,0)", b"directions: none"))
-    assert "does not state the voxel size of every axis" in reading_warnings(read_volume(path))[0]
-
-
-def test_itk_single_frame_is_squeezed(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    sitk.WriteImage(sitk.JoinSeries(sitk.ReadImage(str(save(tmp_path / "a.nii", voxels)))), str(tmp_path / "a.nrrd"))
-    assert sitk.ReadImage(str(tmp_path / "a.nrrd")).GetDimension() == 4
-    assert_reads_as(tmp_path / "a.nrrd", voxels, OBLIQUE)
 
 
 @pytest.mark.parametrize("frames", [(1,), (1, 1)])
@@ -275,54 +189,6 @@ def test_shares_are_stored_as_scaled_bytes(tmp_path: Path, voxels: NDArray[np.in
     np.testing.assert_allclose(image.get_fdata(), shares, atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(image.get_fdata()[0, 0, :2], [0, 1], atol=1e-6)
     np.testing.assert_allclose(image.affine, reference.affine, atol=1e-4)
-
-
-def test_analyze_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    nib.save(nib.AnalyzeImage(voxels, None), tmp_path / "a.img")
-    expected = nib.AnalyzeImage.from_filename(tmp_path / "a.img")
-    image = read_volume(tmp_path / "a.img")
-    np.testing.assert_allclose(image.affine, expected.affine)
-    np.testing.assert_array_equal(image.get_fdata(), voxels)
-    assert not states_orientation(image)
-    assert states_orientation(read_volume(save(tmp_path / "a.nii", voxels)))
-
-
-def test_analyze_of_spm_states_no_orientation_without_its_mat_file(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    image = nib.Spm99AnalyzeImage(voxels, OBLIQUE)
-    image.header["origin"][:3] = (2, 3, 4)
-    nib.save(image, tmp_path / "a.img")
-    assert states_orientation(read_volume(tmp_path / "a.img"))
-    (tmp_path / "a.mat").unlink()
-    moved = read_volume(tmp_path / "a.img")
-    assert not states_orientation(moved)
-    np.testing.assert_array_equal(moved.affine, nib.Spm99AnalyzeImage.from_filename(tmp_path / "a.img").affine)
-
-
-def test_mgh_without_good_ras_flag_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    path = tmp_path / "a.mgh"
-    nib.save(nib.MGHImage(voxels, OBLIQUE), path)
-    assert states_orientation(read_volume(path))
-    stored = bytearray(path.read_bytes())
-    stored[28:30] = b"\0\0"  # goodRASFlag
-    path.write_bytes(stored)
-    assert not states_orientation(read_volume(path))
-
-
-def test_nrrd_with_handedness_only_states_no_orientation(tmp_path: Path, voxels: NDArray[np.int16]) -> None:
-    path = tmp_path / "a.nrrd"
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space: 3D-right-handed"))
-    assert not states_orientation(read_volume(path))
-
-
-def test_metaimage_with_an_orientation_that_itk_ignores_states_no_orientation(
-    tmp_path: Path, voxels: NDArray[np.int16]
-) -> None:
-    path = tmp_path / "a.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
-    path.write_bytes(re.sub(rb"TransformMatrix = .*\n", b"", path.read_bytes()))
-    assert b"AnatomicalOrientation" in path.read_bytes()
-    assert not states_orientation(read_volume(path))
 
 
 def test_negative_magnitudes_are_refused() -> None:
