@@ -61,6 +61,8 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/acquisitions.py --subject $(DATA)/multicontrast/301D00293 \
 		--label-map $(DATA)/label-maps/training_seg_01.nii.gz --out $(RESULTS)/acquisitions
 	$(BIN)/python evaluation/yardstick.py --data $(DATA) --out $(RESULTS)
+	$(BIN)/python evaluation/together.py $(PAIRS) --out $(RESULTS)
+	$(BIN)/python evaluation/together.py --pairs $(SCRATCH)/open-ms-heads --full --out $(RESULTS)
 	$(BIN)/python evaluation/synthetic_error.py --data $(DATA) --samples $(SCRATCH)/synthetic_error --out $(RESULTS)
 	$(BIN)/python evaluation/odd.py --data $(DATA)/odd --out $(RESULTS) --keep $(SCRATCH)/odd
 	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
