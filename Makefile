@@ -67,7 +67,7 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/odd.py --data $(DATA)/odd --out $(RESULTS) --keep $(SCRATCH)/odd
 	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/parcels.py --data $(DATA) --out $(RESULTS)
-	$(BIN)/python evaluation/intracranial.py $(MAPS) --out $(RESULTS)
+	$(BIN)/python evaluation/intracranial.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/quality.py collect --data $(DATA) --out $(RESULTS)/quality --work $(SCRATCH)/quality
 	$(BIN)/python evaluation/quality.py validate --out $(RESULTS)/quality --figures $(RESULTS)/figures
 	$(BIN)/python evaluation/distribution.py $(PAIRS) --out $(RESULTS)

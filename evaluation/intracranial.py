@@ -1,70 +1,111 @@
-"""Compare the estimate of the intracranial volume with the truth, on the label maps of whole heads.
+"""Compare the intracranial volume with labels that others made, and with the truth of simulated heads.
 
-    python evaluation/intracranial.py --label-maps ../shared/data/label-maps --out evaluation/results
+    python evaluation/intracranial.py --data ../shared/data --out evaluation/results
 
-The estimate gets the true labels of brain and CSF. Its error is thus that of the estimate alone. There is one row for
-each label map. PROTOCOL.md has the details.
+There is one row for each scan: simulated heads of the label maps that no training uses, T1w and FLAIR of elderly
+people with the DLMUSE parcellation of the T1w, and T1w of the people of IXI that no training uses. PROTOCOL.md has the
+details.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
+from table import weights_columns
 from tqdm import tqdm
+from yardstick_case import subject_of
+from yardstick_scans import HELD_BACK, SIMULATED, simulate_head
 
-from midiff_monai.evaluation.simulation import brain_structures
-from midiff_monai.labels import TOTALS
+from midiff_monai import segment
+from midiff_monai.evaluation.metrics import dice
+from midiff_monai.io.affines import voxel_volume_ml
+from midiff_monai.training.intracranial import intracranial_mask
 from midiff_monai.transforms.foreground import fill_holes
-from midiff_monai.transforms.intracranial import intracranial_ml
 
-SINUSES = 514
-
-REACH = 4
-"""Distance in voxels of 2 mm within which veins are inside the skull. Those of the neck lie beyond."""
-
-STEP = 2
-"""Every which voxel of the label maps of 1 mm is used, along each axis."""
+VALIDATION = 6
+"""People of IXI, the last ones by name, that the training leaves out."""
 
 
-def true_ml(labels: NDArray[np.integer], structures: NDArray[np.int16], voxel_ml: float) -> float:
-    """Add up brain, CSF and venous sinuses (X, Y, Z), in RAS, above the lowest slice with brain."""
-    inside = structures > 0
-    lowest = int(np.isin(structures, TOTALS["brain"]).any(axis=(0, 1)).argmax())
-    inside |= (labels == SINUSES) & (ndimage.distance_transform_cdt(~inside) <= REACH)
-    inside[:, :, :lowest] = False
-    return float(fill_holes(inside).sum() * voxel_ml)
+class Head(NamedTuple):
+    """A scan of a whole head.
+
+    Attributes:
+        source: folder of the data.
+        subject: name of the person or the label map.
+        contrast: the sequence.
+        volume: the file.
+        mask: what is intracranial (X, Y, Z), on the grid of the file; None where only its volume is known.
+        true_ml: its volume.
+    """
+
+    source: str
+    subject: str
+    contrast: str
+    volume: Path
+    mask: NDArray[np.bool_] | None
+    true_ml: float
 
 
-def compare(label_map: Path) -> dict[str, str | float]:
-    """Compute the row of a label map of 1 mm."""
-    stored = nib.as_closest_canonical(nib.Nifti1Image.from_filename(label_map)).slicer[::STEP, ::STEP, ::STEP]
-    labels = np.asarray(stored.dataobj).astype(np.int16)
-    structures, voxel_ml = brain_structures(labels), STEP**3 / 1000
-    truth, estimate = true_ml(labels, structures, voxel_ml), intracranial_ml(structures, stored.affine)
-    return {
-        "label_map": label_map.name.partition(".")[0],
-        "brain_and_csf_ml": float((structures > 0).sum() * voxel_ml),
-        "true_ml": truth,
-        "estimate_ml": estimate,
-        "error_percent": 100 * (estimate / truth - 1),
-    }
+def simulated_heads(data: Path) -> Iterator[Head]:
+    """Simulate the label maps that no training uses, at 1 mm."""
+    for name in HELD_BACK:
+        path = data / "label-maps" / f"{name}.nii.gz"
+        labels = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
+        true_ml = float(intracranial_mask(np.asarray(labels.dataobj).astype(np.int16)).sum()) / 1000
+        with tempfile.TemporaryDirectory() as folder:
+            simulate_head(path, Path(folder))
+            for contrast in SIMULATED:
+                (volume,) = Path(folder).glob(f"*_{contrast}.nii.gz")
+                yield Head("label-maps", name, contrast, volume, None, true_ml)
+
+
+def real_heads(data: Path) -> Iterator[Head]:
+    """List the whole heads with DLMUSE parcellations: the FLAIR has the true volume of the T1w."""
+    people = [("heads-flair", path) for path in sorted((data / "heads-flair").glob("*_T1.nii.gz"))]
+    people += [("ixi-t1", path) for path in sorted((data / "ixi-t1").glob("*_T1.nii.gz"))[-VALIDATION:]]
+    for source, t1 in people:
+        labels = nib.Nifti1Image.from_filename(t1.with_name(t1.name.replace("_T1.", "_T1_DLMUSE.")))
+        mask = fill_holes(np.asarray(labels.dataobj) > 0)
+        true_ml = float(mask.sum()) * voxel_volume_ml(labels.affine)
+        yield Head(source, subject_of(t1), "T1", t1, mask, true_ml)
+        flair = t1.with_name(t1.name.replace("_T1.", "_FLAIR."))
+        if flair.exists():
+            yield Head(source, subject_of(t1), "FLAIR", flair, None, true_ml)
+
+
+def row_of(head: Head) -> dict[str, str | float]:
+    """Segment a head, and compare what lies inside the skull with the truth."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = segment([head.volume], folder, translated=head.contrast != "T1", **settings_of(head))[0]
+    found_ml = result.intracranial_ml
+    row = {"source": head.source, "subject": head.subject, "contrast": head.contrast, "true_ml": head.true_ml}
+    row |= {"found_ml": found_ml, "error_percent": 100 * (found_ml / head.true_ml - 1)}
+    if head.mask is not None and result.intracranial is not None:
+        row["dice"] = dice(result.intracranial, head.mask, [1])
+    return row | weights_columns(result.report.weights)
+
+
+def settings_of(head: Head) -> dict[str, Any]:
+    """The settings of a run: the volume does not depend on the detail of the labels."""
+    return {"fast": True, "lesions": False} | ({"modality": "CT"} if head.contrast == "CT" else {})
 
 
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--label-maps", type=Path, required=True, help="folder of the label maps")
+    parser.add_argument("--data", type=Path, required=True, help="folder of label-maps, heads-flair and ixi-t1")
     parser.add_argument("--out", type=Path, required=True, help="folder for intracranial.csv")
     arguments = parser.parse_args()
-    rows = [compare(path) for path in tqdm(sorted(arguments.label_maps.glob("*.nii.gz")))]
-    if not rows:
-        parser.error(f"{arguments.label_maps} has no label map")
+    heads = (head for heads in (real_heads, simulated_heads) for head in heads(arguments.data))
+    rows = [row_of(head) for head in tqdm(heads)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(arguments.out / "intracranial.csv", index=False, float_format="%.2f")
 

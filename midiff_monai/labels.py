@@ -76,6 +76,8 @@ WM-hypointensities, as which T1w shows them; its colour is too close to that of 
 FREESURFER_IDS: tuple[int, ...] = tuple(structure.id for structure in STRUCTURES)
 """Class index → FreeSurfer id."""
 
+CSF = 24
+"""FreeSurfer id of the CSF around the brain. The ventricles have ids of their own."""
 
 MERGED: Mapping[int, int] = MappingProxyType(
     {25: 2, 57: 41, 30: 2, 62: 41, 72: 14, 85: 24, 136: 4, 137: 5, 163: 43, 164: 44}

@@ -33,6 +33,7 @@ INCLUDED = {
     "bundles/t1_lmi_translation/docs/README.md": "results/translation_card.md",
     "bundles/t1_brain_segmentation/docs/README.md": "results/segmentation_card.md",
     "bundles/cortical_parcellation/docs/README.md": "results/parcellation_card.md",
+    "bundles/intracranial_mask/docs/README.md": "results/intracranial_card.md",
     "bundles/any_contrast_brain_segmentation/docs/README.md": "results/composite_card.md",
     "bundles/lmi_published/docs/README.md": "results/published_card.md",
     "examples/README.md": "how-to/examples.md",

@@ -16,6 +16,9 @@ TRANSLATION, SEGMENTATION = "t1_lmi_translation", "t1_brain_segmentation"
 PARCELLATION = "cortical_parcellation"
 """Name of the shipped bundle that divides a segmentation into parcels."""
 
+INTRACRANIAL = "intracranial_mask"
+"""Name of the shipped bundle that finds the space inside the skull."""
+
 
 @dataclass(frozen=True)
 class BundleChoice:
@@ -108,5 +111,7 @@ def _kind(root: Path) -> str:
         raise BundleError(root, "runs other bundles, and takes the place of none", hint)
     if "parcellates" in facts:
         raise BundleError(root, "divides a segmentation, and takes the place of none", "Use --parcellation")
+    if "masks" in facts:
+        raise BundleError(root, "finds the space inside the skull, and takes the place of none", "Leave it out")
     hint = "Add `target` to configs/metadata.json of a translation, or `segments` to that of a segmenter"
     raise BundleError(root, "does not say what it makes", hint)

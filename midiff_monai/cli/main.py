@@ -68,6 +68,9 @@ def _run_reporting_errors(arguments: argparse.Namespace) -> int:
     except MidiffError as error:
         _logger.error("%s", error)
         return ExitCode.USAGE
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to write at exit
+        return ExitCode.FAILED
     except (OSError, MemoryError, RuntimeError) as error:
         # a full disk, a lost network share, or no memory left, for which torch raises RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):

@@ -5,6 +5,7 @@ from midiff_monai.inferers.certainty import Certainty, ConfidenceCalibration
 from midiff_monai.inferers.detail import DetailRefiner, RefineProbabilitiesToLabelsd
 from midiff_monai.inferers.expected_error import ExpectedError
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
+from midiff_monai.inferers.intracranial import IntracranialSpace
 from midiff_monai.inferers.parcellation import AssignParcelsd, HemisphereInferer, HemispheresOfLabelsd, parcellate
 from midiff_monai.inferers.segmentation import BrainSegmentation
 from midiff_monai.inferers.slicewise import SliceRunner, SlicewiseInferer, VolumeInferer
@@ -19,6 +20,7 @@ __all__ = [
     "ExpectedError",
     "HemisphereInferer",
     "HemispheresOfLabelsd",
+    "IntracranialSpace",
     "LMIGuidedInferer",
     "RefineProbabilitiesToLabelsd",
     "SliceRunner",

@@ -55,6 +55,7 @@ OUTPUTS = (
     ),
     Output("entropy", "_desc-probability_entropy.nii.gz", "_desc-probability{scan}_entropy.nii.gz", "segmentation"),
     Output("lesions", "_desc-lesions_mask.nii.gz", "_desc-lesions{scan}_mask.nii.gz", "segmentation"),
+    Output("intracranial", "_desc-intracranial_mask.nii.gz", "_desc-intracranial{scan}_mask.nii.gz", "segmentation"),
     Output("parcels", "_desc-parcels_dseg.nii.gz", "_desc-parcels{scan}_dseg.nii.gz", "segmentation"),
     Output("parcel_table", "_desc-parcels_dseg.tsv", "_desc-parcels{scan}_dseg.tsv", "segmentation"),
     Output("parcel_volumes", "_desc-parcels_volumes.csv", "_desc-parcels{scan}_volumes.csv", "segmentation"),
@@ -80,6 +81,7 @@ class OutputPaths:
         probability: probability of the label of each voxel.
         entropy: entropy of the probabilities of all labels.
         lesions: mask of the white matter lesions, if the contrast of the input shows them.
+        intracranial: mask of what the inner skull encloses, of a whole head.
         parcels: label map of the regions of cortex and white matter, if they are wanted.
         parcel_table: index, name, colour and lobe of each region.
         parcel_volumes: volume of each region in millilitres.
@@ -98,6 +100,7 @@ class OutputPaths:
     probability: Path
     entropy: Path
     lesions: Path
+    intracranial: Path
     parcels: Path
     parcel_table: Path
     parcel_volumes: Path

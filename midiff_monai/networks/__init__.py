@@ -8,7 +8,13 @@ from midiff_monai.networks.schedulers import (
     SpacedDDIMScheduler,
     TrailingDDIMScheduler,
 )
-from midiff_monai.networks.wrappers import AutocastWrapper, PixelUnshuffleWrapper, SliceInstanceNorm, has_fast_bfloat16
+from midiff_monai.networks.wrappers import (
+    AutocastWrapper,
+    PixelUnshuffleWrapper,
+    SliceInstanceNorm,
+    VoxelUnshuffleWrapper,
+    has_fast_bfloat16,
+)
 
 __all__ = [
     "AncestralScheduler",
@@ -21,5 +27,6 @@ __all__ = [
     "SliceInstanceNorm",
     "SpacedDDIMScheduler",
     "TrailingDDIMScheduler",
+    "VoxelUnshuffleWrapper",
     "has_fast_bfloat16",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.networks.layers import Norm
+from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,6 +37,30 @@ class PixelUnshuffleWrapper(nn.Module):
         """Map (B, C, H, W) or (B, C, H, W, Z) to (B, C', …); further arguments go to the network."""
         unshuffled = slice_by_slice(F.pixel_unshuffle, x, self.factor)
         return slice_by_slice(F.pixel_shuffle, self.network(unshuffled, *args, **kwargs), self.factor)
+
+
+class VoxelUnshuffleWrapper(nn.Module):
+    """Run a network on volumes with `factor`³ times fewer voxels and `factor`³ times more channels.
+
+    It is to volumes what `PixelUnshuffleWrapper` is to slices.
+
+    Args:
+        network: maps factor³·C channels to factor³·C' channels.
+        factor: divisor of the three sides.
+
+    Example:
+        >>> network = VoxelUnshuffleWrapper(nn.Conv3d(8 * 3, 8 * 2, kernel_size=3, padding=1), factor=2)
+        >>> network(torch.rand(1, 3, 8, 10, 12)).shape
+        torch.Size([1, 2, 8, 10, 12])
+    """
+
+    def __init__(self, network: nn.Module, factor: int = 2) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, X, Y, Z) to (B, C', X, Y, Z)."""
+        return pixelshuffle(self.network(pixelunshuffle(x, 3, self.factor)), 3, self.factor)
 
 
 class SliceInstanceNorm(nn.InstanceNorm2d):

@@ -41,6 +41,7 @@ SIDECARS: dict[str, dict[str, Any]] = {
     "segmentation": {"Description": "FreeSurfer ids of brain structures by midiff", "Manual": False},
     "lesions": {"Description": "White matter lesions by midiff", "Type": "Lesion", "Manual": False},
     "probability": {"Description": "Probability of the label of a voxel by midiff", "Manual": False},
+    "intracranial": {"Description": "Space inside the skull by midiff", "Type": "Brain", "Manual": False},
     "parcels": {"Description": "MUSE ids of regions of cortex and white matter by midiff", "Manual": False},
 }
 """Role of an image → what its sidecar says of it."""

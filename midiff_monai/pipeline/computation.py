@@ -31,8 +31,8 @@ from midiff_monai.qc.flags import quality_flags
 from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import qc_mosaic
 from midiff_monai.qc.quality import expected_quality
-from midiff_monai.transforms.intracranial import intracranial_ml
 from midiff_monai.transforms.meta import as_plain_tensor
+from midiff_monai.transforms.spatial import MORE_LIKELY, probability_to_mask
 
 SIDES_UNKNOWN = "The header does not define left and right. The usual convention of the format was assumed: check it."
 
@@ -51,10 +51,12 @@ class Computation:
         probability: (X, Y, Z) probability of the label of each voxel, 0 without a label, or None.
         entropy: (X, Y, Z) entropy of the probabilities of all labels, in [0, 1], 0 without one, or None.
         lesions: (X, Y, Z) mask of the white matter lesions, or None if the source cannot show them.
+        intracranial: (X, Y, Z) mask of what the inner skull encloses, or None unless the source is a whole head.
         parcels: (X, Y, Z) ids of `parcels.PARCELS`, or None.
         synthetic_error: (X, Y, Z) expected absolute error of the synthetic volume, or None.
         target: modality of the synthetic volume.
-        whole_head: whether the source shows a whole head. The intracranial volume of other sources is not known.
+        whole_head: whether the source shows a whole head.
+        intracranial_ml: the intracranial volume in ml; NaN where it is not known, as of a skull-stripped brain.
         soft_dice: Dice that the segmenter expects of each structure that was found, by FreeSurfer id.
         render: draws the mosaic for quality control; called as `qc.mosaic.qc_mosaic` is.
         others: further scans of the person that are translated together with the source, on its grid.
@@ -68,10 +70,12 @@ class Computation:
     probability: np.ndarray | None = None
     entropy: np.ndarray | None = None
     lesions: np.ndarray | None = None
+    intracranial: np.ndarray | None = None
     parcels: np.ndarray | None = None
     synthetic_error: np.ndarray | None = None
     target: str = DEFAULT_TARGET
     whole_head: bool = False
+    intracranial_ml: float = nan
     soft_dice: dict[int, float] = field(default_factory=dict)
     render: Callable[..., None] = qc_mosaic
     others: Sequence[nib.Nifti1Image] = ()
@@ -90,6 +94,19 @@ class Computation:
         """Keep the lesions, the segmentation in which they are white matter, and a record of them in the manifest."""
         self.segmentation, self.lesions = relabelled.labels, relabelled.lesions.mask
         self.report.lesions = describe_lesions(relabelled.lesions, self.source.affine)
+
+    def keep_intracranial(self, probability: MetaTensor) -> None:
+        """Keep the mask of what lies inside the skull, on the grid of the source, and its volume.
+
+        The volume is that on the grid of the network, from which the probability (1, X, Y, Z) comes. Where no voxel is
+        likely to lie inside, there is neither.
+        """
+        inside = int((probability > MORE_LIKELY).sum())
+        if not inside:
+            return
+        mask = probability_to_mask(probability[0], probability.affine, self.source.shape, self.source.affine)
+        self.intracranial = mask.numpy()
+        self.intracranial_ml = inside * voxel_volume_ml(probability.affine)
 
     def keep_certainty(self, certainty: Certainty, calibration: ConfidenceCalibration) -> None:
         """Keep how certain the labels are. Lesions, which are labelled white matter later, change nothing in it."""
@@ -119,22 +136,16 @@ class Computation:
             return None
         lesions = self.report.lesions
         burden = lesions.get("volume_ml", nan), lesions.get("count")
-        return with_totals(self._structures(self.segmentation), self.intracranial_ml(), *burden)
+        return with_totals(self._structures(self.segmentation), self.intracranial_ml, *burden)
 
     def parcel_volumes(self) -> pd.DataFrame | None:
         """The columns of `parcels.parcel_volumes`, a row for each parcel; None without parcels."""
         if self.parcels is None:
             return None
-        return parcel_volumes(self.parcels, voxel_volume_ml(self.source.affine), self.intracranial_ml())
+        return parcel_volumes(self.parcels, voxel_volume_ml(self.source.affine), self.intracranial_ml)
 
     def _structures(self, segmentation: np.ndarray) -> pd.DataFrame:
         return structure_volumes(segmentation, voxel_volume_ml(self.source.affine))
-
-    def intracranial_ml(self) -> float:
-        """The intracranial volume in millilitres; NaN where it is not known, as of a skull-stripped brain."""
-        if not self.whole_head or self.segmentation is None or not self.segmentation.any():
-            return nan
-        return intracranial_ml(self.segmentation, self.source.affine)
 
     def draw(self, file: Path | BinaryIO, title: str) -> None:
         """Draw the mosaic for quality control as PNG."""
@@ -184,8 +195,10 @@ def _segment(
     assert models.segmentation is not None
     certainty = Certainty(foreground) if task.settings.probability else None
     with report.timed("segment"):
-        segmented = segment_volume(image, foreground, models.segmentation, translated, certainty)
+        segmented = segment_volume(image, foreground, models.segmentation, translated, certainty, models.intracranial)
     volume.whole_head, volume.soft_dice = segmented.whole_head, segmented.soft_dice
+    if segmented.intracranial is not None:
+        volume.keep_intracranial(segmented.intracranial)
     volume.segmentation = labels = segmented.labels.numpy()
     if certainty:
         volume.keep_certainty(certainty, models.segmentation.setting(CALIBRATION))

@@ -81,6 +81,11 @@ class ImageResult:
         return self._image(self.computation.lesions, np.uint8)
 
     @cached_property
+    def intracranial(self) -> nib.Nifti1Image | None:
+        """The mask of what the inner skull of a whole head encloses, uint8, or None."""
+        return self._image(self.computation.intracranial, np.uint8)
+
+    @cached_property
     def parcels(self) -> nib.Nifti1Image | None:
         """The label map of the regions of cortex and white matter in MUSE ids, uint8, or None."""
         return self._image(self.computation.parcels, np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.bundle.choice import PARCELLATION, SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.choice import INTRACRANIAL, PARCELLATION, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root, sampler_path
 from midiff_monai.errors import BundleError, InputError, in_one_line
 from midiff_monai.io.outputs import DEFAULT_TARGET
@@ -37,6 +37,7 @@ class Models:
         target: the target modality.
         finds_brain: translate the brain of a whole head a second time, alone.
         parcellation: divides a segmentation into parcels; None if they are not wanted.
+        intracranial: finds the space inside the skull; None without a segmentation.
     """
 
     segmentation: Bundle | None
@@ -44,10 +45,12 @@ class Models:
     target: str = DEFAULT_TARGET
     finds_brain: bool = True
     parcellation: Bundle | None = None
+    intracranial: Bundle | None = None
 
     @property
     def _bundles(self) -> list[Bundle]:
-        return [bundle for bundle in (self.translation, self.segmentation, self.parcellation) if bundle]
+        bundles = self.translation, self.segmentation, self.parcellation, self.intracranial
+        return [bundle for bundle in bundles if bundle]
 
     @property
     def weights(self) -> dict[str, str]:
@@ -82,8 +85,9 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         if settings.probability:
             _require(segmentation, CALIBRATION, "--probability", "the probability of labels")
     parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
+    intracranial = _open(bundle_root(INTRACRANIAL), **common) if task.mode.segments else None
     if not task.mode.translates:
-        return Models(segmentation, parcellation=parcellation)
+        return Models(segmentation, parcellation=parcellation, intracranial=intracranial)
     sampling = {name: getattr(settings, name) for name in SAMPLING}
     overlays: list[str | Path] = [settings.modality] if settings.modality else []
     overlays += [sampler_path(settings.sampler)] if settings.sampler else []
@@ -93,7 +97,7 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     _check_sampling(translation, settings)
     if settings.error_map:
         _require(translation, EXPECTED_ERROR, "--error-map", "the error map")
-    return Models(segmentation, translation, chosen.target, chosen.finds_brain, parcellation)
+    return Models(segmentation, translation, chosen.target, chosen.finds_brain, parcellation, intracranial)
 
 
 def _open(root: Path, **options: Any) -> Bundle:

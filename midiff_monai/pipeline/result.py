@@ -109,6 +109,8 @@ class Result(Computation):
                 writers[role] = partial(self._write_shares, shares)
         if self.lesions is not None:
             writers["lesions"] = partial(self._write_bytes, self.lesions)
+        if self.intracranial is not None:
+            writers["intracranial"] = partial(self._write_bytes, self.intracranial)
         if self.parcels is not None:
             writers["parcels"] = partial(self._write_bytes, self.parcels)
             writers["parcel_table"] = write_parcel_table

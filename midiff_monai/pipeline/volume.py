@@ -11,9 +11,11 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.bundle.bundle import Bundle
+from midiff_monai.labels import CSF, FREESURFER_IDS
 from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.qc.soft_dice import soft_dice
+from midiff_monai.transforms.brain_distance import depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import Observer, restore_foreground
@@ -30,6 +32,7 @@ class Translated(NamedTuple):
         conformed: (1, X, Y, Z), the synthetic volume on the grid of the network.
         logits: (classes, X, Y, Z), the segmentation logits of `conformed`; None where they are unknown.
         whole_head: whether the source shows a whole head; False without a segmenter.
+        source: (S, X, Y, Z), the scans on the grid of the network.
     """
 
     restored: torch.Tensor
@@ -37,6 +40,7 @@ class Translated(NamedTuple):
     conformed: MetaTensor
     logits: torch.Tensor | None
     whole_head: bool
+    source: MetaTensor
 
 
 class Segmented(NamedTuple):
@@ -46,11 +50,14 @@ class Segmented(NamedTuple):
         labels: (X', Y', Z') FreeSurfer ids, int16, 0 outside the foreground.
         whole_head: whether the volume shows a whole head.
         soft_dice: that the segmenter expects of each structure that was found, by FreeSurfer id.
+        intracranial: (1, X, Y, Z), the probability that a voxel of the grid of the network lies inside the skull. None
+            of a skull-stripped brain, and where it is not wanted.
     """
 
     labels: torch.Tensor
     whole_head: bool
     soft_dice: dict[int, float]
+    intracranial: MetaTensor | None
 
 
 def image_of(scans: Sequence[nib.Nifti1Image]) -> MetaTensor:
@@ -85,7 +92,8 @@ def translate_volume(
         samples, logits = translation.infer(conformed), None
     restored = translation.setting("upsampling")(samples, conformed, image, foreground)
     error = _expected_error(samples, conformed, image, foreground, translation, whole_head) if error_map else None
-    return Translated(restored, error, MetaTensor(samples[:1], affine=conformed.affine), logits, whole_head)
+    made = MetaTensor(samples[:1], affine=conformed.affine)
+    return Translated(restored, error, made, logits, whole_head, conformed)
 
 
 def _expected_error(
@@ -107,6 +115,7 @@ def segment_volume(
     segmentation: Bundle,
     translated: Translated | None,
     observe: Observer | None = None,
+    intracranial: Bundle | None = None,
 ) -> Segmented:
     """Segment a volume by way of its translation, or as it is.
 
@@ -116,6 +125,7 @@ def segment_volume(
         segmentation: the segmenter.
         translated: the translation of the image; None segments the image itself.
         observe: gets the probabilities of the classes at the voxels of the image, part by part.
+        intracranial: finds the space inside the skull of a whole head.
     """
     coarse, fine, logits, affine = image, image, None, image.affine
     if translated:
@@ -132,4 +142,18 @@ def segment_volume(
         probabilities = MetaTensor(probabilities * known, affine=conformed.affine)
         fine = segmentation.conform(fine, "fine")
         labels = segmentation.setting("refiner")(probabilities, fine, foreground, affine, observe)
-    return Segmented(labels, whole_head, expected)
+    space = None
+    if whole_head and intracranial:
+        classes = as_plain_tensor(probabilities).argmax(dim=0) * known
+        space = _space_of(translated.source if translated else conformed, classes, intracranial)
+    return Segmented(labels, whole_head, expected, space)
+
+
+def _space_of(scans: MetaTensor, classes: torch.Tensor, intracranial: Bundle) -> MetaTensor:
+    """The probability (1, X, Y, Z) that a voxel of conformed scans (S, X, Y, Z) lies inside the skull.
+
+    The classes (X, Y, Z) are those of the segmentation, positions in `FREESURFER_IDS`.
+    """
+    brain = (classes > 0) & (classes != FREESURFER_IDS.index(CSF))
+    seen = torch.cat([as_plain_tensor(scans), depth_in_brain(brain.numpy())[None]])
+    return MetaTensor(intracranial.infer(MetaTensor(seen, affine=scans.affine)), affine=scans.affine)

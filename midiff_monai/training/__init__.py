@@ -6,6 +6,14 @@ from midiff_monai.training.contrast import ContrastRandomizer, RandomizeContrast
 from midiff_monai.training.handlers import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler
 from midiff_monai.training.hemispheres import HemisphereOfMUSEd, OneHotRegionsd, ParcelLoss, start_from_prior
 from midiff_monai.training.image_classes import ImageClassContrastRandomizer, ImageClassesd
+from midiff_monai.training.intracranial import (
+    IntracranialFractiond,
+    RandBrainErrord,
+    RandContrastd,
+    RandCutHeadd,
+    RandSimulateHeadd,
+    RandThickSlicesd,
+)
 from midiff_monai.training.label_contrast import RandLabelContrastd
 from midiff_monai.training.label_transforms import (
     BrainMaskd,
@@ -35,17 +43,23 @@ __all__ = [
     "IgnoreBoundaryd",
     "ImageClassContrastRandomizer",
     "ImageClassesd",
+    "IntracranialFractiond",
     "LMIPrepareBatch",
     "LabelBoundaryd",
     "LabelStructuresd",
     "NormalizeTissuesd",
     "OneHotRegionsd",
     "ParcelLoss",
+    "RandBrainErrord",
+    "RandContrastd",
+    "RandCutHeadd",
     "RandDeformCropd",
     "RandLabelContrastd",
+    "RandSimulateHeadd",
     "RandSimulateScand",
     "RandSimulateT1wd",
     "RandSkullStripd",
+    "RandThickSlicesd",
     "RandomizeContrastd",
     "Region",
     "ReseedHandler",

@@ -15,7 +15,7 @@ from midiff_monai.errors import InputError
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.training.muse import freesurfer_from_muse
 from midiff_monai.training.regions import Region
-from midiff_monai.transforms.foreground import fill_holes
+from midiff_monai.transforms.brain_distance import brain_distance, closed_solid
 from midiff_monai.transforms.meta import Data, file_of, with_meta_of
 
 
@@ -96,17 +96,9 @@ class BrainMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         result = dict(data)
         for key in self.key_iterator(result):
-            solid = _closed(np.asarray(result[key][0]) > 0, self.closing)
+            solid = closed_solid(np.asarray(result[key][0]) > 0, self.closing)
             result[key] = with_meta_of(torch.from_numpy(solid.astype(np.float32))[None], result[key])
         return result
-
-
-def _closed(mask: np.ndarray, closing: int) -> np.ndarray:
-    """Close a mask with a radius in voxels, and fill its holes."""
-    # without the margin, the closing would erode a brain that touches the edge of the image
-    margin = closing + 1
-    solid = fill_holes(ndimage.binary_closing(np.pad(mask, margin), iterations=closing))
-    return solid[margin:-margin, margin:-margin, margin:-margin]
 
 
 class BrainSignedDistanced(MapTransform):
@@ -131,16 +123,9 @@ class BrainSignedDistanced(MapTransform):
         for key in self.key_iterator(result):
             labels = np.asarray(result[key][0])
             brain = (labels > 0) & ~np.isin(labels, self.outside)
-            distances = [_signed_distance(mask) for mask in (brain, brain & ~np.isin(labels, self.hindbrain))]
+            distances = [brain_distance(mask) for mask in (brain, brain & ~np.isin(labels, self.hindbrain))]
             result[key] = with_meta_of(torch.from_numpy(np.stack(distances)), result[key])
         return result
-
-
-def _signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Signed distance in voxels to the surface of a mask without small gaps, positive inside, clipped to ±20."""
-    solid = _closed(mask, 2)
-    inside, outside = ndimage.distance_transform_edt(solid), ndimage.distance_transform_edt(~solid)
-    return (np.minimum(inside, 20) - np.minimum(outside, 20)).astype(np.float32)
 
 
 class LabelBoundaryd(MapTransform):

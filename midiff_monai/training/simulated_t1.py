@@ -40,13 +40,13 @@ HINDBRAIN = (7, 8, 15, 16, 46, 47)
 
 CSF = 24
 
-_RIGHT_TO_LEFT = {FREESURFER_IDS[right]: FREESURFER_IDS[left] for left, right in enumerate(MIRRORED) if left < right}
-_RIGHT_TO_LEFT |= {57: 25, 62: 30, 163: 136, 164: 137}
+RIGHT_TO_LEFT = {FREESURFER_IDS[right]: FREESURFER_IDS[left] for left, right in enumerate(MIRRORED) if left < right}
+RIGHT_TO_LEFT |= {57: 25, 62: 30, 163: 136, 164: 137}
 
 
 def _mirrored_labels() -> list[int]:
     mirrored = list(range(LARGEST_LABEL))
-    for right, left in _RIGHT_TO_LEFT.items():
+    for right, left in RIGHT_TO_LEFT.items():
         mirrored[right], mirrored[left] = left, right
     return mirrored
 
@@ -146,7 +146,7 @@ class RandSimulateT1wd(Randomizable, MapTransform):
             spread = 0.12 if label in OUTSIDE_BRAIN else self.structure_std
             means[label] = mean + shift + spread * torch.randn(())
         means[2] = WHITE
-        for right, left in _RIGHT_TO_LEFT.items():
+        for right, left in RIGHT_TO_LEFT.items():
             means[right] = means[left] + 0.008 * torch.randn(())
         return means.clamp(0.03, 1.2) * (means != 0)
 

@@ -1,6 +1,7 @@
 """Dictionary transforms that MONAI lacks, and resampling between grids: arrays in, arrays out."""
 
 from midiff_monai.transforms.background import ClearBackgroundd
+from midiff_monai.transforms.brain_distance import DepthInBraind, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes, foreground_percentiles
 from midiff_monai.transforms.guided_upsampling import GuidedUpsampling
 from midiff_monai.transforms.hemispheres import HEMISPHERE_SHAPE, SIDES
@@ -10,6 +11,7 @@ from midiff_monai.transforms.spatial import (
     GuidedUpsamplingd,
     InvertMaskedSpacingd,
     InvertProbabilitiesToLabelsd,
+    InvertProbabilityToMaskd,
     MaskedSpacingd,
 )
 
@@ -17,12 +19,15 @@ __all__ = [
     "HEMISPHERE_SHAPE",
     "SIDES",
     "ClearBackgroundd",
+    "DepthInBraind",
     "GuidedUpsampling",
     "GuidedUpsamplingd",
     "InvertMaskedSpacingd",
     "InvertProbabilitiesToLabelsd",
+    "InvertProbabilityToMaskd",
     "MaskedSpacingd",
     "ScaleForegroundIntensityd",
+    "depth_in_brain",
     "fill_holes",
     "foreground_percentiles",
     "resample_labels",

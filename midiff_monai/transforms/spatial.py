@@ -23,6 +23,10 @@ Grids = tuple[torch.Tensor, Any, torch.Tensor, Any]
 """The last four arguments of `resampling.restore_foreground`."""
 
 
+MORE_LIKELY = 0.5
+"""Probability from which a voxel belongs to a mask."""
+
+
 class MaskedSpacingd(MapTransform):
     """Resample images to a voxel spacing without mixing the foreground with the zeros around it.
 
@@ -147,6 +151,33 @@ class InvertProbabilitiesToLabelsd(InvertMaskedSpacingd):
 
     def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
         return probabilities_to_labels(image, *grids)[None]
+
+
+class InvertProbabilityToMaskd(InvertMaskedSpacingd):
+    """Resample the probability of a mask back to the grid of the source file, and keep what is more likely than not.
+
+    The mask is not limited to the foreground: it may hold voxels that are 0 in the source.
+
+    Args:
+        keys: keys of probabilities (1, X, Y, Z); they become masks (1, X', Y', Z'), uint8.
+        orig_keys: as for `InvertMaskedSpacingd`.
+    """
+
+    def _restore(self, image: torch.Tensor, grids: Grids, conformed: MetaTensor, data: Data) -> torch.Tensor:
+        _, source_affine, foreground, affine = grids
+        return probability_to_mask(image[0], source_affine, foreground.shape, affine)[None]
+
+
+def probability_to_mask(
+    probability: torch.Tensor, source_affine: Any, target_shape: Sequence[int], target_affine: Any
+) -> torch.Tensor:
+    """Resample the probability (X, Y, Z) of a mask to another grid, and keep what is more likely than not.
+
+    Returns:
+        (X', Y', Z'), uint8.
+    """
+    resampled = resample_to_grid(probability, source_affine, target_shape, target_affine, fill=0.0)
+    return (resampled > MORE_LIKELY).to(torch.uint8)
 
 
 def probabilities_to_labels(

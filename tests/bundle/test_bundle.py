@@ -81,7 +81,7 @@ def test_inference_lists_the_volumes_of_a_folder(name: str, tmp_path: Path) -> N
     for file in (*volumes, "notes.txt", "a.json"):
         (tmp_path / file).touch()
     found = workflow(name, "inference", dataset_dir=str(tmp_path)).parser.get_parsed_content("datalist")
-    assert found == [{"image": str(tmp_path / volume)} for volume in volumes]
+    assert [sample["image"] for sample in found] == [str(tmp_path / volume) for volume in volumes]
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -107,8 +107,18 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     composite = facts["bundles"].pop("any_contrast_brain_segmentation")
     assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation"]
     assert facts["bundles"].pop("lmi_published")["trained"] is False
-    assert facts["bundles"].keys() == {*composite["runs"], "cortical_parcellation"}
+    assert facts["bundles"].keys() == {*composite["runs"], "cortical_parcellation", "intracranial_mask"}
     assert all(bundle["intact"] for bundle in facts["bundles"].values())
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["segment", "--help"]])
+def test_a_reader_that_stops_early_is_no_error(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "midiff_monai", *arguments]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert result.stderr == ""
 
 
 def test_info_reports_missing_weights(own_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +136,7 @@ def test_a_composite_bundle_is_refused_where_it_has_no_place(
     assert f"{composite}: runs other bundles" in capsys.readouterr().err
     assert main(["train", composite]) == 2
     assert (
-        f"{composite}: cannot be trained. Train one of cortical_parcellation, lmi_published, t1_"
+        f"{composite}: cannot be trained. Train one of cortical_parcellation, intracranial_mask, lmi_published, t1_"
         in capsys.readouterr().err
     )
 
@@ -323,8 +333,8 @@ def test_an_unknown_bundle_is_one_line(
     assert main([*command, "nowhere"]) == 2
     error = capsys.readouterr().err
     available = (
-        "any_contrast_brain_segmentation, cortical_parcellation, lmi_published, t1_brain_segmentation, "
-        "t1_lmi_translation"
+        "any_contrast_brain_segmentation, cortical_parcellation, intracranial_mask, lmi_published, "
+        "t1_brain_segmentation, t1_lmi_translation"
     )
     assert f"nowhere: is not a bundle. Available are: {available}; or" in error
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -102,6 +102,7 @@ def resolve(config: dict, identifier: str) -> None:
         ("`t1_lmi_translation`", ["t1_lmi_translation/inference"]),
         ("`t1_brain_segmentation`", ["t1_brain_segmentation/inference"]),
         ("`cortical_parcellation`", ["cortical_parcellation/inference", "cortical_parcellation/train"]),
+        ("`intracranial_mask`", ["intracranial_mask/train"]),
         ("`train.yaml` of `cortical_parcellation` alone", ["cortical_parcellation/train"]),
         ("`train.yaml`", ["t1_lmi_translation/train", "t1_brain_segmentation/train"]),
         ("`train.yaml` of `t1_lmi_translation` alone", ["t1_lmi_translation/train"]),

@@ -51,7 +51,9 @@ def two_subjects(tmp_path: Path, shared_data: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize("name", ["t1_lmi_translation", "t1_brain_segmentation", "cortical_parcellation"])
+@pytest.mark.parametrize(
+    "name", ["t1_lmi_translation", "t1_brain_segmentation", "cortical_parcellation", "intracranial_mask"]
+)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training_records_its_weights(name: str, processes: int, tmp_path: Path, two_subjects: Path) -> None:
     small = ["--dataset_dir", str(two_subjects), "--validation_subjects", "1", "--epoch_length", "2"]

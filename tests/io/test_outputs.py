@@ -43,9 +43,9 @@ def test_a_scan_with_an_ambiguous_name_keeps_its_suffix_in_the_description() -> 
 )
 def test_a_result_is_known_by_the_report_beside_it(paths: OutputPaths, tmp_path: Path) -> None:
     volumes = [tmp_path / path for path in astuple(paths) if path.name.endswith(".nii.gz")]
-    assert len(volumes) == 8 and [report_beside(volume) for volume in volumes] == [None] * 8
+    assert len(volumes) == 9 and [report_beside(volume) for volume in volumes] == [None] * 9
     (tmp_path / paths.report).touch()
-    assert [report_beside(volume) for volume in volumes] == [tmp_path / paths.report] * 8
+    assert [report_beside(volume) for volume in volumes] == [tmp_path / paths.report] * 9
     assert report_beside(tmp_path / "sub-2_dseg.nii.gz") is None
 
 
@@ -59,6 +59,7 @@ def test_every_output_of_one_volume() -> None:
         "sub-01_PDw_desc-probability_probseg.nii.gz",
         "sub-01_PDw_desc-probability_entropy.nii.gz",
         "sub-01_PDw_desc-lesions_mask.nii.gz",
+        "sub-01_PDw_desc-intracranial_mask.nii.gz",
         "sub-01_PDw_desc-parcels_dseg.nii.gz",
         "sub-01_PDw_desc-parcels_dseg.tsv",
         "sub-01_PDw_desc-parcels_volumes.csv",

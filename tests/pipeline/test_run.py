@@ -124,11 +124,23 @@ def test_the_intracranial_volume_is_that_of_heads(
     result = segment([path], tmp_path, translated=translated)[0]
     assert result.whole_head == whole_head
     table = pd.read_csv(result.paths.volumes).set_index("name")["volume_ml"]
-    structures = result.segmentation.astype(bool).sum() * 0.008  # type: ignore[union-attr]
-    if whole_head and structures:
-        assert table["intracranial"] >= 0.99 * structures
-    else:
+    assert result.paths.intracranial.exists() == (result.intracranial is not None)
+    if result.intracranial is None:
         assert np.isnan(table["intracranial"])
+    else:
+        assert whole_head
+        mask = np.asarray(nib.Nifti1Image.from_filename(result.paths.intracranial).dataobj)
+        assert table["intracranial"] == pytest.approx(mask.sum() * 0.008, rel=0.2)
+
+
+def test_the_intracranial_volume_of_a_whole_head_is_found(shared_data: Path, tmp_path: Path) -> None:
+    t1 = shared_data / "ixi-t1" / "IXI632-HH-2652_T1.nii.gz"
+    result = segment([t1], tmp_path, translated=False, fast=True)[0]
+    truth = fill_holes(np.asarray(nib.load(str(t1).replace("_T1.", "_T1_DLMUSE.")).dataobj) > 0)
+    mask = np.asarray(nib.load(result.paths.intracranial).dataobj) > 0
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.97
+    assert result.intracranial_ml == pytest.approx(truth.sum() * 0.008, rel=0.03)
+    assert result.report.to_json().count("intracranial_mask") == 3  # the file, and two hashes of the bundle
 
 
 def test_fast_interpolates_the_probabilities_at_2_mm(thin_phantom: Path, tmp_path: Path) -> None:
