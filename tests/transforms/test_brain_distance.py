@@ -8,7 +8,6 @@ from monai.data import MetaTensor
 
 from midiff_monai.transforms import DepthInBraind, depth_in_brain
 
-
 RADII = np.linalg.norm(np.indices((61, 61, 61)) - 30, axis=0)
 """Distance from the middle of a cube of 61 voxels."""
 
