@@ -65,6 +65,7 @@ evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/resul
 	$(BIN)/python evaluation/together.py --pairs $(SCRATCH)/open-ms-heads --full --out $(RESULTS)
 	$(BIN)/python evaluation/synthetic_error.py --data $(DATA) --samples $(SCRATCH)/synthetic_error --out $(RESULTS)
 	$(BIN)/python evaluation/odd.py --data $(DATA)/odd --out $(RESULTS) --keep $(SCRATCH)/odd
+	$(BIN)/python evaluation/asymmetry.py --data $(DATA) --segmentations $(SCRATCH)/asymmetry --out $(RESULTS)
 	$(BIN)/python evaluation/lesions.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/parcels.py --data $(DATA) --out $(RESULTS)
 	$(BIN)/python evaluation/intracranial.py --data $(DATA) --out $(RESULTS)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from midiff_monai.labels import STRUCTURES
+from midiff_monai.qc.asymmetry import Asymmetry
 from midiff_monai.qc.geometry import coverage_faults, orientation_faults, size_faults
 from midiff_monai.qc.measures import Measures, group_volumes
 from midiff_monai.qc.orientation import Orientation
@@ -48,6 +49,10 @@ MIN_HEAD_BITS = 0.35
 MIN_QUALITY = 0.65
 """Lowest expected mean Dice. Good scans of real whole heads have more than 0.7."""
 
+MAX_ASYMMETRY_ML = 3.0
+"""Largest region in which the sides of a source may differ. In 44 of 45 development scans without a large lesion it has
+at most 2.6 ml. In the six with a stroke or a tumour it has 3.3 to 71 ml."""
+
 MAX_NAMED = 10
 """Most missing structures that a flag names."""
 
@@ -56,12 +61,12 @@ class Flag(NamedTuple):
     """A reason to look at a result.
 
     Attributes:
-        kind: "quality", "edge", "coverage", "size", "orientation", "axes", "anatomy", "volume", "absent",
+        kind: "quality", "edge", "coverage", "size", "orientation", "axes", "anatomy", "asymmetry", "volume", "absent",
             "edge_correlation" or "synthetic_std".
         value: the measured value: expected mean Dice, largest area of contact (cm²), smallest extent (mm), brain volume
             (ml), offset of a structure (mm), gain by another orientation (bits), mutual information with an average
-            head (bits), volume (ml), number of missing structures, edge correlation in [-1, 1], or mean standard
-            deviation of the samples.
+            head (bits), volume in which the sides differ (ml), volume (ml), number of missing structures, edge
+            correlation in [-1, 1], or mean standard deviation of the samples.
         text: sentences for the reader of the result.
     """
 
@@ -101,6 +106,7 @@ def quality_flags(measures: Measures, z: Mapping[str, float] = NO_COMPARISON) ->
         *_size_flags(measures),
         *_orientation_flags(measures),
         *_head_flags(measures.orientation),
+        *_asymmetry_flags(measures.asymmetry),
         *_volume_flags(measures, z),
         *_absent_flags(measures),
         *_edge_correlation_flags(measures, z),
@@ -167,6 +173,15 @@ def _head_flags(found: Orientation | None) -> list[Flag]:
     axes = f"The axes of the file fit {found.best_axes} or {found.mirrored_axes} better than {found.axes}"
     check = "Check the orientation in the header of the file, and whether the volume shows a whole head or brain."
     return [Flag("axes", found.gain, f"By the header, the head lies {found.change}. {axes}. {check}")]
+
+
+def _asymmetry_flags(found: Asymmetry | None) -> list[Flag]:
+    if found is None or found.volume_ml <= MAX_ASYMMETRY_ML:
+        return []
+    place = f"{found.volume_ml:.0f} ml of the {found.side} {found.region} region"
+    change = f"{'brighter' if found.brighter else 'darker'} than the other side"
+    text = f"The sides of the brain differ: {place} are {change}. Look for a lesion, such as a stroke or a tumour."
+    return [Flag("asymmetry", found.volume_ml, text)]
 
 
 def _volume_flags(measures: Measures, z: Mapping[str, float]) -> list[Flag]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from midiff_monai.labels import GROUPS
+from midiff_monai.qc.asymmetry import Asymmetry, measure_asymmetry
 from midiff_monai.qc.geometry import Geometry, brain_geometry
 from midiff_monai.qc.orientation import Orientation, measure_orientation
 from midiff_monai.transforms.foreground import above_air
@@ -33,6 +34,7 @@ class Measures:
         geometry: size and position of the segmented brain.
         orientation: how well the source fits an average head; None if it is not known.
         quality: expected mean Dice of the segmentation, see `midiff_monai.qc.quality`; NaN if it is not known.
+        asymmetry: the largest region in which the sides of the source differ; None if it is not known.
     """
 
     volumes: Mapping[int, float]
@@ -42,6 +44,7 @@ class Measures:
     geometry: Geometry = Geometry()
     orientation: Orientation | None = None
     quality: float = nan
+    asymmetry: Asymmetry | None = None
 
     def scores(self) -> dict[str, float]:
         """Return the values that a study compares: volumes of groups (ml) and the other measures."""
@@ -146,11 +149,13 @@ def measure(
     image = synthetic if source is None else source
     mask = foreground(segmentation, image)
     compared = source is not None and synthetic is not None
+    pair = None if source is None or segmentation is None else (source, segmentation)
     return Measures(
         volumes,
         edge_contact(segmentation, image, affine),
         edge_correlation(source, synthetic, mask, affine) if compared else nan,  # type: ignore[arg-type]
         nan if synthetic_std is None else float(synthetic_std[mask].mean()),
         brain_geometry(segmentation, affine),
-        None if source is None or segmentation is None else measure_orientation(source, affine, segmentation),
+        None if pair is None else measure_orientation(pair[0], affine, pair[1]),
+        asymmetry=None if pair is None else measure_asymmetry(*pair, affine),
     )

@@ -21,6 +21,7 @@ from midiff_monai.errors import in_one_line
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import LESIONS, STRUCTURES
 from midiff_monai.provenance import environment
+from midiff_monai.qc.asymmetry import Asymmetry
 from midiff_monai.qc.geometry import Geometry
 from midiff_monai.qc.measures import Measures, measure
 from midiff_monai.qc.mosaic import montage
@@ -54,6 +55,8 @@ class Summary:
         parts = {"volumes": volumes, "geometry": Geometry(**measures["geometry"])}
         if measures["orientation"]:
             parts["orientation"] = Orientation(*measures["orientation"])
+        if measures["asymmetry"]:
+            parts["asymmetry"] = Asymmetry(*measures["asymmetry"])
         return cls(Measures(**measures | parts), facts["pictures"], facts["warnings"])
 
 

@@ -24,6 +24,7 @@ const flagLabels = {
   orientation: "implausible orientation",
   axes: "wrong axes",
   anatomy: "no head",
+  asymmetry: "sides differ",
   volume: "unusual volume",
   absent: "missing structure",
   edge_correlation: "low edge correlation",
