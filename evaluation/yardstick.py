@@ -71,7 +71,7 @@ def score(result: Result, scan: Scan) -> dict[tuple[str, str], float]:
     if scan.lesions is not None:
         shares = lesion_shares(found, np.asarray(scan.lesions.dataobj) > 0)
         scores |= {("lesions", f"share labelled {name}"): value for name, value in shares.items()}
-    if not isnan(intracranial := result.intracranial_ml()):
+    if not isnan(intracranial := result.intracranial_ml):
         scores |= {("intracranial", "ml"): intracranial}
     return scores | dict(scan.known)
 
