@@ -187,7 +187,8 @@ class _Distribution:
             yield self._failed(future, f"{type(error).__name__}: {in_one_line(error)}")
         else:
             job = self._forget(future)
-            yield replace(outcome, input=job.source, report=str(job.paths.report))
+            reason = outcome.error.replace(str(job.source.absolute()), str(job.source))  # as in a run without workers
+            yield replace(outcome, input=job.source, report=str(job.paths.report), error=reason)
 
     def _lost(self, workers: Iterable[str]) -> list[Any]:
         """The futures whose worker has been gone for some time. Dask would wait for it forever."""

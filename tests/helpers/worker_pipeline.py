@@ -34,7 +34,7 @@ class WorkerPipeline(Pipeline):
         if len(attempts.read_text()) <= DEADLY_ATTEMPTS.get(text, 0):
             os.kill(os.getpid(), signal.SIGKILL)
         if text == "bad":
-            raise ValueError("bad")
+            raise ValueError(f"{job.source} is bad")
         report = new_report(job, self.task, self.models)
         job.paths.report.parent.mkdir(exist_ok=True)
         report.write(job.paths.report)

@@ -73,6 +73,7 @@ def test_workers_in_another_folder_resolve_relative_paths(
     assert (tmp_path / "out" / "00_report.json").is_file()
     table = pd.read_csv("out/batch_report.csv")
     assert list(table["input"]) == ["in/00.nii", "in/01.nii"] and table["report"][0] == "00_report.json"
+    assert table["error"][1].endswith("in/01.nii is bad") and str(tmp_path) not in table["error"][1]
 
 
 @pytest.mark.parametrize("allowed_failures", [0, 3])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from midiff_monai import segment
+from midiff_monai.bundle.choice import INTRACRANIAL
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
@@ -33,16 +34,16 @@ def test_copies_of_both_bundles_give_the_same_result(copies: list[Path], tmp_pat
     np.testing.assert_array_equal(own.synthetic, shipped.synthetic)
     np.testing.assert_array_equal(own.segmentation, shipped.segmentation)
     reports = [json.loads(result.paths.report.read_text()) for result in (shipped, own)]
-    assert reports[0]["weights"].keys() == {TRANSLATION, SEGMENTATION}
-    assert reports[1]["weights"].keys() == {f"my_{TRANSLATION}", f"my_{SEGMENTATION}"}
+    assert reports[0]["weights"].keys() == {TRANSLATION, SEGMENTATION, INTRACRANIAL}
+    assert reports[1]["weights"].keys() == {f"my_{TRANSLATION}", f"my_{SEGMENTATION}", INTRACRANIAL}
     assert reports[0]["settings"] == reports[1]["settings"]
 
 
 def test_a_segmenter_alone_replaces_the_segmenter_alone(copies: list[Path]) -> None:
     models = load_models(Task(settings=Settings(bundle=copies[1])))
-    assert models.weights.keys() == {TRANSLATION, f"my_{SEGMENTATION}"}
+    assert models.weights.keys() == {TRANSLATION, f"my_{SEGMENTATION}", INTRACRANIAL}
     direct = load_models(Task(Mode.SEGMENT_DIRECTLY, Settings(bundle=copies[1])))
-    assert direct.weights.keys() == {f"my_{SEGMENTATION}"}
+    assert direct.weights.keys() == {f"my_{SEGMENTATION}", INTRACRANIAL}
 
 
 @pytest.mark.parametrize("anatomy, opened", [("brain", {SEGMENTATION}), ("any", set())])
