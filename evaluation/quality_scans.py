@@ -19,10 +19,8 @@ from yardstick_scans import HELD_BACK, cases
 
 from midiff_monai.evaluation.simulation import NECK
 from midiff_monai.io.volumes import read_volume
-from midiff_monai.labels import FREESURFER_IDS, TOTALS
+from midiff_monai.labels import CSF, FREESURFER_IDS, TOTALS
 from midiff_monai.training import ContrastRandomizer, RandSimulateScand, RandSimulateT1wd
-
-CSF = 24
 
 GOOD = "good"
 

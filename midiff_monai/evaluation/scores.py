@@ -17,7 +17,7 @@ from midiff_monai.evaluation.metrics import (
     volume_error,
 )
 from midiff_monai.io.affines import voxel_volume_ml
-from midiff_monai.labels import GROUPS, TISSUES
+from midiff_monai.labels import CSF, GROUPS, TISSUES
 from midiff_monai.labels import STRUCTURES as ALL_STRUCTURES
 from midiff_monai.pipeline.result import Result
 
@@ -35,11 +35,8 @@ REGIONS = {
 """Region → FreeSurfer ids, for comparisons with labels of others. Deep grey matter is thalamus, caudate, putamen and
 pallidum."""
 
-CSF = 24
-"""FreeSurfer id of the fluid outside the ventricles. FreeSurfer's own segmentation labels only a few ml of it."""
-
 MEAN, MEAN_WITHOUT_CSF = "mean of 32 structures", "mean of 31 structures"
-"""Names of the means over all structures, with `CSF` and without it."""
+"""Names of the means over all structures, with `CSF` and without it, of which FreeSurfer has only a few ml."""
 
 PEAK_PERCENTILE = 99.5
 """Percentile of the real T1w in the brain that is the peak of PSNR and the data range of SSIM."""

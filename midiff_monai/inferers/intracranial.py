@@ -15,7 +15,7 @@ SURFACE = 0.5
 """Depth at the surface of the brain."""
 
 BESIDE = 2
-"""Distance in voxels from the mask up to which probabilities below the limit count."""
+"""Distance in voxels from the mask up to which probabilities are kept: the grid of the scan is interpolated."""
 
 
 class IntracranialSpace(VolumeInferer):

@@ -11,11 +11,10 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.bundle.bundle import Bundle
-from midiff_monai.labels import CSF, FREESURFER_IDS
 from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.qc.soft_dice import soft_dice
-from midiff_monai.transforms.brain_distance import depth_in_brain
+from midiff_monai.transforms.brain_distance import brain_of_classes, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import Observer, restore_foreground
@@ -154,6 +153,5 @@ def _space_of(scans: MetaTensor, classes: torch.Tensor, intracranial: Bundle) ->
 
     The classes (X, Y, Z) are those of the segmentation, positions in `FREESURFER_IDS`.
     """
-    brain = (classes > 0) & (classes != FREESURFER_IDS.index(CSF))
-    seen = torch.cat([as_plain_tensor(scans), depth_in_brain(brain.numpy())[None]])
+    seen = torch.cat([as_plain_tensor(scans), depth_in_brain(brain_of_classes(classes))[None]])
     return MetaTensor(intracranial.infer(MetaTensor(seen, affine=scans.affine)), affine=scans.affine)

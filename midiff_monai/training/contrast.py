@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -170,6 +172,14 @@ class ContrastRandomizer(RandomContrast):
         levels = torch.stack([ends[0], csf, cortex, deep, white, ends[1]]).clamp(0.02, 1)
         # in proton density all tissues lie in a narrow band, far above air
         return levels * contrast + (1 - contrast) * torch.rand(())
+
+
+@contextmanager
+def torch_seeded_by(random: np.random.RandomState) -> Iterator[None]:
+    """Seed torch's generator from that of a MONAI transform while the `with` body runs. Its state is then restored."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(random.randint(2**31)))
+        yield
 
 
 def remap(image: torch.Tensor, levels: torch.Tensor, knots: Sequence[float] = T1_KNOTS) -> torch.Tensor:

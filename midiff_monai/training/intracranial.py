@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
 
-from midiff_monai.labels import CSF, FREESURFER_IDS
-from midiff_monai.training.contrast import RandomContrast
+from midiff_monai.labels import CSF
+from midiff_monai.training.contrast import RandomContrast, torch_seeded_by
 from midiff_monai.training.simulated_scan import DARKEST, RandSimulateScand
 from midiff_monai.training.simulated_t1 import RIGHT_TO_LEFT, class_indices, resampled_at
-from midiff_monai.transforms.brain_distance import FARTHEST, depth_in_brain
+from midiff_monai.transforms.brain_distance import FARTHEST, brain_of_classes, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, as_plain_tensor
 
@@ -54,8 +54,7 @@ def intracranial_mask(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 def brain_mask(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return the brain with its ventricles in a label map (X, Y, Z), FreeSurfer ids."""
-    classes = class_indices(torch.from_numpy(labels.astype(np.int64))).numpy()
-    return (classes > 0) & (classes != FREESURFER_IDS.index(CSF))
+    return brain_of_classes(class_indices(torch.from_numpy(labels.astype(np.int64))))
 
 
 class IntracranialFractiond(MapTransform):
@@ -129,8 +128,7 @@ class RandContrastd(Randomizable, MapTransform):
         regions = as_plain_tensor(result[self.region_key])[None]
         for key in self.key_iterator(result):
             if self.R.random() < self.prob:
-                with torch.random.fork_rng():
-                    torch.manual_seed(int(self.R.randint(2**31)))
+                with torch_seeded_by(self.R):
                     result[key] = self.contrast_randomizer(as_plain_tensor(result[key])[None], regions)[0]
         return result
 

@@ -17,8 +17,8 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import convert_to_dst_type
 from torch.nn import functional as F
 
-from midiff_monai.labels import FREESURFER_IDS, MERGED, MIRRORED
-from midiff_monai.training.contrast import gaussian_blur, smooth_field
+from midiff_monai.labels import CSF, FREESURFER_IDS, MERGED, MIRRORED
+from midiff_monai.training.contrast import gaussian_blur, smooth_field, torch_seeded_by
 from midiff_monai.training.simulated_lesions import with_lesions
 from midiff_monai.transforms.meta import Data
 
@@ -37,8 +37,6 @@ MEANS: Mapping[int, float] = MappingProxyType(
 OUTSIDE_BRAIN = (502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
 
 HINDBRAIN = (7, 8, 15, 16, 46, 47)
-
-CSF = 24
 
 RIGHT_TO_LEFT = {FREESURFER_IDS[right]: FREESURFER_IDS[left] for left, right in enumerate(MIRRORED) if left < right}
 RIGHT_TO_LEFT |= {57: 25, 62: 30, 163: 136, 164: 137}
@@ -107,8 +105,7 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             labels = torch.as_tensor(result[key]).as_subclass(torch.Tensor).long()
-            with torch.random.fork_rng():
-                torch.manual_seed(int(self.R.randint(2**31)))
+            with torch_seeded_by(self.R):
                 labels = self._draw_lesions(labels)
                 image, foreground_mask = self._simulate(labels)
             result[self.image_key] = convert_to_dst_type(image, result[key], dtype=torch.float32)[0]

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from midiff_monai.labels import CSF, FREESURFER_IDS
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, with_meta_of
 
@@ -46,6 +47,15 @@ def depth_in_brain(brain: NDArray[np.bool_]) -> torch.Tensor:
     It grows by 0.025 from voxel to voxel. As an image, it is 0 beyond the volume too.
     """
     return torch.from_numpy(0.5 + brain_distance(brain) / (2 * FARTHEST))
+
+
+def brain_of_classes(classes: torch.Tensor) -> NDArray[np.bool_]:
+    """Return the brain with its ventricles, without the CSF around it.
+
+    Args:
+        classes: (X, Y, Z), positions in `labels.FREESURFER_IDS`.
+    """
+    return ((classes > 0) & (classes != FREESURFER_IDS.index(CSF))).numpy()
 
 
 class DepthInBraind(MapTransform):

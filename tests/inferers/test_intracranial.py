@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from bundle_inference import only_output
 
 from midiff_monai.bundle.choice import INTRACRANIAL
-from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.inferers import IntracranialSpace
 from midiff_monai.training.muse import freesurfer_from_muse
 
@@ -83,19 +82,7 @@ def test_a_bundle_run_writes_the_mask_of_a_head(shared_data: Path, tmp_path: Pat
     (tmp_path / "in").mkdir()
     nib.save(turned, tmp_path / "in" / "a.nii.gz")
     nib.save(nib.Nifti1Image(freesurfer_from_muse(truth), turned.affine), tmp_path / "in" / "a_dseg.nii.gz")
-    root = bundle_root(INTRACRANIAL)
-    folders = {"bundle_root": str(root), "dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-    flow = ConfigWorkflow(
-        config_file=str(root / "configs" / "inference.yaml"),
-        meta_file=str(root / "configs" / "metadata.json"),
-        workflow_type="inference",
-        device="cpu",
-        amp=False,
-        **folders,
-    )
-    flow.initialize()
-    flow.run()
-    (file,) = (tmp_path / "out").iterdir()
+    file = only_output(INTRACRANIAL, tmp_path)
     assert file.name == "a_desc-intracranial_mask.nii.gz"
     stored = nib.Nifti1Image.from_filename(file)
     np.testing.assert_allclose(stored.affine, turned.affine)

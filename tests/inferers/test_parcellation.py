@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import torch
 from ball_brain import ball_brain
-from monai.bundle import ConfigWorkflow
+from bundle_inference import only_output
 
 from midiff_monai.bundle.bundle import open_bundle
-from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.inferers import parcellate
 from midiff_monai.parcels import CORTEX_REGIONS, REGIONS, WHITE_MATTER_REGIONS
 
@@ -38,20 +37,7 @@ def test_a_bundle_run_writes_the_parcels_of_a_label_map(tmp_path: Path) -> None:
     affine = affine[:, [1, 2, 0, 3]] @ np.array([[-1, 0, 0, len(labels) - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "in" / "a_dseg.nii.gz")
-    root = bundle_root("cortical_parcellation")
-    folders = {"bundle_root": str(root), "dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-    configs = root / "configs"
-    flow = ConfigWorkflow(
-        config_file=str(configs / "inference.yaml"),
-        meta_file=str(configs / "metadata.json"),
-        workflow_type="inference",
-        device="cpu",
-        amp=False,
-        **folders,
-    )
-    flow.initialize()
-    flow.run()
-    (file,) = (tmp_path / "out").iterdir()
+    file = only_output("cortical_parcellation", tmp_path)
     assert file.name == "a_dseg_desc-parcels_dseg.nii.gz"
     stored = nib.Nifti1Image.from_filename(file)
     np.testing.assert_allclose(stored.affine, affine)
