@@ -313,8 +313,8 @@ class TestPrivacy:
         capfd: pytest.CaptureFixture[str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        described = "PD Mustermann, Erika 4711"
-        write_classic(PD, PatientName=name, PatientID="4711", SeriesDescription=described, PatientBirthDate="1.1.1951")
+        described = "PD Mustermann, Erika QX4711"
+        write_classic(PD, PatientName=name, PatientID="QX4711", SeriesDescription=described, PatientBirthDate="1.1.1951")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             (series,) = series_of(tmp_path / "in").values()
@@ -323,22 +323,22 @@ class TestPrivacy:
         told = capfd.readouterr()
         texts = [told.out, told.err, caplog.text, series.name, series.description, *(str(each) for each in caught)]
         for text in texts:
-            assert "mustermann" not in text.lower() and "4711" not in text
+            assert "mustermann" not in text.lower() and "qx4711" not in text.lower()
             assert "erika" not in text.lower() or "rika" not in name.lower()
 
     def test_an_error_of_the_dicom_seg_names_no_patient(
         self, tmp_path: Path, write_classic: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write_classic(PD, PatientName="Mustermann^Erika", PatientID="4711")
+        write_classic(PD, PatientName="Mustermann^Erika", PatientID="QX4711")
 
         def fail(*arguments: Any, **options: Any) -> None:
-            raise ValueError("PatientName 'Mustermann^Erika' of 4711 is invalid")
+            raise ValueError("PatientName 'Mustermann^Erika' of QX4711 is invalid")
 
         monkeypatch.setattr(hd.seg, "Segmentation", fail)
         (series,) = series_of(tmp_path / "in").values()
         with pytest.raises(InputError, match="headers that a DICOM SEG cannot refer to") as caught:
             write_dicom_seg(np.where(PD > 450, 10, 0), series, tmp_path / "seg.dcm")
-        assert "Mustermann" not in str(caught.value) and "4711" not in str(caught.value)
+        assert "Mustermann" not in str(caught.value) and "QX4711" not in str(caught.value)
 
     def test_words_of_a_description_that_are_part_of_a_name_stay(
         self, tmp_path: Path, write_classic: Callable[..., None]
