@@ -30,6 +30,7 @@ class BundleChoice:
         target: the modality that the translation makes.
         segments: the modality that the segmenter segments.
         finds_brain: the translation makes T1w of brains. In a whole head the brain is translated once more, alone.
+        labels_brain: the segmenter labels brains. Nothing outside the skull is labelled then.
         image_size: pixels of the slices that the translation takes, columns and rows. None if it takes volumes.
     """
 
@@ -38,6 +39,7 @@ class BundleChoice:
     target: str
     segments: str
     finds_brain: bool
+    labels_brain: bool = True
     image_size: tuple[int, int] | None = None
 
     def check_agreement(self) -> None:
@@ -95,10 +97,11 @@ def choose_bundles(names: Sequence[str]) -> BundleChoice:
         roots[kind] = root
     translation = roots.get("target", bundle_root(TRANSLATION))
     segmentation = roots.get("segments", bundle_root(SEGMENTATION))
-    facts, segments = read_metadata(translation), read_metadata(segmentation)["segments"]
+    facts, labels = read_metadata(translation), read_metadata(segmentation)
     size = tuple(facts["image_size"]) if "image_size" in facts else None
     finds_brain = (facts["target"], facts.get("anatomy"), size) == ("T1w", "brain", None)
-    return BundleChoice(translation, segmentation, facts["target"], segments, finds_brain, size)
+    labels_brain = labels.get("anatomy") == "brain"
+    return BundleChoice(translation, segmentation, facts["target"], labels["segments"], finds_brain, labels_brain, size)
 
 
 def _kind(root: Path) -> str:

@@ -9,10 +9,8 @@ from torch.nn import functional as F
 
 from midiff_monai.inferers.brain_mask import largest_component
 from midiff_monai.inferers.slicewise import Network, VolumeInferer
+from midiff_monai.transforms.brain_distance import SURFACE
 from midiff_monai.transforms.spatial import MORE_LIKELY
-
-SURFACE = 0.5
-"""Depth at the surface of the brain."""
 
 BESIDE = 2
 """Distance in voxels from the mask up to which probabilities are kept: the grid of the scan is interpolated."""

@@ -73,7 +73,9 @@ class AnyContrastSegmenter(nn.Module):
         assert self.models.segmentation is not None
         foreground = foreground_of(image)
         translated = translate_volume(image, foreground, self.models)
-        labels = segment_volume(image, foreground, self.models.segmentation, translated).labels
+        labels = segment_volume(
+            image, foreground, self.models.segmentation, translated, intracranial=self.models.intracranial
+        ).labels
         if self.task.settings.lesions:
             affine = image.affine.numpy()
             labels = torch.from_numpy(separate_lesions(image[0].numpy(), labels.numpy(), affine, self.task).labels)

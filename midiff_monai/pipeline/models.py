@@ -37,7 +37,7 @@ class Models:
         target: the target modality.
         finds_brain: translate the brain of a whole head a second time, alone.
         parcellation: divides a segmentation into parcels; None if they are not wanted.
-        intracranial: finds the space inside the skull; None without a segmentation.
+        intracranial: finds the space inside the skull of a whole head; None without a segmenter of brains.
     """
 
     segmentation: Bundle | None
@@ -85,7 +85,8 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
         if settings.probability:
             _require(segmentation, CALIBRATION, "--probability", "the probability of labels")
     parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
-    intracranial = _open(bundle_root(INTRACRANIAL), **common) if task.mode.segments else None
+    within_skull = segmentation is not None and chosen.labels_brain
+    intracranial = _open(bundle_root(INTRACRANIAL), **common) if within_skull else None
     if not task.mode.translates:
         return Models(segmentation, parcellation=parcellation, intracranial=intracranial)
     sampling = {name: getattr(settings, name) for name in SAMPLING}

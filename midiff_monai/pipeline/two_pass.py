@@ -10,6 +10,7 @@ from scipy.ndimage import binary_erosion
 from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, extract_brain
 from midiff_monai.io.affines import voxel_volume_ml
+from midiff_monai.pipeline.intracranial import inside_skull, space_of
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import resample_to_grid
 from midiff_monai.transforms.skull import shows_skull
@@ -28,7 +29,12 @@ def _shows_head(volume: torch.Tensor, affine: torch.Tensor) -> bool:
 
 
 def translate_two_pass(
-    image: MetaTensor, conformed: MetaTensor, translation: Bundle, segmentation: Bundle, is_head: bool
+    image: MetaTensor,
+    conformed: MetaTensor,
+    translation: Bundle,
+    segmentation: Bundle,
+    is_head: bool,
+    intracranial: Bundle | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume. In a whole head, translate the brain a second time, without its surroundings.
 
@@ -45,6 +51,7 @@ def translate_two_pass(
         translation: makes the synthetic T1w.
         segmentation: finds the brain in it.
         is_head: whether the volume shows a whole head, see `is_whole_head`.
+        intracranial: finds the space inside the skull of a whole head, so that no tissue of the neck counts as brain.
 
     Returns:
         (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
@@ -53,13 +60,19 @@ def translate_two_pass(
     affine = conformed.affine
     coarse = translation.infer(conformed, is_head)
     logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
-    brain_only = _brain_only(extract_brain(logits, _shown(conformed)), affine, image)
+    brain = extract_brain(logits, _shown(conformed))
+    if brain is not None and is_head and intracranial:
+        classes = logits.argmax(dim=0) * (coarse[0] != 0)
+        brain = inside_skull(brain, space_of(conformed, classes, intracranial, coarse=True))
+    brain_only = _brain_only(brain, affine, image)
     if brain_only is None:
         return (translation.infer(conformed), None) if is_head else (coarse, logits)
     conformed = translation.conform(brain_only)
     refined = translation.infer(conformed)
-    brain = _shown(conformed) != 0
-    return torch.where(_eroded(brain) if is_head else brain, refined, _with_channels(coarse, len(refined))), None
+    refined_at = _shown(conformed) != 0
+    return torch.where(
+        _eroded(refined_at) if is_head else refined_at, refined, _with_channels(coarse, len(refined))
+    ), None
 
 
 def _shown(conformed: MetaTensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 
 from midiff_monai.bundle.bundle import Bundle
+from midiff_monai.pipeline.intracranial import inside_skull, space_of
 from midiff_monai.pipeline.models import EXPECTED_ERROR, Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.qc.soft_dice import soft_dice
-from midiff_monai.transforms.brain_distance import brain_of_classes, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import Observer, restore_foreground
@@ -86,7 +86,8 @@ def translate_volume(
     conformed = translation.conform(image)
     whole_head = models.segmentation is not None and is_whole_head(conformed)
     if models.finds_brain and models.segmentation:
-        samples, logits = translate_two_pass(image, conformed, translation, models.segmentation, whole_head)
+        pair = translation, models.segmentation
+        samples, logits = translate_two_pass(image, conformed, *pair, whole_head, models.intracranial)
     else:
         samples, logits = translation.infer(conformed), None
     restored = translation.setting("upsampling")(samples, conformed, image, foreground)
@@ -124,7 +125,7 @@ def segment_volume(
         segmentation: the segmenter.
         translated: the translation of the image; None segments the image itself.
         observe: gets the probabilities of the classes at the voxels of the image, part by part.
-        intracranial: finds the space inside the skull of a whole head.
+        intracranial: finds the space inside the skull of a whole head. Nothing is labelled outside.
     """
     coarse, fine, logits, affine = image, image, None, image.affine
     if translated:
@@ -133,7 +134,11 @@ def segment_volume(
     conformed = segmentation.conform(coarse)
     whole_head = translated.whole_head if translated else is_whole_head(conformed)
     probabilities = (segmentation.infer(conformed) if logits is None else logits).softmax(dim=0)
-    known = as_plain_tensor(conformed[0] != 0)
+    known, space = as_plain_tensor(conformed[0] != 0), None
+    if whole_head and intracranial:
+        classes = as_plain_tensor(probabilities).argmax(dim=0) * known
+        space = space_of(translated.source if translated else conformed, classes, intracranial)
+        known = inside_skull(known, space)
     expected = soft_dice(probabilities, known)
     if segmentation.setting("fast"):
         labels = probabilities_to_labels(probabilities, known, conformed.affine, foreground, affine, observe)
@@ -141,17 +146,4 @@ def segment_volume(
         probabilities = MetaTensor(probabilities * known, affine=conformed.affine)
         fine = segmentation.conform(fine, "fine")
         labels = segmentation.setting("refiner")(probabilities, fine, foreground, affine, observe)
-    space = None
-    if whole_head and intracranial:
-        classes = as_plain_tensor(probabilities).argmax(dim=0) * known
-        space = _space_of(translated.source if translated else conformed, classes, intracranial)
     return Segmented(labels, whole_head, expected, space)
-
-
-def _space_of(scans: MetaTensor, classes: torch.Tensor, intracranial: Bundle) -> MetaTensor:
-    """The probability (1, X, Y, Z) that a voxel of conformed scans (S, X, Y, Z) lies inside the skull.
-
-    The classes (X, Y, Z) are those of the segmentation, positions in `FREESURFER_IDS`.
-    """
-    seen = torch.cat([as_plain_tensor(scans), depth_in_brain(brain_of_classes(classes))[None]])
-    return MetaTensor(intracranial.infer(MetaTensor(seen, affine=scans.affine)), affine=scans.affine)

@@ -2,13 +2,13 @@
 
 from midiff_monai.training.atrophy import CSFDilationFieldd
 from midiff_monai.training.augmentation import RandDeformCropd, RandSkullStripd
+from midiff_monai.training.brain_errors import RandBrainErrord, RandFalseBraind
 from midiff_monai.training.contrast import ContrastRandomizer, RandomizeContrastd
 from midiff_monai.training.handlers import ExtendableOneCycleLR, GradientClipHandler, ReseedHandler
 from midiff_monai.training.hemispheres import HemisphereOfMUSEd, OneHotRegionsd, ParcelLoss, start_from_prior
 from midiff_monai.training.image_classes import ImageClassContrastRandomizer, ImageClassesd
 from midiff_monai.training.intracranial import (
     IntracranialFractiond,
-    RandBrainErrord,
     RandContrastd,
     RandCutHeadd,
     RandSimulateHeadd,
@@ -54,6 +54,7 @@ __all__ = [
     "RandContrastd",
     "RandCutHeadd",
     "RandDeformCropd",
+    "RandFalseBraind",
     "RandLabelContrastd",
     "RandSimulateHeadd",
     "RandSimulateScand",

@@ -14,10 +14,10 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from midiff_monai.labels import CSF
-from midiff_monai.training.contrast import RandomContrast, torch_seeded_by
+from midiff_monai.training.contrast import RandomContrast, resampled_at, torch_seeded_by
 from midiff_monai.training.simulated_scan import DARKEST, RandSimulateScand
-from midiff_monai.training.simulated_t1 import RIGHT_TO_LEFT, class_indices, resampled_at
-from midiff_monai.transforms.brain_distance import FARTHEST, brain_of_classes, depth_in_brain
+from midiff_monai.training.simulated_t1 import RIGHT_TO_LEFT, class_indices
+from midiff_monai.transforms.brain_distance import brain_of_classes, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, as_plain_tensor
 
@@ -190,59 +190,3 @@ class RandCutHeadd(Randomizable, MapTransform):
         direction = direction / direction.norm()
         axes = [torch.arange(size, dtype=torch.float32) * part for size, part in zip(shape, direction, strict=True)]
         return axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :]
-
-
-class RandBrainErrord(Randomizable, MapTransform):
-    """Give a depth in the brain the errors of a segmentation, at random.
-
-    The surface moves as a whole, smoothly from place to place, and at some places by more: there a part of the brain is
-    missing, or tissue beside it was taken for brain.
-
-    Args:
-        keys: depths (1, X, Y, Z), as of `depth_in_brain`.
-        largest_offset: largest movement of the whole surface in voxels.
-        largest_std: largest standard deviation of the smooth movement in voxels.
-        most_places: largest number of places with a larger error.
-        place_std: standard deviation of the movement there in voxels.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        largest_offset: float = 0.8,
-        largest_std: float = 1.0,
-        most_places: int = 4,
-        place_std: float = 4.0,
-    ) -> None:
-        MapTransform.__init__(self, keys)
-        self.largest_offset, self.largest_std = largest_offset, largest_std
-        self.most_places, self.place_std = most_places, place_std
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Change the depths of a sample."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            depth = as_plain_tensor(result[key])
-            result[key] = (depth + self._movement(depth[0]) / (2 * FARTHEST)).clamp(0, 1)
-        return result
-
-    def _movement(self, depth: torch.Tensor) -> torch.Tensor:
-        """Draw how far the surface moves outwards at each voxel (X, Y, Z), in voxels."""
-        knots = torch.from_numpy(self.R.normal(0, self.R.uniform(0, self.largest_std), (1, 1, 8, 9, 8))).float()
-        movement = F.interpolate(knots, size=depth.shape, mode="trilinear", align_corners=True)[0, 0]
-        movement = movement + self.R.uniform(-self.largest_offset, self.largest_offset)
-        surface = ((depth - 0.5).abs() * 2 * FARTHEST < 1).nonzero()
-        for _ in range(self.R.randint(self.most_places + 1) if len(surface) else 0):
-            place = surface[self.R.randint(len(surface))]
-            movement = movement + self.R.normal(0, self.place_std) * _bump(place, self.R.uniform(2, 7), depth.shape)
-        return movement
-
-
-def _bump(place: torch.Tensor, width: float, shape: torch.Size) -> torch.Tensor:
-    """A Gaussian (X, Y, Z) of height 1 and a standard deviation in voxels."""
-    sides = (
-        torch.exp(-0.5 * ((torch.arange(size) - centre) / width) ** 2)
-        for size, centre in zip(shape, place.tolist(), strict=True)
-    )
-    x, y, z = sides
-    return x[:, None, None] * y[None, :, None] * z[None, None]

@@ -22,6 +22,9 @@ CLOSING = 2
 FARTHEST = 20
 """Largest distance in voxels. Beyond it, all voxels are alike."""
 
+SURFACE = 0.5
+"""Depth at the surface of a brain."""
+
 
 def closed_solid(mask: NDArray[np.bool_], closing: int) -> NDArray[np.bool_]:
     """Close a mask (X, Y, Z) with a radius in voxels, and fill its holes."""
@@ -46,7 +49,7 @@ def depth_in_brain(brain: NDArray[np.bool_]) -> torch.Tensor:
 
     It grows by 0.025 from voxel to voxel. As an image, it is 0 beyond the volume too.
     """
-    return torch.from_numpy(0.5 + brain_distance(brain) / (2 * FARTHEST))
+    return torch.from_numpy(SURFACE + brain_distance(brain) / (2 * FARTHEST))
 
 
 def brain_of_classes(classes: torch.Tensor) -> NDArray[np.bool_]:

@@ -99,6 +99,25 @@ def test_the_refinement_pass_sees_the_brain_alone_at_full_contrast(
     assert torch.equal(samples[1], torch.where(taken, refined / 2, 0 if coarse_passes[0] else coarse / 2))
 
 
+def test_tissue_outside_the_skull_is_not_refined() -> None:
+    """The segmentation takes two balls for brain. One of them is found to lie inside the skull."""
+    image = head()
+    image[0, 33:38, 33:38, 12:17] = 85
+    skull = torch.zeros(1, *image.shape[1:])
+    skull[0, 9:31, 9:31, 4:26] = 1
+
+    class Skull(Stub):
+        def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
+            return skull
+
+    translation: Any = Stub()
+    stubs: list[Any] = [Stub(segmenting=True), Skull()]
+    translate_two_pass(image, translation.conform(image), translation, stubs[0], True, stubs[1])
+    coarse, refined = (seen[0] for seen in translation.seen)
+    assert between(coarse)[33:38, 33:38, 12:17].any()
+    assert torch.equal(refined > 0, between(coarse) & (skull[0] > 0))
+
+
 def test_the_brain_is_not_eroded_at_the_edge_of_the_scan() -> None:
     """The scan covers only the middle of the ball, which reaches from the first slice to the last."""
     middle = head()[..., 10:20]

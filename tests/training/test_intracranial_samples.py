@@ -16,6 +16,7 @@ from midiff_monai.training import (
     RandBrainErrord,
     RandContrastd,
     RandCutHeadd,
+    RandFalseBraind,
     RandSimulateHeadd,
     RandThickSlicesd,
 )
@@ -125,3 +126,16 @@ def test_the_errors_of_a_segmentation_move_the_surface_of_the_brain() -> None:
     sizes = [float((sample > 0.5).sum() / (depth > 0.5).sum()) for sample in moved]
     assert min(sizes) < 0.95 and max(sizes) > 1.05 and 0.6 < min(sizes) and max(sizes) < 1.7
     assert all(sample.min() >= 0 and sample.max() <= 1 for sample in moved)
+
+
+def test_false_brain_lies_below_the_brain_and_leaves_the_brain() -> None:
+    places = np.indices((48, 48, 64)) - np.array([23.5, 23.5, 40])[:, None, None, None]
+    depth = depth_in_brain(np.linalg.norm(places, axis=0) < 14)[None]
+    change = RandFalseBraind("depth", below_prob=1.0, prob=1.0)
+    change.set_random_state(0)
+    changed = [change({"depth": depth})["depth"] for _ in range(20)]
+    added = [(sample > 0.5) & (depth <= 0.5) for sample in changed]
+    assert all((sample >= depth).all() and sample.max() <= 1 for sample in changed)
+    assert sum(bool(each.any()) for each in added) > 15
+    assert np.mean([float(each[..., :40].sum() / each.sum().clamp(min=1)) for each in added]) > 0.8
+    assert torch.equal(RandFalseBraind("depth", prob=0.0)({"depth": depth})["depth"], depth)

@@ -314,7 +314,8 @@ class TestPrivacy:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         described = "PD Mustermann, Erika QX4711"
-        write_classic(PD, PatientName=name, PatientID="QX4711", SeriesDescription=described, PatientBirthDate="1.1.1951")
+        birth = "1.1.1951"
+        write_classic(PD, PatientName=name, PatientID="QX4711", SeriesDescription=described, PatientBirthDate=birth)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             (series,) = series_of(tmp_path / "in").values()
