@@ -30,22 +30,14 @@ TISSUE_ORDERS = ((2, 1, 0), (0, 2, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2
 """Ranks of CSF, cortex and white matter, from dark to bright. The first three are T2w and PD, FLAIR, and T1w."""
 
 
-THICKEST = 3.5
-"""Spacing of the thickest slices in voxels. Those of 2 mm give 7 mm."""
-
-THICK_AXES = torch.tensor([0.15, 0.15, 0.7])
-"""Probabilities of the axes across thick slices. Most clinical scans are axial."""
-
-
 class RandomContrast(nn.Module):
     """Base of the contrast randomisers: remap the intensities of each slab, then degrade it as scans are.
 
     A subclass draws the remapping. With `mixing_prob`, a smooth random field mixes two remappings, so that no global
     curve explains the result. Outside the anatomy another remapping applies, which keeps air dark.
 
-    The slab is then blurred, with a larger width along one random axis. With `thick_slice_prob` it is averaged over the
-    thick slices of a clinical scan, most often along the last axis, and interpolated back. It gets a bias field and
-    noise. Its foreground percentiles are scaled to [0, 1], as `ScaleForegroundIntensityd` does for real
+    The slab is then blurred, with a larger width along one random axis (clinical scans have thick slices). It gets a
+    bias field and noise. Its foreground percentiles are scaled to [0, 1], as `ScaleForegroundIntensityd` does for real
     sources.
 
     Args:
@@ -55,21 +47,12 @@ class RandomContrast(nn.Module):
         blur: largest standard deviation of the blur along two of the axes, in voxels.
         through_plane_blur: the same along the third axis, before the kernel is truncated, see `gaussian_blur`.
         noise: largest standard deviation of the noise, relative to the intensity range.
-        thick_slice_prob: probability of thick slices. Slabs need a margin of as many voxels as such a slice.
     """
 
     def __init__(
-        self,
-        mixing_prob: float,
-        level_std: float,
-        bias: float,
-        blur: float,
-        through_plane_blur: float,
-        noise: float,
-        thick_slice_prob: float = 0.0,
+        self, mixing_prob: float, level_std: float, bias: float, blur: float, through_plane_blur: float, noise: float
     ) -> None:
         super().__init__()
-        self.thick_slice_prob = thick_slice_prob
         self.mixing_prob, self.level_std = mixing_prob, level_std
         self.bias, self.blur, self.through_plane_blur, self.noise = bias, blur, through_plane_blur, noise
 
@@ -108,8 +91,6 @@ class RandomContrast(nn.Module):
         # normalised, so that the empty background does not blur into the foreground
         weight = gaussian_blur(foreground_mask.to(source), sigmas).clamp(min=1e-3)
         source = gaussian_blur(source * foreground_mask, sigmas) / weight
-        if torch.rand(()) < self.thick_slice_prob:
-            source = thick_slices(source, foreground_mask.to(source))
         source = source * torch.exp(self.bias * torch.rand(()) * smooth_field(source))
         source = source.clamp(min=MIN_FOREGROUND_VALUE) * foreground_mask
         subsampled = source[..., ::2, ::2, :]
@@ -144,7 +125,6 @@ class ContrastRandomizer(RandomContrast):
         blur: as for `RandomContrast`.
         through_plane_blur: as for `RandomContrast`.
         noise: as for `RandomContrast`.
-        thick_slice_prob: as for `RandomContrast`.
     """
 
     def __init__(
@@ -159,9 +139,8 @@ class ContrastRandomizer(RandomContrast):
         blur: float = 0.7,
         through_plane_blur: float = 1.2,
         noise: float = 0.07,
-        thick_slice_prob: float = 0.0,
     ) -> None:
-        super().__init__(mixing_prob, level_std, bias, blur, through_plane_blur, noise, thick_slice_prob)
+        super().__init__(mixing_prob, level_std, bias, blur, through_plane_blur, noise)
         self.tissue_order_probs = torch.tensor(tissue_order_probs)
         self.csf_gm_overlap_prob, self.gm_wm_overlap_prob = csf_gm_overlap_prob, gm_wm_overlap_prob
         self.structure_std = structure_std
@@ -238,24 +217,6 @@ def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
         padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = 2
         image = F.conv3d(F.pad(image, padding, mode="replicate"), (taps / taps.sum()).reshape(shape))
     return image
-
-
-def thick_slices(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Average an image (1, 1, X, Y, Z) over slices of up to `THICKEST` voxels along a random axis, then interpolate it.
-
-    The weights of the voxels, of the same shape, keep the background out of the means.
-    """
-    spacing = [1.0, 1.0, 1.0]
-    spacing[int(THICK_AXES.multinomial(1))] = 1 + (THICKEST - 1) * float(torch.rand(()))
-    return resampled_at(image * weight, spacing) / resampled_at(weight, spacing).clamp(min=1e-3)
-
-
-def resampled_at(volume: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-    """Sample (1, 1, X, Y, Z) at a coarser spacing in voxels, averaged over its voxels, and interpolate it back."""
-    size = volume.shape[2:]
-    coarse = [max(int(np.ceil(length / step)), 2) for length, step in zip(size, spacing, strict=True)]
-    averaged = F.interpolate(volume, coarse, mode="area")
-    return F.interpolate(averaged, size, mode="trilinear", align_corners=False)
 
 
 class RandomizeContrastd(MapTransform):

@@ -14,9 +14,9 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from midiff_monai.labels import CSF
-from midiff_monai.training.contrast import RandomContrast, resampled_at, torch_seeded_by
+from midiff_monai.training.contrast import RandomContrast, torch_seeded_by
 from midiff_monai.training.simulated_scan import DARKEST, RandSimulateScand
-from midiff_monai.training.simulated_t1 import RIGHT_TO_LEFT, class_indices
+from midiff_monai.training.simulated_t1 import RIGHT_TO_LEFT, class_indices, resampled_at
 from midiff_monai.transforms.brain_distance import brain_of_classes, depth_in_brain
 from midiff_monai.transforms.foreground import fill_holes
 from midiff_monai.transforms.meta import Data, as_plain_tensor

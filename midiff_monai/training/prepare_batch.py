@@ -43,7 +43,6 @@ class LMIPrepareBatch(PrepareBatch):
         contrast_randomizer: turns targets and region maps (B, 1, X, Y, Z) into sources. None takes the target itself as
             the source, as published.
         context: number of neighbouring slices of the source on either side that the denoiser sees.
-        margin: slices on either side of a slab without a loss; None for `context`. Thick slices need more.
         skull_strip_prob: probability that a batch is skull-stripped.
         multiple: the sides of the crop are multiples of this.
         timestep_power: timesteps are T (1 − u^timestep_power) with a uniform u. A power of 1 is uniform. A power of 4
@@ -59,15 +58,13 @@ class LMIPrepareBatch(PrepareBatch):
         scheduler: Scheduler,
         contrast_randomizer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
         context: int = 1,
-        margin: int | None = None,
         skull_strip_prob: float = 0.6,
         multiple: int = 16,
         timestep_power: float = 4.0,
         self_conditioning_prob: float = 0.7,
         image_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
-        self.scheduler, self.contrast_randomizer = scheduler, contrast_randomizer
-        self.context, self.margin = context, context if margin is None else margin
+        self.scheduler, self.contrast_randomizer, self.context = scheduler, contrast_randomizer, context
         self.skull_strip_prob, self.multiple = skull_strip_prob, multiple
         self.timestep_power, self.self_conditioning_prob = timestep_power, self_conditioning_prob
         self.image_range = tuple(image_range)
@@ -84,8 +81,8 @@ class LMIPrepareBatch(PrepareBatch):
             target = skull_strip(target, batch("signed_distance").to(target))
         target, regions = crop_to_foreground(target, regions, self.multiple)
         contrast = self.contrast_randomizer(target, regions) if self.contrast_randomizer else target
-        source, (low, high) = inner_slices(contrast, self.context, self.margin), self.image_range
-        images = low + (high - low) * inner_slices(target, 0, self.margin)
+        source, (low, high) = inner_slices(contrast, self.context, self.context), self.image_range
+        images = low + (high - low) * inner_slices(target, 0, self.context)
         noise = torch.randn_like(images)
         timesteps = self._draw_timesteps(images)
         regression_target = self._regression_target(images, noise, timesteps)

@@ -6,10 +6,11 @@ instead of random ones.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
@@ -17,7 +18,7 @@ from monai.utils import convert_to_dst_type
 from torch.nn import functional as F
 
 from midiff_monai.labels import CSF, FREESURFER_IDS, MERGED, MIRRORED
-from midiff_monai.training.contrast import gaussian_blur, resampled_at, smooth_field, torch_seeded_by
+from midiff_monai.training.contrast import gaussian_blur, smooth_field, torch_seeded_by
 from midiff_monai.training.simulated_lesions import with_lesions
 from midiff_monai.transforms.meta import Data
 
@@ -198,3 +199,11 @@ def class_indices(labels: torch.Tensor) -> torch.Tensor:
     for label, into in MERGED.items():
         table[label] = table[into]
     return table[labels]
+
+
+def resampled_at(volume: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+    """Sample (1, 1, X, Y, Z) at a coarser spacing in voxels, averaged over its voxels, and interpolate it back."""
+    size = volume.shape[2:]
+    coarse = [max(int(np.ceil(length / step)), 2) for length, step in zip(size, spacing, strict=True)]
+    averaged = F.interpolate(volume, coarse, mode="area")
+    return F.interpolate(averaged, size, mode="trilinear", align_corners=False)

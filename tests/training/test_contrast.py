@@ -20,7 +20,6 @@ from midiff_monai.training.contrast import (
     gaussian_blur,
     remap,
     smooth_field,
-    thick_slices,
     without_cortex,
 )
 
@@ -212,30 +211,6 @@ def test_each_degradation_changes_the_source() -> None:
     ]
     for degraded in sources[1:]:
         assert (degraded - sources[0]).abs().max() > 0.02
-
-
-@given(seed=seeds)
-def test_thick_slices_are_means_along_one_axis_without_the_background(seed: int) -> None:
-    torch.manual_seed(seed)
-    weight = (torch.rand(1, 1, 14, 14, 14) > 0.3).float()
-    thick = thick_slices(torch.full_like(weight, 0.7), weight)
-    torch.testing.assert_close(thick[weight > 0], torch.full_like(thick[weight > 0], 0.7))
-    image = torch.rand(1, 1, 14, 14, 14)
-    torch.manual_seed(seed)
-    thick = thick_slices(image, torch.ones_like(image))
-    assert float(thick.mean()) == pytest.approx(float(image.mean()), abs=0.01)
-    # along the other axes, neighbours differ as much as before, relative to the spread of the image
-    variations = sorted(float(thick.diff(dim=axis).var() / thick.var()) for axis in (2, 3, 4))
-    assert variations[0] < variations[1] and min(variations[1:]) > 1.5
-
-
-def test_thick_slices_have_their_probability() -> None:
-    target, brain = stripped_slabs(0)
-    plain, never, always = (
-        seeded(ContrastRandomizer(bias=0.0, noise=0.0, thick_slice_prob=prob), 5, target, brain)
-        for prob in (0.0, 0.0, 1.0)
-    )
-    assert torch.equal(plain, never) and (plain - always).abs().max() > 0.02
 
 
 # --- RandomizeContrastd ---

@@ -105,19 +105,6 @@ def test_image_and_source_are_the_same_slices(skull_strip_prob: float) -> None:
     torch.testing.assert_close(kwargs["source"][0, 2], kwargs["source"][1, 1])
 
 
-def test_the_margin_of_a_slab_is_seen_by_the_contrast_alone() -> None:
-    data, seen = slabs(shape=(2, 1, 40, 36, 10)), list[torch.Tensor]()
-
-    def spy(target: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        seen.append(target)
-        return target
-
-    images, _, _, kwargs = LMIPrepareBatch(scheduler(), spy, context=1, margin=4, skull_strip_prob=0.0)(data)
-    assert seen[0].shape[-1] == 10 and len(images) == 2 * (10 - 2 * 4)
-    torch.testing.assert_close((images[:2, 0] + 1) / 2, data["image"][0, 0, ..., 4:6].movedim(-1, 0))
-    torch.testing.assert_close(kwargs["source"][0], data["image"][0, 0, ..., 3:6].movedim(-1, 0))
-
-
 def test_skull_stripped_batches_contain_only_the_brain() -> None:
     data = slabs()
     stripped, *_ = LMIPrepareBatch(scheduler(), identity, skull_strip_prob=1.0)(data)
