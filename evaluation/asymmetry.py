@@ -3,8 +3,9 @@
     python evaluation/asymmetry.py --data ../shared/data --segmentations build/asymmetry --out evaluation/results
 
 Writes asymmetry.csv, with a row for each scan, and four more for each scan without a large lesion, into which blobs of
-5, 10, 20 and 40 ml are painted in turn; and asymmetry_summary.csv. The scans are segmented with --fast. Blobs are
-painted into a scan that is segmented already, but for some scans, which are segmented again with a blob of 20 ml.
+5, 10, 20 and 40 ml are painted in turn; and asymmetry_summary.csv. The scans are segmented with --fast, and again after
+a change of the weights. Blobs are painted into a scan that is segmented already, but for some scans, which are
+segmented again with a blob of 20 ml.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import pandas as pd
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
-from table import Table
+from table import Table, is_current, weights_columns
 from tqdm import tqdm
 
+from midiff_monai.io.manifest import read_earlier_manifest
+from midiff_monai.io.outputs import OutputPaths, output_paths
 from midiff_monai.io.paths import volume_stem
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import STRUCTURES
@@ -63,11 +66,12 @@ TEXTURE = 0.5
 
 
 class Scan(NamedTuple):
-    """A scan and its segmentation, both (X, Y, Z)."""
+    """A scan and its segmentation, both (X, Y, Z), and the SHA-256 of the weights that segmented it, by bundle."""
 
     image: NDArray[np.float32]
     labels: NDArray[np.int16]
     affine: NDArray[np.float64]
+    weights: dict[str, str]
 
 
 def is_t1(name: str) -> bool:
@@ -75,14 +79,21 @@ def is_t1(name: str) -> bool:
     return name.endswith("_T1")
 
 
+def weights_of(paths: OutputPaths) -> dict[str, str]:
+    """Return the SHA-256 of the weights that made a complete segmentation, by bundle; empty without one."""
+    manifest = read_earlier_manifest(paths)
+    return manifest["weights"] if manifest["complete"] and paths.segmentation.exists() else {}
+
+
 def segmented(volume: Path, folder: Path) -> Scan:
-    """Read a scan and its segmentation, which is made if it is missing."""
-    name = volume_stem(volume)
-    path = folder / f"{name}_dseg.nii.gz"
-    if not path.exists():
-        segment([volume], folder, translated=not is_t1(name), fast=True)
-    image, labels = read_volume(volume), nib.Nifti1Image.from_filename(path)
-    return Scan(np.asarray(image.dataobj, np.float32), np.asarray(labels.dataobj).astype(np.int16), image.affine)
+    """Read a scan and its segmentation, which is made if it is missing or of other weights."""
+    paths = output_paths(volume, folder)
+    weights = weights_of(paths)
+    if not weights or not is_current(weights_columns(weights)):
+        segment([volume], folder, translated=not is_t1(volume_stem(volume)), fast=True, overwrite=True)
+    image, labels = read_volume(volume), nib.Nifti1Image.from_filename(paths.segmentation)
+    voxels = np.asarray(image.dataobj, np.float32), np.asarray(labels.dataobj).astype(np.int16)
+    return Scan(*voxels, image.affine, weights_of(paths))
 
 
 def lesion_level(scan: Scan, contrast: str) -> float:
@@ -182,7 +193,8 @@ def row(planned: Planned, folder: Path) -> dict[str, object]:
         nib.save(nib.Nifti1Image(scan.image, scan.affine), file)
         scan = segmented(file, folder)
     facts = {"source": planned.volume.parent.name, "part": planned.part, "contrast": contrast, "blob_side": side}
-    return planned.key | facts | described(measure_asymmetry(*scan))
+    found = described(measure_asymmetry(scan.image, scan.labels, scan.affine))
+    return planned.key | facts | found | weights_columns(scan.weights)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,9 @@ values). Further columns, such as age, can be covariates:
 
     python examples/compare_groups.py results/volumes.csv subjects.csv --covariates intracranial age quality
 
+Volumes of different contrasts are never compared: their errors differ. `--suffix PDw` chooses the scans of one
+contrast, and `--suffix PDw+T2w` people whose PDw and T2w were translated together.
+
 `quality` is the expected Dice of a scan's segmentation. The volumes are adjusted for the covariates by a linear model.
 Without the option, the covariate is the intracranial volume, if volumes.csv has it for all scans: larger heads have
 larger structures. `--covariates` alone means none.
@@ -36,14 +39,42 @@ QUALITY = "quality"
 """The expected Dice of a scan's segmentation. It can be a covariate, and is not compared."""
 
 
+UNKNOWN = "unknown"
+"""Contrast of a scan whose name does not tell."""
+
+
 def join(volumes: Path, subjects: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join volumes and groups, one row per scan: the volumes in millilitres, and the columns of subjects.csv."""
+    """Join volumes and groups, one row per scan: the volumes in ml; the columns of subjects.csv and the contrast."""
     table, groups = pd.read_csv(volumes), pd.read_csv(subjects).dropna(subset="group")
     if not groups["input"].isin(table["input"]).any():
         table["input"] = table["input"].map(lambda path: Path(path).name)
     scans = table[["input"]].merge(groups, on="input", validate="one_to_one")
-    measured = table.set_index("input").loc[scans["input"]].reset_index(drop=True)
-    return measured.drop(columns=NAMES, errors="ignore"), scans
+    measured = table.set_index("input").loc[scans["input"]].reset_index()
+    return measured.drop(columns=NAMES, errors="ignore"), scans.assign(suffix=contrasts(measured))
+
+
+def contrasts(table: pd.DataFrame) -> pd.Series:
+    """Return the contrasts of the rows of volumes.csv, such as "PDw+T2w" of scans that were translated together."""
+    named = table["input"].map(contrast).replace("", UNKNOWN)
+    return table["suffix"].fillna(named) if "suffix" in table else named
+
+
+def of_one_contrast(
+    volumes: pd.DataFrame, scans: pd.DataFrame, suffix: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of both tables whose contrast is `suffix`, or all rows if they have one contrast alone.
+
+    Raises:
+        ValueError: no scan has the contrast, or there are several and none is chosen.
+    """
+    found = sorted(set(scans["suffix"]))
+    if suffix is None and len(found) > 1:
+        kinds = ", ".join(found)
+        raise ValueError(f"volumes of different contrasts are not comparable: choose one of {kinds} with --suffix")
+    if suffix is not None and suffix not in found:
+        raise ValueError(f"no scan has the contrast {suffix}: they have {', '.join(found)}")
+    chosen = scans["suffix"].isin(found if suffix is None else [suffix])
+    return volumes[chosen].reset_index(drop=True), scans[chosen].reset_index(drop=True)
 
 
 def choose_covariates(names: list[str] | None, volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.DataFrame:
@@ -108,16 +139,9 @@ def draw(volumes: pd.Series, group: pd.Series, label: str, path: Path) -> None:
 
 
 def check(scans: pd.DataFrame) -> None:
-    """Check that the scans are of two groups and of one contrast.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise ValueError unless the scans are of two groups."""
     if len(names := sorted(scans["group"].unique())) != 2:
         raise ValueError(f"the scans must be of two groups, not of {len(names)}: {', '.join(map(str, names))}")
-    if len(contrasts := sorted(set(scans["input"].map(contrast)))) > 1:
-        kept = ", ".join(contrasts)
-        raise ValueError(f"volumes of different contrasts are not comparable: keep one of {kept} in the subjects")
 
 
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -126,7 +150,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     Raises:
         ValueError: the tables do not allow the comparison.
     """
-    volumes, scans = join(arguments.volumes, arguments.subjects)
+    volumes, scans = of_one_contrast(*join(arguments.volumes, arguments.subjects), arguments.suffix)
     check(scans)
     covariates, group = choose_covariates(arguments.covariates, volumes, scans), scans["group"]
     # a volume that is not known in every scan, such as the intracranial one of stripped brains, is not compared
@@ -140,7 +164,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
             raise ValueError(f"{len(scans)} scans are too few for the covariates {names}")
         volumes, p = adjust(volumes, group == max(group), covariates)
         label = f"{label}, adjusted for {names}"
-    print(f"covariates: {names or 'none'}")
+    print(f"contrast: {scans['suffix'][0]}; covariates: {names or 'none'}")
     result = compare(volumes, group, p)
     result.to_csv(f"{arguments.output}.csv", float_format="%.4g")
     draw(volumes[arguments.structure], group, label, Path(f"{arguments.output}.png"))
@@ -152,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", type=Path)
     parser.add_argument("subjects", type=Path)
+    parser.add_argument("--suffix", help="contrast of the scans to compare, if the subjects have several")
     parser.add_argument("--structure", default="Left-Hippocampus")
     parser.add_argument("--covariates", nargs="*", metavar="COLUMN", help="columns of either table; none without names")
     parser.add_argument("-o", "--output", default="groups", help="path of the output files without extension")

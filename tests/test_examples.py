@@ -139,15 +139,47 @@ def test_one_group_or_three_groups_are_refused_with_one_line(groups: list[str], 
     assert caught.value.returncode == 2 and f"of {len(set(groups))}: a" in caught.value.stderr
 
 
-def test_scans_of_two_contrasts_are_refused(tmp_path: Path) -> None:
-    paths = ["sub-1_PDw.nii.gz", "sub-2_PDw.nii.gz", "sub-3_T2w.nii.gz", "sub-4_T2w.nii.gz"]
-    pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.1, 3.2, 3.3]}).to_csv(
-        tmp_path / "volumes.csv", index=False
-    )
+@pytest.fixture
+def contrasts(tmp_path: Path) -> tuple[Path, Path]:
+    """Eight scans of BIDS: four PDw, and four PDw that were translated together with a T2w."""
+    names = [f"sub-{index}_PDw.nii.gz" for index in range(8)]
+    table = pd.DataFrame({"input": names, "suffix": ["PDw"] * 4 + ["PDw+T2w"] * 4})
+    table["Left-Hippocampus"] = [3.0, 3.2, 4.0, 4.2, 5.0, 5.2, 6.0, 6.2]
+    groups = pd.DataFrame({"input": names, "group": ["a", "a", "b", "b"] * 2})
+    paths = tmp_path / "volumes.csv", tmp_path / "subjects.csv"
+    table.to_csv(paths[0], index=False)
+    groups.to_csv(paths[1], index=False)
+    return paths
+
+
+@pytest.mark.parametrize("suffix, means", [("PDw", [3.1, 4.1]), ("PDw+T2w", [5.1, 6.1])])
+def test_scans_of_the_chosen_contrast_are_compared(
+    suffix: str, means: list[float], contrasts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    printed = run("compare_groups.py", *contrasts, "--suffix", suffix, "-o", tmp_path / "groups")
+    assert f"contrast: {suffix};" in printed
+    assert pd.read_csv(tmp_path / "groups.csv")[["a", "b"]].iloc[0].tolist() == pytest.approx(means)
+
+
+@pytest.mark.parametrize(
+    "arguments, fault", [([], "choose one of PDw, PDw+T2w"), (["--suffix", "T2w"], "they have PDw, PDw+T2w")]
+)
+def test_scans_of_several_contrasts_are_not_mixed(
+    arguments: list[str], fault: str, contrasts: tuple[Path, Path]
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("compare_groups.py", *contrasts, *arguments)
+    assert caught.value.returncode == 2 and fault in caught.value.stderr
+
+
+def test_names_outside_bids_tell_the_contrast_too(tmp_path: Path) -> None:
+    paths = ["1_PDw.nii.gz", "2_PDw.nii.gz", "3_T2w.nii.gz", "scan.nii.gz"]
+    volumes = pd.DataFrame({"input": paths, "Left-Hippocampus": [3.0, 3.1, 3.2, 3.3]})
+    volumes.to_csv(tmp_path / "volumes.csv", index=False)
     pd.DataFrame({"input": paths, "group": ["a", "b", "a", "b"]}).to_csv(tmp_path / "subjects.csv", index=False)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / "subjects.csv")
-    assert caught.value.returncode == 2 and "keep one of PDw, T2w" in caught.value.stderr
+    assert caught.value.returncode == 2 and "choose one of PDw, T2w, unknown" in caught.value.stderr
 
 
 def test_another_tool_gets_the_synthetic_t1w(echoes: list[Path], tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from midiff_monai.io.paths import atomic_write
-from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES, Structure
-from midiff_monai.parcels import PARCELS
+from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES
 from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, quality_flags, robust_z
+from midiff_monai.qc.layers import LAYERS, Layer
 from midiff_monai.qc.measures import Measures
 from midiff_monai.qc.study import contrasts, read_study
 from midiff_monai.qc.subject import Subject
@@ -166,8 +166,9 @@ def _finite(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _label_table(labels: Iterable[Structure]) -> list[dict[str, Any]]:
-    return [{"id": label.id, "name": label.name, "colour": label.colour} for label in labels]
+def _layer(layer: Layer) -> dict[str, Any]:
+    facts = {"role": layer.role, "title": layer.title, "opacity": layer.opacity, "high": layer.high}
+    return facts | {"colours": layer.lookup()}
 
 
 def _html(title: str, entries: list[dict[str, Any]]) -> str:
@@ -175,8 +176,8 @@ def _html(title: str, entries: list[dict[str, Any]]) -> str:
     data = {
         "title": title,
         "groups": ["brain", *GROUPS],
-        "structures": _label_table((*STRUCTURES, LESIONS)),
-        "parcels": _label_table((STRUCTURES[0], *PARCELS)),
+        "structures": [{"id": each.id, "name": each.name, "colour": each.colour} for each in (*STRUCTURES, LESIONS)],
+        "layers": [_layer(layer) for layer in LAYERS],
         "min_scans": MIN_SCANS,
         "outlier_z": OUTLIER_Z,
         "subjects": entries,

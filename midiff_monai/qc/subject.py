@@ -21,8 +21,9 @@ from midiff_monai.io.volumes import UNREADABLE
 from midiff_monai.labels import LESIONS
 from midiff_monai.provenance import sha256
 from midiff_monai.qc.flags import Flag
+from midiff_monai.qc.layers import LAYERS, Layer
 
-IMAGE_ROLES = ("synthetic", "synthetic_std", "segmentation", "lesions", "parcels")
+IMAGE_ROLES = ("synthetic", "synthetic_std", "lesions", *(layer.role for layer in LAYERS))
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Images:
         segmentation: FreeSurfer ids.
         lesions: mask of the white matter lesions.
         parcels: ids of `parcels.PARCELS`.
+        intracranial: mask of what the inner skull encloses.
+        probability: probability of the label of each voxel, 0 without a label.
+        entropy: entropy of the probabilities of all labels, in [0, 1], 0 without a label.
+        synthetic_error: expected absolute error of the synthetic T1w.
     """
 
     affine: NDArray[np.float64]
@@ -46,6 +51,10 @@ class Images:
     segmentation: NDArray | None
     lesions: NDArray | None = None
     parcels: NDArray | None = None
+    intracranial: NDArray | None = None
+    probability: NDArray | None = None
+    entropy: NDArray | None = None
+    synthetic_error: NDArray | None = None
 
     @property
     def intensity_images(self) -> dict[str, NDArray]:
@@ -61,6 +70,18 @@ class Images:
             return np.where(lesions, LESIONS.id, self.segmentation)
         shown = next(iter(self.intensity_images.values()))
         return np.zeros(shown.shape, np.uint8)
+
+    def drawn(self, layer: Layer) -> NDArray | None:
+        """Return what the viewer draws: the segmentation with its lesions, and numbers within the segmented brain.
+
+        The expected error of scalp and air was never compared with a true one. Without a segmentation, all is drawn.
+        """
+        volume: NDArray | None = getattr(self, layer.role)
+        if volume is None or self.segmentation is None:
+            return volume
+        if layer.role == "segmentation":
+            return self.structures
+        return np.where(self.segmentation > 0, volume, 0) if layer.colours else volume
 
 
 @dataclass(frozen=True)

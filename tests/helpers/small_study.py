@@ -34,16 +34,22 @@ def head(size: float) -> tuple[np.ndarray, np.ndarray]:
     return np.select([radius < 0.2, radius < 0.5 * size, radius < 0.8], [900.0, 500.0, 650.0], 10.0), segmentation
 
 
-def write_result(folder: Path, name: str, size: float = 1, parcels: bool = False, **facts: Any) -> None:
-    """Write a volume and its results into one folder; `facts` are fields of `RunReport`. All cortex is one parcel."""
+def write_result(folder: Path, name: str, size: float = 1, layers: bool = False, **facts: Any) -> None:
+    """Write a volume and its results into one folder; `facts` are fields of `RunReport`.
+
+    With `layers`, the results have all that the viewer draws. All cortex is one parcel. All labels are equally certain.
+    """
     source, segmentation = head(size)
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(source.astype(np.float32), np.diag([6, 6, 6, 1])), path)
     report = RunReport("segment", path, {"steps": 2}, {"t1_lmi_translation": WEIGHTS}, **facts)
     result = Result(read_volume(path), report, paths=output_paths(path, folder), render=draw_nothing)
     result.synthetic, result.segmentation = 0.8 - source / 1500, segmentation
-    if parcels:
+    if layers:
         result.parcels = np.where(np.isin(segmentation, (3, 42)), PARCELS[-1].id, 0).astype(np.uint8)
+        result.intracranial = np.ones_like(segmentation, np.uint8)
+        result.probability, result.entropy = np.where(segmentation, 0.6, 0), np.where(segmentation, 0.16, 0)
+        result.synthetic_error = np.full(source.shape, 0.12)
     result.write()
 
 

@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of seven scans: five usual ones, one unusual with a hostile name, and one that failed."""
     folder = tmp_path_factory.mktemp("study")
     for number in range(1, 6):
-        write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1), parcels=number == 1)
+        write_result(folder, f"sub-{number:02d}_PDw", 1 + 0.02 * (number - 1), layers=number == 1)
     write_result(folder, HOSTILE.replace("/", ""), 1.4, warnings=[HOSTILE_TEXT])
     (folder / "batch_report.csv").write_text(
         "input,status,seconds,warnings,error,report\n"
@@ -176,19 +176,41 @@ class TestInBrowser:
             faded.append(self.colourfulness(page, ".layers"))
         assert faded[0] < 0.5 and faded[1] > 5 and faded[2] > 1.5 * faded[1]
 
-    def test_the_viewer_draws_from_disk(self, page: Any) -> None:
+    @staticmethod
+    def open_viewer(page: Any, name: str) -> None:
         if not page.evaluate("document.createElement('canvas').getContext('webgl2') !== null"):
             pytest.skip("needs a browser with WebGL 2")
-        open_subject(page, "sub-01")
+        open_subject(page, name)
         page.click("#open")
         page.wait_for_selector("#viewer[data-ready]", timeout=120_000)
-        page.fill("#opacity", "0")
+
+    @staticmethod
+    def offered(page: Any) -> list[str]:
+        return page.locator("#layer option").evaluate_all("(options) => options.map((option) => option.value)")
+
+    def test_the_viewer_draws_from_disk(self, page: Any) -> None:
+        self.open_viewer(page, "sub-01")
+        page.fill("#layer-opacity", "0")
         without = self.colourfulness(page, "#stage")
-        page.fill("#opacity", "1")
-        structures = page.locator("#stage").screenshot()
+        page.fill("#layer-opacity", "1")
         assert self.colourfulness(page, "#stage") > without + 5
-        page.check("#parcels")
-        assert self.colourfulness(page, "#stage") > without + 5 and page.locator("#stage").screenshot() != structures
+
+    def test_the_viewer_offers_the_layers_that_a_subject_has(self, page: Any) -> None:
+        """The text names what lies at the centre, in the ventricle; the pictures differ."""
+        self.open_viewer(page, "sub-01")
+        at_centre = {"segmentation": "Lateral-Ventricle", "parcels": "Background", "intracranial": "Intracranial"}
+        at_centre |= {"probability": "0.6", "entropy": "0.16", "synthetic_error": "0.12"}
+        assert self.offered(page) == list(at_centre)
+        pictures = []
+        for role, text in at_centre.items():
+            page.select_option("#layer", role)
+            wait_for_text(page, "#location", text)
+            assert float(page.input_value("#layer-opacity")) > 0.2
+            pictures.append(page.locator("#stage").screenshot())
+        assert len(set(pictures)) == len(at_centre)
+        page.click("#back")
+        self.open_viewer(page, "sub-02")
+        assert self.offered(page) == ["segmentation"]
 
     def test_without_the_viewer_folder_the_page_works_and_the_viewer_names_the_folder(
         self, browser: Any, study: Path, tmp_path: Path

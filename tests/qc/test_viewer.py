@@ -69,6 +69,38 @@ def test_structures_keep_their_position(tmp_path: Path, axcodes: str, spacing: t
     assert source.max() == 255
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_layers_hold_the_numbers_of_the_results(labelled: bool, tmp_path: Path) -> None:
+    """The grid of 2 mm is kept."""
+    random, shape = np.random.default_rng(0), (12, 13, 14)
+    highest = {"probability": 1.0, "entropy": 0.4, "synthetic_error": 0.15}
+    volumes = {role: random.uniform(0.03, 2 * high, shape) for role, high in highest.items()}
+    mask = random.integers(0, 2, shape).astype(np.uint8)
+    segmentation = np.zeros(shape, np.int16)
+    segmentation[4:8, 4:8, 4:8] = 3
+    images = Images(
+        np.diag([2.0, 2, 2, 1]),
+        source=random.random(shape),
+        synthetic=None,
+        synthetic_std=None,
+        segmentation=segmentation if labelled else None,
+        intracranial=mask,
+        **volumes,
+    )
+    write_viewer_script(images, tmp_path / "a.js")
+
+    found = volumes_of(tmp_path / "a.js")
+    assert found.keys() == {"source", "intracranial", *volumes} | ({"segmentation"} if labelled else set())
+    corner = np.rint(found["source"].affine[:3, 3] / 2).astype(int)
+    box = tuple(slice(start, start + size) for start, size in zip(corner, found["source"].shape, strict=True))
+    np.testing.assert_array_equal(found["intracranial"].get_fdata(), mask[box])
+    for role, high in highest.items():
+        expected = np.clip(volumes[role], 0, high)
+        if labelled:
+            expected[segmentation == 0] = 0
+        np.testing.assert_allclose(found[role].get_fdata(), expected[box], atol=0.51 * high / 255)
+
+
 def test_the_script_of_a_large_volume_is_a_few_megabytes(tmp_path: Path) -> None:
     shape = (190, 220, 190)  # the bounding box of a brain at 0.9 mm; noise compresses worst
     noise = np.random.default_rng(0).random(shape, dtype=np.float32)

@@ -257,11 +257,12 @@ function step(by) {
 
 // ---------------------------------------------------------------- interactive viewer
 
-const LAYERS_FROM_BOTTOM = ["source", "synthetic", "segmentation", "parcels"];
+const SCANS_FROM_BOTTOM = ["source", "synthetic"];
+const layerOf = new Map(study.layers.map((layer) => [layer.role, layer]));
 const OPAQUE = "opaque_gray"; // in NiiVue's own grey map, dark voxels are transparent
 let niivueStarted = null; // a promise: all subjects share one canvas
 let received = null;
-let layers = [];
+let images = []; // the scans from the bottom, then the layers; one layer is drawn at a time
 
 // A subject's script calls this function. A page that is opened from disk cannot read other files in any other way.
 function midiffVolumes(volumes) {
@@ -286,12 +287,12 @@ async function openViewer() {
     if (!window.niivue) await loadScript("_viewer/niivue.js");
     const viewer = await (niivueStarted ??= startNiivue());
     await loadScript(subject.viewer);
-    const images = await readVolumes(received);
+    const read = await readVolumes(received);
     if (subject !== current) return;
-    layers = images;
-    find("#blend").parentElement.hidden = !(layers.some(has("source")) && layers.some(has("synthetic")));
-    find("#parcels").parentElement.hidden = !layers.some(has("parcels"));
-    await fade();
+    images = read;
+    find("#blend").parentElement.hidden = !SCANS_FROM_BOTTOM.every((role) => images.some(has(role)));
+    offerLayers();
+    await draw();
     viewer.setSliceType(Number(find("#view").value));
     find("#viewer").dataset.ready = subject.key;
   } catch (error) {
@@ -307,51 +308,60 @@ async function startNiivue() {
     loadingText: "",
   });
   viewer.addColormap(OPAQUE, { R: [0, 255], G: [0, 255], B: [0, 255], A: [255, 255], I: [0, 255] });
+  for (const { role, colours } of study.layers) if (!colours.labels) viewer.addColormap(role, colours);
   viewer.onLocationChange = (place) => (find("#location").textContent = place.string);
   return viewer.attachToCanvas(find("#canvas"));
 }
 
-const has = (role) => (image) => image.name.startsWith(role);
+const has = (role) => (image) => image.name === `${role}.nii.gz`;
 
 function readVolumes(volumes) {
-  const roles = LAYERS_FROM_BOTTOM.filter((role) => role in volumes);
-  return Promise.all(
-    roles.map(async (role) => {
-      const options = { base64: volumes[role], name: `${role}.nii.gz`, colormap: OPAQUE, cal_min: 0, cal_max: 255 };
-      const image = await niivue.NVImage.loadFromBase64(options);
-      if (role === "segmentation") image.setColormapLabel(labelColours(study.structures));
-      if (role === "parcels") image.setColormapLabel(labelColours(study.parcels));
-      return image;
-    })
-  );
+  const roles = [...SCANS_FROM_BOTTOM, ...layerOf.keys()].filter((role) => role in volumes);
+  return Promise.all(roles.map((role) => readVolume(role, volumes[role])));
 }
 
-function labelColours(labels) {
-  const lookup = { R: [], G: [], B: [], A: [], I: [], labels: [] };
-  for (const { id, name, colour } of labels) {
-    ["R", "G", "B"].forEach((channel, index) => lookup[channel].push(colour[index]));
-    lookup.A.push(id ? 255 : 0);
-    lookup.I.push(id);
-    lookup.labels.push(name);
-  }
-  return lookup;
+async function readVolume(role, base64) {
+  const { colours, high } = layerOf.get(role) ?? { colours: null, high: 255 };
+  const colormap = colours && !colours.labels ? role : OPAQUE;
+  const options = { base64, name: `${role}.nii.gz`, colormap, cal_min: 0, cal_max: high };
+  const image = await niivue.NVImage.loadFromBase64(options);
+  if (colours?.labels) image.setColormapLabel(colours);
+  image.colorbarVisible = colormap === role;
+  return image;
 }
 
-async function fade() {
-  const [structures, synthetic] = [find("#opacity"), find("#blend")].map((slider) => Number(slider.value));
-  document.documentElement.style.setProperty("--fill", structures);
-  if (!layers.length) return;
+function offerLayers() {
+  const before = find("#layer").value;
+  const offered = study.layers.filter(({ role }) => images.some(has(role)));
+  find("#layer").replaceChildren(...offered.map(({ role, title }) => element("option", title, { value: role })));
+  find("#layer").parentElement.hidden = find("#layer-opacity").parentElement.hidden = !offered.length;
+  if (offered.some(({ role }) => role === before)) find("#layer").value = before;
+  else chooseOpacity();
+}
+
+function chooseOpacity() {
+  find("#layer-opacity").value = layerOf.get(find("#layer").value)?.opacity ?? 0;
+}
+
+function fadePictures() {
+  document.documentElement.style.setProperty("--fill", find("#opacity").value);
+}
+
+async function draw() {
+  if (!images.length) return;
   const viewer = await niivueStarted;
-  const labels = find("#parcels").checked && layers.some(has("parcels")) ? "parcels" : "segmentation";
-  for (const role of ["segmentation", "parcels"])
-    layers.filter(has(role)).forEach((image) => (image.opacity = role === labels ? structures : 0));
-  layers.slice(1).filter(has("synthetic")).forEach((image) => (image.opacity = synthetic));
-  [viewer.volumes, viewer.back, viewer.overlays] = [layers, layers[0], layers.slice(1)];
+  const layer = images.filter(has(find("#layer").value));
+  const shown = [...images.filter((image) => SCANS_FROM_BOTTOM.some((role) => has(role)(image))), ...layer];
+  layer.forEach((image) => (image.opacity = Number(find("#layer-opacity").value)));
+  shown.slice(1).filter(has("synthetic")).forEach((image) => (image.opacity = Number(find("#blend").value)));
+  [viewer.volumes, viewer.back, viewer.overlays] = [shown, shown[0], shown.slice(1)];
+  viewer.opts.isColorbar = layer.some((image) => image.colorbarVisible);
   viewer.updateGLVolume(); // once for all layers; addVolume and setOpacity would update for each layer
+  viewer.createOnLocationChange();
 }
 
 function closeViewer() {
-  layers = [];
+  images = [];
   find("#viewer").hidden = true;
   find("#trouble").textContent = find("#location").textContent = "";
   delete find("#viewer").dataset.ready;
@@ -362,7 +372,9 @@ function closeViewer() {
 fillHeader();
 fillTable();
 for (const control of ["#search", "#status", "#flagged"]) find(control).addEventListener("input", fillTable);
-for (const control of ["#opacity", "#blend", "#parcels"]) find(control).addEventListener("input", fade);
+find("#opacity").addEventListener("input", fadePictures);
+find("#layer").addEventListener("input", chooseOpacity);
+for (const control of ["#layer", "#layer-opacity", "#blend"]) find(control).addEventListener("input", draw);
 find("#view").addEventListener("input", async ({ target }) => (await niivueStarted).setSliceType(Number(target.value)));
 find("#open").addEventListener("click", openViewer);
 find("#previous").addEventListener("click", () => step(-1));
