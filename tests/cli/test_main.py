@@ -105,9 +105,9 @@ def test_info_names_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     composite = facts["bundles"].pop("any_contrast_brain_segmentation")
-    assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation"]
+    assert composite["runs"] == ["t1_lmi_translation", "t1_brain_segmentation", "intracranial_mask"]
     assert facts["bundles"].pop("lmi_published")["trained"] is False
-    assert facts["bundles"].keys() == {*composite["runs"], "cortical_parcellation", "intracranial_mask"}
+    assert facts["bundles"].keys() == {*composite["runs"], "cortical_parcellation"}
     assert all(bundle["intact"] for bundle in facts["bundles"].values())
 
 
