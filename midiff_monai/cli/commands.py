@@ -264,6 +264,13 @@ def _demo(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _view(arguments: argparse.Namespace) -> int:
+    from midiff_monai.cli.view import view_results
+
+    print(view_results(arguments.results, arguments.browser, progress_bar(arguments, desc="page", unit="scan")))
+    return ExitCode.OK
+
+
 def _info(arguments: argparse.Namespace) -> int:
     from midiff_monai.cli.info import describe_installation
 
@@ -284,6 +291,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "compare": _compare,
     "convert-checkpoint": _convert_checkpoint,
+    "view": _view,
     "demo": _demo,
     "info": _info,
 }

@@ -22,7 +22,7 @@ from midiff_monai.pipeline.workers import Workers, has_dask
 if TYPE_CHECKING:
     from midiff_monai.io.inputs import Job
     from midiff_monai.pipeline.batch_report import Outcome
-    from midiff_monai.pipeline.estimate import Extent
+    from midiff_monai.pipeline.estimate import Extent, Speed
     from midiff_monai.pipeline.models import Models
 
 _logger = logging.getLogger(__name__)
@@ -67,11 +67,11 @@ def tell_remaining_time(
 
 def announce_volumes(arguments: argparse.Namespace, task: Task, models: Models, extents: Sequence[Extent]) -> None:
     """Say what is done to some volumes in this process, and about how long it takes."""
-    from midiff_monai.pipeline.estimate import estimate_seconds, measure_speed
+    from midiff_monai.pipeline.estimate import estimate_seconds
 
     if arguments.shown == QUIET:
         return
-    speed = measure_speed(task.mode, models)
+    speed = _speed(task, models)
     seconds = sum(estimate_seconds(extent, speed, task.mode, models) for extent in extents)
     _logger.info("%s, %s: %s", _deed(task.mode, len(extents), models), _place(models), about(seconds))
 
@@ -100,7 +100,7 @@ def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Mo
     """About how long volumes take that are like the first; None if it cannot be read, or if there are none."""
     import torch
 
-    from midiff_monai.pipeline.estimate import estimate_seconds, extent_of, measure_speed
+    from midiff_monai.pipeline.estimate import estimate_seconds, extent_of
     from midiff_monai.pipeline.reading import read_together
 
     if not jobs:
@@ -112,8 +112,16 @@ def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Mo
         return None
     if workers.processes:  # this process, which computes no volume then, measures what one of them will reach
         torch.set_num_threads(workers.threads)
-    each = estimate_seconds(extent, measure_speed(task.mode, models), task.mode, models)
+    each = estimate_seconds(extent, _speed(task, models), task.mode, models)
     return each * ceil(len(jobs) / max(1, workers.processes))
+
+
+def _speed(task: Task, models: Models) -> Speed:
+    """The speed of the networks, on the CPU if they do not fit into the memory of a GPU."""
+    from midiff_monai.pipeline.estimate import measure_speed
+    from midiff_monai.pipeline.fallback import on_cpu_if_memory_runs_out
+
+    return on_cpu_if_memory_runs_out(lambda task, models: measure_speed(task.mode, models), task, models)
 
 
 def _deed(mode: Mode, count: int, models: Models) -> str:

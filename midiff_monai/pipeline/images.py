@@ -19,7 +19,8 @@ from midiff_monai.io.headers import times
 from midiff_monai.io.images import name_of, volume_in_memory
 from midiff_monai.io.volumes import image_like
 from midiff_monai.pipeline.computation import Computation, compute
-from midiff_monai.pipeline.models import kept_models, load_models
+from midiff_monai.pipeline.fallback import on_cpu_if_memory_runs_out
+from midiff_monai.pipeline.models import Models, kept_models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.reading import prepare_source
 from midiff_monai.pipeline.run import check_settings, make_report
@@ -196,6 +197,10 @@ def _process(
     name = name_of(image)
     source = prepare_source(volume_in_memory(image, affine), name, task.settings)
     models = kept_models(task) if keep_models else load_models(task)
+    return on_cpu_if_memory_runs_out(lambda task, models: _computed(source, name, task, models), task, models)
+
+
+def _computed(source: nib.Nifti1Image, name: str, task: Task, models: Models) -> ImageResult:
     computation = Computation(source, make_report(None, task, models), target=models.target)
     compute(computation, task, models)
     return ImageResult(computation, name)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.bundle.choice import INTRACRANIAL, PARCELLATION, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root, sampler_path
@@ -38,6 +40,7 @@ class Models:
         finds_brain: translate the brain of a whole head a second time, alone.
         parcellation: divides a segmentation into parcels; None if they are not wanted.
         intracranial: finds the space inside the skull of a whole head; None without a segmenter of brains.
+        warnings: sentences for the manifest of each volume.
     """
 
     segmentation: Bundle | None
@@ -46,6 +49,13 @@ class Models:
     finds_brain: bool = True
     parcellation: Bundle | None = None
     intracranial: Bundle | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        device: torch.device = self._bundles[0].setting("device")
+        return device
 
     @property
     def _bundles(self) -> list[Bundle]:
@@ -155,6 +165,5 @@ def used_settings(settings: Settings, models: Models) -> dict[str, str | int | f
         used["fast"] = models.segmentation.setting("fast")
     bundle = models.translation or models.segmentation
     assert bundle is not None
-    device, amp = (bundle.setting(name) for name in ("device", "amp"))
-    precision = "bfloat16" if amp else "float32"
-    return used | {"device": str(device), "precision": precision, "translated": models.translation is not None}
+    precision = "bfloat16" if bundle.setting("amp") else "float32"
+    return used | {"device": str(models.device), "precision": precision, "translated": models.translation is not None}

@@ -22,6 +22,7 @@ from midiff_monai.io.paths import check_writable
 from midiff_monai.io.slices import check_image_size
 from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
+from midiff_monai.pipeline.fallback import on_cpu_if_memory_runs_out
 from midiff_monai.pipeline.models import Models, load_models, used_settings
 from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Mode, Settings, Task, option_of
 from midiff_monai.pipeline.people import ONLY_SCAN, JointJob, join
@@ -219,7 +220,7 @@ def process(
     source: nib.Nifti1Image | None = None,
     companions: Companions = ALONE,
 ) -> Result:
-    """Process one volume and write its results.
+    """Process one volume and write its results. If the memory of a GPU runs out, the networks compute on the CPU.
 
     Args:
         job: the volume and the files to write.
@@ -231,6 +232,10 @@ def process(
     Raises:
         InputError: the volume cannot be read.
     """
+    return on_cpu_if_memory_runs_out(lambda task, models: _process(job, task, models, source, companions), task, models)
+
+
+def _process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None, companions: Companions) -> Result:
     return_freed_memory()
     report = new_report(job, task, models)
     with report.timed("read"):
@@ -262,5 +267,5 @@ def new_report(job: Job, task: Task, models: Models) -> RunReport:
 
 def make_report(source: Path | None, task: Task, models: Models, **facts: Any) -> RunReport:
     """The manifest of what a task is about to do to a volume; further facts are fields of `RunReport`."""
-    settings = used_settings(task.settings, models)
-    return RunReport(task.mode.command, source, settings, models.weights, configurations=models.configurations, **facts)
+    facts |= {"configurations": models.configurations, "warnings": [*models.warnings]}
+    return RunReport(task.mode.command, source, used_settings(task.settings, models), models.weights, **facts)
