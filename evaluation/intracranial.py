@@ -81,12 +81,17 @@ def real_heads(data: Path) -> Iterator[Head]:
             yield Head(source, subject_of(t1), "FLAIR", flair, None, true_ml)
 
 
-def row_of(head: Head) -> dict[str, str | float]:
+def row_of(head: Head) -> dict[str, object]:
     """Segment a head, and compare what lies inside the skull with the truth."""
     with tempfile.TemporaryDirectory() as folder:
         result = segment([head.volume], folder, translated=head.contrast != "T1", **settings_of(head))[0]
     found_ml = result.intracranial_ml
-    row = {"source": head.source, "subject": head.subject, "contrast": head.contrast, "true_ml": head.true_ml}
+    row: dict[str, object] = {
+        "source": head.source,
+        "subject": head.subject,
+        "contrast": head.contrast,
+        "true_ml": head.true_ml,
+    }
     row |= {"found_ml": found_ml, "error_percent": 100 * (found_ml / head.true_ml - 1)}
     if head.mask is not None and result.intracranial is not None:
         row["dice"] = dice(result.intracranial, head.mask, [1])

@@ -28,13 +28,16 @@ class TensorOnDevice(torch.Tensor):
         if held.dtype == torch.float64:
             raise TypeError("the device has no float64")
         layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        wrapper: Any = torch.Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
         with torch.inference_mode(False):  # a view of an ordinary tensor has to be one
-            made = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout, device=NAME)  # type: ignore[attr-defined]
+            made: TensorOnDevice = wrapper(cls, held.shape, **layout, device=NAME)
         made.held = held
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
         return _computed(function, arguments, options or {})
 
     def tolist(self) -> Any:
@@ -73,7 +76,7 @@ def fake_device(most: float = math.inf) -> Iterator[str]:
     There, float64 on the device raises TypeError, an operation of tensors on different devices RuntimeError, and a
     tensor of more than `most` values `torch.OutOfMemoryError`.
     """
-    changed = {name: _moving(getattr(torch, name)) for name in ("tensor", "as_tensor")}
+    changed: dict[str, Any] = {name: _moving(getattr(torch, name)) for name in ("tensor", "as_tensor")}
     changed["autocast"] = lambda *_, **__: nullcontext()
     with FakeDevice(most), mock.patch.multiple(torch, **changed):
         yield NAME
