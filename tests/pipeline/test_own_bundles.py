@@ -46,7 +46,7 @@ def test_a_segmenter_alone_replaces_the_segmenter_alone(copies: list[Path]) -> N
     assert direct.weights.keys() == {f"my_{SEGMENTATION}", INTRACRANIAL}
 
 
-@pytest.mark.parametrize("anatomy, opened", [("brain", {SEGMENTATION}), ("any", set())])
+@pytest.mark.parametrize("anatomy, opened", [("brain", {SEGMENTATION, INTRACRANIAL}), ("any", set())])
 def test_a_translation_opens_the_segmenter_only_to_find_the_brain(
     anatomy: str, opened: set[str], copies: list[Path], tmp_path: Path
 ) -> None:
