@@ -26,7 +26,7 @@ class Layer:
         title: its name on the page.
         opacity: its opacity when it is chosen, in [0, 1].
         labels: of a label map or a mask, all labels but the background.
-        colours: of a map of numbers, colours "#rrggbbaa" at equal distances from 0 to `high`. Numbers between them have
+        colours: of a map of numbers, "#rrggbb" at equal distances from 0 to `high`. Numbers between them have
             interpolated colours.
         high: the number that has the last colour. Larger numbers have it too.
     """
@@ -45,7 +45,8 @@ class Layer:
             names = [STRUCTURES[0].name, *(label.name for label in self.labels)]
             return _channels(rgba) | {"I": [0, *(label.id for label in self.labels)], "labels": names}
         steps = len(self.colours) - 1
-        rgba = [ImageColor.getcolor(colour, "RGBA") for colour in self.colours]  # type: ignore[misc]
+        # NiiVue's slices do not show degrees of opacity: every level above 0 is opaque
+        rgba = [(*ImageColor.getrgb(colour), 255 if step else 0) for step, colour in enumerate(self.colours)]
         return _channels(rgba) | {"I": [LAST_LEVEL * step // steps for step in range(steps + 1)]}
 
 
@@ -53,16 +54,16 @@ def _channels(rgba: Sequence[tuple[int, ...]]) -> dict[str, list[Any]]:
     return {name: list(channel) for name, channel in zip("RGBA", zip(*rgba, strict=True), strict=True)}
 
 
-UNCERTAIN = ("#7e03a800", "#7e03a850", "#cc477890", "#f89540d0", "#f0f921ff")
-"""From transparent by purple to yellow, with colours of Matplotlib's "plasma": what is uncertain is conspicuous."""
+UNCERTAIN = ("#0d0887", "#7e03a8", "#cc4778", "#f89540", "#f0f921")
+"""From blue by purple to yellow, Matplotlib's "plasma": what is uncertain is conspicuous."""
 
 LAYERS = (
     Layer("segmentation", "segmentation", 0.4, labels=(*STRUCTURES[1:], LESIONS)),
     Layer("parcels", "parcels", 0.4, labels=PARCELS),
     Layer("intracranial", "intracranial mask", 0.3, labels=(Structure(1, "Intracranial", (0, 200, 255)),)),
-    Layer("probability", "probability", 0.8, colours=("#f0f92100", *UNCERTAIN[:0:-1]), high=1),
-    Layer("entropy", "entropy", 0.8, colours=UNCERTAIN, high=0.4),
-    Layer("synthetic_error", "expected error", 0.8, colours=UNCERTAIN, high=0.15),
+    Layer("probability", "probability", 0.6, colours=UNCERTAIN[::-1], high=1),
+    Layer("entropy", "entropy", 0.6, colours=UNCERTAIN, high=0.4),
+    Layer("synthetic_error", "expected error", 0.6, colours=UNCERTAIN, high=0.15),
 )
 """The layers, in the order in which the page offers them. It shows the first one that a scan has.
 
