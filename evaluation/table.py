@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from midiff_monai.bundle.choice import PARCELLATION, SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.choice import INTRACRANIAL, PARCELLATION, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.io.paths import atomic_write
@@ -17,7 +17,7 @@ from midiff_monai.provenance import HASH_LENGTH, environment, sha256
 BASELINES = Path(__file__).parent / "baselines"
 """Folder of the baselines' weights and configurations."""
 
-BUNDLES = (TRANSLATION, SEGMENTATION, PARCELLATION)
+BUNDLES = (TRANSLATION, SEGMENTATION, PARCELLATION, INTRACRANIAL)
 """Bundles on whose weights the rows of a table depend."""
 
 
