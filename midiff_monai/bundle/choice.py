@@ -39,7 +39,7 @@ class BundleChoice:
     target: str
     segments: str
     finds_brain: bool
-    labels_brain: bool = True
+    labels_brain: bool
     image_size: tuple[int, int] | None = None
 
     def check_agreement(self) -> None:
