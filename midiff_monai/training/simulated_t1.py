@@ -70,6 +70,8 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         cerebrum_only_prob: probability that a stripped brain loses the hindbrain.
         low_resolution_prob: probability that the image has thick slices or large voxels.
         largest_spacing: largest spacing of such an image, in mm.
+        thick_slice_prob: probability that such an image has thick slices, and not large voxels.
+        slice_axis_probs: probabilities that thick slices are sagittal, coronal and axial, in the orientation RAS.
         ceiling_prob: probability of the ceiling.
         structure_std: standard deviation of a structure's mean.
         bias: largest absolute logarithm of the bias field.
@@ -86,6 +88,8 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         cerebrum_only_prob: float = 0.15,
         low_resolution_prob: float = 0.35,
         largest_spacing: float = 5.0,
+        thick_slice_prob: float = 0.5,
+        slice_axis_probs: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
         ceiling_prob: float = 0.12,
         structure_std: float = 0.025,
         bias: float = 0.25,
@@ -96,6 +100,7 @@ class RandSimulateT1wd(Randomizable, MapTransform):
         MapTransform.__init__(self, keys)
         self.image_key, self.strip_prob, self.cerebrum_only_prob = image_key, strip_prob, cerebrum_only_prob
         self.low_resolution_prob, self.largest_spacing = low_resolution_prob, largest_spacing
+        self.thick_slice_prob, self.slice_axis_probs = thick_slice_prob, torch.tensor(slice_axis_probs)
         self.ceiling_prob, self.structure_std = ceiling_prob, structure_std
         self.bias, self.max_noise = bias, max_noise
         self.lesion_prob, self.largest_lesion_share = lesion_prob, largest_lesion_share
@@ -164,10 +169,10 @@ class RandSimulateT1wd(Randomizable, MapTransform):
 
     def _draw_spacing(self) -> list[float]:
         """Draw isotropic voxels of up to 2 mm, as those of the translation, or thick slices along one axis."""
-        if torch.rand(()) < 0.5:
+        if torch.rand(()) >= self.thick_slice_prob:
             return [float(torch.empty(()).uniform_(1.3, 2.0))] * 3
         spacing = [1.0, 1.0, 1.0]
-        spacing[int(torch.randint(3, ()))] = float(torch.empty(()).uniform_(2.0, self.largest_spacing))
+        spacing[int(self.slice_axis_probs.multinomial(1))] = float(torch.empty(()).uniform_(2.0, self.largest_spacing))
         return spacing
 
     def _brain_mask(self, labels: torch.Tensor) -> torch.Tensor:
