@@ -150,8 +150,8 @@ class Computation:
     def draw(self, file: Path | BinaryIO, title: str) -> None:
         """Draw the mosaic for quality control as PNG."""
         source = np.asarray(self.source.dataobj)
-        segmentation = np.zeros(source.shape, np.int16) if self.segmentation is None else self.segmentation
-        if self.lesions is not None:
+        segmentation = self.segmentation
+        if segmentation is not None and self.lesions is not None:
             segmentation = np.where(self.lesions, LESIONS.id, segmentation)
         colours = {structure.id: structure.hex_colour for structure in (*STRUCTURES, LESIONS)}
         self.render(source, self.synthetic, segmentation, self.source.affine, file, title, colours, self.target)

@@ -74,7 +74,7 @@ class Cut(NamedTuple):
 def qc_mosaic(
     source: NDArray,
     synthetic: NDArray | None,
-    segmentation: NDArray,
+    segmentation: NDArray | None,
     affine: NDArray[np.float64],
     path: Path | BinaryIO,
     title: str,
@@ -83,10 +83,12 @@ def qc_mosaic(
 ) -> None:
     """Write a PNG with a row each for input, synthetic volume and structures, and two slices in each anatomical plane.
 
+    There is no row for what is None.
+
     Args:
         source: the input (X, Y, Z), any finite intensities.
         synthetic: the synthetic volume on the same grid, or None.
-        segmentation: structure ids on the same grid, 0 for background. The picture is cropped to them, if any.
+        segmentation: structure ids on the same grid, 0 for background, or None. The picture is cropped to them, if any.
         affine: voxel to RAS mm, any orientation. The picture shows the nearest anatomical planes.
         path: the PNG to write, or a file in memory.
         title: text above the pictures.
@@ -99,12 +101,14 @@ def qc_mosaic(
     volumes = {"input": source}
     if synthetic is not None:
         volumes[f"synthetic {target.removesuffix('w')}"] = synthetic
-    structures, intensity_images = prepare(volumes, segmentation, affine)
+    given = np.zeros(source.shape, np.int16) if segmentation is None else segmentation
+    structures, intensity_images = prepare(volumes, given, affine)
     labels = np.asarray(structures.dataobj)
     cuts = _choose_cuts(labels)
     rows = {name: [cut.picture(np.asarray(image.dataobj)) for cut in cuts] for name, image in intensity_images.items()}
-    label_pictures = (cut.picture(labels) for cut in cuts)
-    rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
+    if segmentation is not None:
+        label_pictures = (cut.picture(labels) for cut in cuts)
+        rows["structures"] = [_overlay(*pair, colours) for pair in zip(rows["input"], label_pictures, strict=True)]
     _draw(rows, cuts, structures, title).savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor=BLACK)
 
 

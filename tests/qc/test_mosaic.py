@@ -100,6 +100,14 @@ def test_a_synthetic_volume_adds_a_row(tmp_path: Path) -> None:
     assert three[0] > 1.3 * two[0] and three[1] == two[1]
 
 
+def test_without_a_segmentation_there_is_no_row_of_structures(tmp_path: Path) -> None:
+    source, segmentation, affine = cube(0)
+    qc_mosaic(source, source, None, affine, tmp_path / "none.png", "rows", COLOURS)
+    qc_mosaic(source, source, np.zeros_like(segmentation), affine, tmp_path / "empty.png", "rows", COLOURS)
+    none, empty = (imread(tmp_path / name).shape for name in ("none.png", "empty.png"))
+    assert empty[0] > 1.3 * none[0] and empty[1] == none[1]
+
+
 def test_an_empty_segmentation_still_shows_the_input(tmp_path: Path) -> None:
     source, segmentation, affine = cube(0)
     qc_mosaic(source, None, np.zeros_like(segmentation), affine, tmp_path / "qc.png", "empty", COLOURS)
