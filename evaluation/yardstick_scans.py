@@ -7,9 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
+from acquisitions import Grid, regrid
 from register import move_labels
 from yardstick_case import Case, Scan, subject_of
-from yardstick_heads import heads_flair
+from yardstick_heads import SLICE_MM, heads_flair
 
 from midiff_monai.evaluation.parcellations import freesurfer_from_aparc, freesurfer_from_gif
 from midiff_monai.evaluation.simulation import simulate
@@ -20,6 +22,12 @@ HELD_BACK = ("training_seg_18", "training_seg_19", "training_seg_20")
 """Label maps that no training uses. The number is that of the seed, as in `simulation.simulate_pairs`."""
 
 SIMULATED = ("T1", "T2", "FLAIR", "PD", "CT")
+
+THICK = {f"{contrast} of thick slices": contrast for contrast in ("T1", "FLAIR")}
+"""Simulated contrasts that are also averaged over slices, as the FLAIR of `heads-flair` were acquired."""
+
+GRID_MM = (2.0, 2.0, 2.0)
+"""Voxels that thick slices are interpolated to, those of `heads-flair`."""
 
 
 def cases(data: Path) -> list[Case]:
@@ -53,13 +61,14 @@ def _with_gif(flair: Path, folder: Path) -> Scan:
 
 
 def label_maps(data: Path) -> list[Case]:
-    """List the simulated whole heads of 1 mm of the label maps that no training uses."""
-    maps = [data / "label-maps" / f"{name}.nii.gz" for name in HELD_BACK]
+    """List the simulated whole heads of 1 mm of the label maps that no training uses, and those of `THICK`."""
+    maps = [path for name in HELD_BACK if (path := data / "label-maps" / f"{name}.nii.gz").exists()]
+    reads = {contrast: partial(_simulated, contrast) for contrast in SIMULATED}
+    reads |= {name: partial(_of_thick_slices, contrast) for name, contrast in THICK.items()}
     return [
-        Case("label-maps", path.name.partition(".")[0], contrast, partial(_simulated, path, contrast))
+        Case("label-maps", path.name.partition(".")[0], contrast, partial(read, path))
         for path in maps
-        if path.exists()
-        for contrast in SIMULATED
+        for contrast, read in reads.items()
     ]
 
 
@@ -69,7 +78,7 @@ def simulate_head(label_map: Path, folder: Path) -> None:
     simulate(label_map, folder, seed=number - 1, heads=True, spacing=(1.0, 1.0, 1.0))
 
 
-def _simulated(label_map: Path, contrast: str, folder: Path) -> Scan:
+def _simulated(contrast: str, label_map: Path, folder: Path) -> Scan:
     """Simulate all contrasts of a head at its first use."""
     prefix = volume_stem(label_map).replace("_", "-")
     if not (folder / f"{prefix}_dseg.nii.gz").exists():
@@ -78,3 +87,17 @@ def _simulated(label_map: Path, contrast: str, folder: Path) -> Scan:
     modality = contrast if contrast == "CT" else None
     volume = folder / f"{prefix}_{contrast}.nii.gz"
     return Scan(volume, truth, translated=contrast != "T1", modality=modality, structures=True)
+
+
+def _of_thick_slices(contrast: str, label_map: Path, folder: Path) -> Scan:
+    """Average a simulated head over axial slices of `SLICE_MM`, and interpolate them to `GRID_MM`."""
+    scan = _simulated(contrast, label_map, folder)
+    slices = regrid(sitk.ReadImage(str(scan.volume), sitk.sitkFloat32), Grid("thick", (1.0, 1.0, SLICE_MM)))
+    size = [
+        int(length * spacing / mm)
+        for length, spacing, mm in zip(slices.GetSize(), slices.GetSpacing(), GRID_MM, strict=True)
+    ]
+    place = size, sitk.Transform(), sitk.sitkLinear, slices.GetOrigin(), GRID_MM, slices.GetDirection()
+    thick = scan.volume.with_name(f"thick_{scan.volume.name}")
+    sitk.WriteImage(sitk.Resample(slices, *place), str(thick))
+    return scan._replace(volume=thick)

@@ -188,10 +188,26 @@ def test_simulated_heads_are_scored_by_their_own_labels(
     nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "label-maps" / "training_seg_01.nii.gz")
     rows = run(tmp_path, tmp_path / "out", monkeypatch)
     names = [f"training-seg-19_{name}.nii.gz" for name in ("T1", "T2", "FLAIR", "PD", "CT")]
-    assert [(name, translated) for name, translated, _ in calls] == [(name, name != names[0]) for name in names]
-    assert [settings for _, _, settings in calls] == [{}] * 4 + [{"modality": "CT"}]
+    thick = [f"thick_training-seg-19_{name}.nii.gz" for name in ("T1", "FLAIR")]
+    assert [(name, translated) for name, translated, _ in calls] == [(name, "T1" not in name) for name in names + thick]
+    assert [settings for _, _, settings in calls] == [{}] * 4 + [{"modality": "CT"}] + [{}] * 2
     assert set(rows["subject"]) == {"training_seg_19"}
     # the fake labels 16 × 16 layers of a corner: see `calls`
     overlap, found, true = 1 * 8 * 8, 5 * 16 * 16, 12 * 24 * 28
-    of_white = rows[(rows["structure"] == "white matter")]["value"]
+    of_white = rows[(rows["structure"] == "white matter") & ~rows["contrast"].str.contains("thick")]["value"]
     assert of_white.tolist() == pytest.approx([2 * overlap / (found + true)] * 5, rel=1e-4)
+
+
+def test_thick_slices_are_means_of_thin_ones(tmp_path: Path) -> None:
+    labels = np.full((40, 40, 44), 511, dtype=np.int32)
+    labels[4:36, 4:36, 9:] = 3
+    label_map = tmp_path / "label-maps" / "training_seg_18.nii.gz"
+    label_map.parent.mkdir()
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), label_map)
+    (case,) = (case for case in yardstick_scans.label_maps(tmp_path) if case.contrast == "FLAIR of thick slices")
+    thick = nib.as_closest_canonical(nib.Nifti1Image.from_filename(case.read(tmp_path).volume))
+    thin = nib.as_closest_canonical(nib.Nifti1Image.from_filename(tmp_path / "training-seg-18_FLAIR.nii.gz"))
+    assert thick.header.get_zooms() == (2, 2, 2)
+    # Slices of 5 mm fit into the head 2 mm above its lower end. Every tenth millimetre is the middle of one.
+    slices = thin.get_fdata()[..., 2:42].reshape(40, 40, 8, 5).mean(axis=-1)
+    assert thick.get_fdata()[1:-1, 1:-1, ::5] == pytest.approx(slices[1::2, 1::2, ::2], rel=1e-6)
