@@ -27,6 +27,7 @@ INCLUDED = {
     "evaluation/PROTOCOL.md": "results/protocol.md",
     "evaluation/ABLATIONS.md": "results/ablations.md",
     "evaluation/results/summary.md": "results/summary.md",
+    "evaluation/results/one_millimetre/summary.md": "results/one_millimetre.md",
     "evaluation/results/yardstick.md": "results/yardstick.md",
     "evaluation/results/acquisitions/summary.md": "results/acquisitions.md",
     "evaluation/results/steps/summary.md": "results/steps.md",

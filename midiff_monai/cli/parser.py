@@ -17,6 +17,7 @@ from midiff_monai.bundle.resources import (
     read_metadata,
     trainable_bundles,
 )
+from midiff_monai.cli.argument_parser import ArgumentParser
 from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
 from midiff_monai.pipeline.options import Settings, option_of
@@ -32,7 +33,7 @@ VERSIONS = "show the versions of midiff and of its bundles"
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. The name of the command is stored as `command`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="midiff", description="Segment brain volumes of modalities that have no segmenter.", epilog=EPILOG
     )
     parser.add_argument("--version", action=_Version, nargs=0, help=VERSIONS)
@@ -114,7 +115,10 @@ def _add_bids(commands: Any) -> None:
     bids.add_argument("dataset", type=Path, metavar="BIDS_DIR", help="raw data set")
     bids.add_argument("output", type=Path, metavar="OUT", help="folder of the derivative")
     bids.add_argument(
-        "level", choices=["participant", "group"], help="process the participants, or summarise their results"
+        "level",
+        choices=["participant", "group"],
+        metavar="{participant,group}",
+        help="process the participants, or summarise their results",
     )
     bids.add_argument(
         *_both("--participant-label"), nargs="+", default=[], metavar="LABEL", help="participants (default: all)"

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.paths import PAIRED_SUFFIX, volume_files, volume_stem
-from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
+from midiff_monai.io.placeholders import is_text, missing_file_error, placeholder_fault
 from midiff_monai.io.readers import MAX_VOXELS
 
 MAX_BYTES = 8 * MAX_VOXELS
@@ -20,6 +20,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 COMPRESSED_SUFFIX = {".nii": ".nii.gz", ".mgh": ".mgz"}
 """Suffix of a file that is not compressed → suffix of the same file compressed."""
+
+BINARY_SUFFIXES = (*COMPRESSED_SUFFIX, ".gz", ".mgz")
+"""Suffixes of volumes whose files begin with a binary header. NRRD and MetaImage begin with text."""
 
 COPY_AGAIN = "Copy or export it again"
 
@@ -80,8 +83,11 @@ def _check_case(path: Path) -> None:
 def _check_compression(path: Path) -> int:
     """Check that a file is compressed as its name says, and intact. Returns its decompressed size in bytes."""
     with path.open("rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
+        start = file.read(512)
+    compressed = start[:2] == GZIP_MAGIC
     suffix = path.suffix.lower()
+    if suffix in BINARY_SUFFIXES and is_text(start):
+        raise InputError(path, "is a text file, not a volume", "Name the volume")
     if suffix == ".gz" and not compressed:
         raise InputError(path, "is named .gz but is not compressed", "Rename it without .gz, or compress it with gzip")
     if suffix == ".mgz" and not compressed:

@@ -43,6 +43,13 @@ def placeholder_fault(start: bytes) -> tuple[str, str] | None:
     return next(((fault, hint) for pattern, fault, hint in CONTENTS if pattern.match(start)), None)
 
 
+def is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are text in UTF-8. A character may be cut off at their end."""
+    text = start.decode("utf-8", errors="ignore")
+    whole = len(start) - len(text.encode("utf-8")) < 4  # a character has four bytes at most
+    return whole and all(letter.isprintable() or letter in "\ufeff\t\n\r\f" for letter in text)
+
+
 def missing_file_error(path: Path) -> InputError:
     """Return the error for a path that does not exist: a link without a target, or a wrong path."""
     if not path.is_symlink():

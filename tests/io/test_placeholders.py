@@ -72,6 +72,14 @@ def test_a_compressed_placeholder_is_named(content: bytes, message: str, tmp_pat
         read_volume(tmp_path / "T2.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["T2.nii.gz", "T2.nii", "T2.mgz", "T2.mgh"])
+@pytest.mark.parametrize("content", ["a note\n", "Größe 1,5 mm\r\n\tx" * 99, "é" * 400, "x" * 511 + "é"])
+def test_a_text_with_the_name_of_a_volume_is_named(content: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"is a text file, not a volume\. Name the volume"):
+        read_volume(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("target", "message"),
