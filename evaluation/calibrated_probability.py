@@ -27,9 +27,9 @@ from tqdm import tqdm
 from yardstick import chosen
 from yardstick_scans import Case, label_maps
 
+from midiff_monai.bundle.choice import SEGMENTATION
 from midiff_monai.evaluation.phantom import CONTRASTS
 from midiff_monai.inferers.certainty import ConfidenceCalibration
-from midiff_monai.pipeline.models import SEGMENTATION
 from midiff_monai.provenance import HASH_LENGTH
 
 BINS = 15

@@ -35,6 +35,7 @@ from table import Table, weights_columns
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION
 from midiff_monai.evaluation.distribution import (
     Features,
     as_image,
@@ -45,7 +46,6 @@ from midiff_monai.evaluation.distribution import (
 )
 from midiff_monai.evaluation.scores import image_of
 from midiff_monai.io.volumes import read_volume
-from midiff_monai.pipeline.models import SEGMENTATION
 
 KEY = ("dataset", "contrast", "method")
 

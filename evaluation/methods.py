@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from table import BASELINES
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
 from midiff_monai.evaluation.baselines import LowFrequenciesOfSource, StartFromSource, match_histogram
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import Job
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume, write_like
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, Models
+from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import process, segment

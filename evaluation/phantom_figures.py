@@ -18,10 +18,10 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.guidance.guide import centre_slice
 from midiff_monai.labels import STRUCTURES
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION
 
 CONTRASTS = ("PD", "T2", "FLAIR")
 HEIGHT = 0.46

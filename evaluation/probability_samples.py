@@ -7,25 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
-from register import move_labels
+from register import labels_on_grid
 from scipy.ndimage import distance_transform_edt
 from yardstick_case import Case, Scan
-from yardstick_scans import HELD_BACK
+from yardstick_scans import seed_of, simulated, simulated_cases
 
-from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.evaluation.parcellations import NOT_SCORED
 from midiff_monai.evaluation.phantom import CONTRASTS
 from midiff_monai.evaluation.simulation import simulate
-from midiff_monai.io.affines import same_grid
-from midiff_monai.io.paths import volume_stem
 from midiff_monai.io.volumes import read_volume
 from midiff_monai.labels import FREESURFER_IDS
-from midiff_monai.pipeline.models import load_models
+from midiff_monai.pipeline.models import Models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.reading import prepare_source
 from midiff_monai.pipeline.volume import foreground_of, image_of, segment_volume, translate_volume
@@ -105,28 +101,22 @@ class Sampler:
 
 def sample_scan(scan: Scan) -> dict[str, Sample]:
     """Segment a scan by default and with `--fast`, and sample the voxels that count: way → sample."""
-    mode = Mode.SEGMENT if scan.translated else Mode.SEGMENT_DIRECTLY
-    settings = Settings(modality=scan.modality)
-    source = prepare_source(read_volume(scan.volume), scan.volume, settings)
+    task = Task(Mode.SEGMENT if scan.translated else Mode.SEGMENT_DIRECTLY, Settings(modality=scan.modality))
+    models, fast = load_models(task), load_models(Task(Mode.SEGMENT_DIRECTLY, Settings(fast=True)))
+    source = prepare_source(read_volume(scan.volume), scan.volume, task.settings)
     image = image_of([source])
     foreground, translated = foreground_of(image), None
-    models, fast = load_models(Task(mode, settings)), load_models(Task(Mode.SEGMENT_DIRECTLY, Settings(fast=True)))
-    segmenters: dict[str, Bundle | None] = dict(zip(WAYS, (models.segmentation, fast.segmentation), strict=True))
     if scan.translated:
         translated = translate_volume(image, foreground, models)
         assert fast.segmentation is not None
         logits = fast.segmentation.infer(fast.segmentation.conform(translated.conformed))  # the same for both
         translated = translated._replace(logits=logits)
-    truth = np.asarray(scan.truth.dataobj)
-    if not same_grid(truth.shape, scan.truth.affine, source.shape, source.affine):
-        truth = move_labels(scan.truth, source)
+    truth, spacing = labels_on_grid(scan.truth, source), voxel_sizes(source.affine).tolist()
     samples = {}
-    for way, segmentation in segmenters.items():
-        assert segmentation is not None
+    for way, segmentation in zip(WAYS, (models.segmentation, fast.segmentation), strict=True):
         sampler = Sampler(source.shape)
-        labels = segment_volume(image, foreground, segmentation, translated, sampler).labels.numpy()
-        counted = foreground.numpy() & counted_voxels(labels, truth, voxel_sizes(source.affine).tolist())
-        samples[way] = sampler.sample(counted, truth)
+        labels = segment_volume(image, foreground, Models(segmentation), translated, sampler).labels.numpy()
+        samples[way] = sampler.sample(foreground.numpy() & counted_voxels(labels, truth, spacing), truth)
     return samples
 
 
@@ -140,18 +130,11 @@ def counted_voxels(
 
 def stripped(data: Path) -> list[Case]:
     """List the simulated skull-stripped scans of 1 × 1 × 3 mm of the label maps that no training uses."""
-    maps = [data / "label-maps" / f"{name}.nii.gz" for name in HELD_BACK]
-    return [
-        Case(STRIPPED, path.name.partition(".")[0], name, partial(_simulated, path, name))
-        for path in maps
-        for name in CONTRASTS
-    ]
+    return simulated_cases(STRIPPED, data, {contrast: partial(_simulated_brain, contrast) for contrast in CONTRASTS})
 
 
-def _simulated(label_map: Path, contrast: str, folder: Path) -> Scan:
-    """Simulate all contrasts of a brain at its first use."""
-    prefix = folder / STRIPPED / volume_stem(label_map).replace("_", "-")
-    if not (truth := prefix.with_name(f"{prefix.name}_dseg.nii.gz")).exists():
-        simulate(label_map, folder / STRIPPED, seed=int(label_map.name[13:15]) - 1)
-    volume = prefix.with_name(f"{prefix.name}_{contrast}.nii.gz")
-    return Scan(volume, nib.Nifti1Image.from_filename(truth), translated=contrast != "T1", structures=True)
+def _simulated_brain(contrast: str, label_map: Path, folder: Path) -> Scan:
+    def write(label_map: Path, folder: Path) -> None:
+        simulate(label_map, folder, seed_of(label_map))
+
+    return simulated(write, contrast, label_map, folder / STRIPPED)

@@ -22,9 +22,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from run import CONTRASTS
 
+from midiff_monai.io.affines import same_grid
 from midiff_monai.transforms.registration import as_itk, mutual_information, register
 
-__all__ = ["as_itk", "distance", "move_labels", "mutual_information", "register"]
+__all__ = ["as_itk", "distance", "labels_on_grid", "move_labels", "mutual_information", "register"]
 
 
 def distance(first: sitk.Transform, second: sitk.Transform, points: NDArray) -> float:
@@ -46,6 +47,12 @@ def move_labels(
     moving = sitk.Cast(as_itk(labels), sitk.sitkInt16)
     place = as_itk(grid), transform or sitk.Transform(), sitk.sitkLabelLinear, 0.0
     return sitk.GetArrayFromImage(sitk.Resample(moving, *place)).transpose()
+
+
+def labels_on_grid(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> NDArray[np.integer]:
+    """Return labels (X, Y, Z) on a grid: as they are if it is their own, else moved by `move_labels`."""
+    on_grid = same_grid(labels.shape, labels.affine, grid.shape, grid.affine)
+    return np.asarray(labels.dataobj) if on_grid else move_labels(labels, grid)
 
 
 def write_pair(scan: Path, t1: Path, name: str, out: Path, others: Iterable[Path] = ()) -> None:

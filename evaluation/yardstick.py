@@ -19,8 +19,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
-from register import move_labels
+from register import labels_on_grid
 from table import Table, weights_columns
 from tqdm import tqdm
 from yardstick_scans import Case, Scan, cases
@@ -28,7 +27,6 @@ from yardstick_summary import markdown
 
 from midiff_monai.evaluation.parcellations import NOT_SCORED
 from midiff_monai.evaluation.scores import lesion_shares, region_dice, structure_dice
-from midiff_monai.io.affines import same_grid
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import segment
 
@@ -65,7 +63,9 @@ def score(result: Result, scan: Scan) -> dict[tuple[str, str], float]:
     """Compare a result with the truth: (structure, measure) → value."""
     truth = np.asarray(scan.truth.dataobj)
     counted = truth != NOT_SCORED
-    found, truth = labels_on_grid(result, scan.truth) * counted, truth * counted
+    assert result.segmentation is not None
+    labels = nib.Nifti1Image(result.segmentation, result.source.affine)
+    found, truth = labels_on_grid(labels, scan.truth) * counted, truth * counted
     dices = region_dice(found, truth) | (structure_dice(found, truth) if scan.structures else {})
     scores = {(name, "dice"): value for name, value in dices.items()}
     if scan.lesions is not None:
@@ -74,14 +74,6 @@ def score(result: Result, scan: Scan) -> dict[tuple[str, str], float]:
     if not isnan(intracranial := result.intracranial_ml):
         scores |= {("intracranial", "ml"): intracranial}
     return scores | dict(scan.known)
-
-
-def labels_on_grid(result: Result, grid: nib.Nifti1Image) -> NDArray[np.integer]:
-    """Return the labels of a result on a grid, interpolated by `register.move_labels` if their own differs."""
-    assert result.segmentation is not None
-    labels = nib.Nifti1Image(result.segmentation, result.source.affine)
-    on_grid = same_grid(labels.shape, labels.affine, grid.shape, grid.affine)
-    return result.segmentation if on_grid else move_labels(labels, grid)
 
 
 def chosen(found: Iterable[Case], patterns: Sequence[str]) -> list[Case]:

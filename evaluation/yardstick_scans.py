@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,12 @@ HELD_BACK = ("training_seg_18", "training_seg_19", "training_seg_20")
 """Label maps that no training uses. The number is that of the seed, as in `simulation.simulate_pairs`."""
 
 SIMULATED = ("T1", "T2", "FLAIR", "PD", "CT")
+
+Simulate = Callable[[Path, Path], None]
+"""Writes all contrasts of a label map, and its true labels, into a folder."""
+
+Read = Callable[[Path, Path], Scan]
+"""Makes a scan of a label map in a folder."""
 
 THICK = {f"{contrast} of thick slices": contrast for contrast in ("T1", "FLAIR")}
 """Simulated contrasts that are also averaged over slices, as the FLAIR of `heads-flair` were acquired."""
@@ -62,36 +69,45 @@ def _with_gif(flair: Path, folder: Path) -> Scan:
 
 def label_maps(data: Path) -> list[Case]:
     """List the simulated whole heads of 1 mm of the label maps that no training uses, and those of `THICK`."""
+    reads = {contrast: partial(_simulated_head, contrast) for contrast in SIMULATED}
+    return simulated_cases(
+        "label-maps", data, reads | {name: partial(_of_thick_slices, contrast) for name, contrast in THICK.items()}
+    )
+
+
+def simulated_cases(source: str, data: Path, reads: Mapping[str, Read]) -> list[Case]:
+    """List the scans that are simulated from the label maps that no training uses, by contrast."""
     maps = [path for name in HELD_BACK if (path := data / "label-maps" / f"{name}.nii.gz").exists()]
-    reads = {contrast: partial(_simulated, contrast) for contrast in SIMULATED}
-    reads |= {name: partial(_of_thick_slices, contrast) for name, contrast in THICK.items()}
-    return [
-        Case("label-maps", path.name.partition(".")[0], contrast, partial(read, path))
-        for path in maps
-        for contrast, read in reads.items()
-    ]
+    return [Case(source, volume_stem(path), name, partial(read, path)) for path in maps for name, read in reads.items()]
 
 
 def simulate_head(label_map: Path, folder: Path) -> None:
     """Write all contrasts of the whole head of a label map, and its true labels, with voxels of 1 mm."""
-    number = int(volume_stem(label_map)[-2:])
-    simulate(label_map, folder, seed=number - 1, heads=True, spacing=(1.0, 1.0, 1.0))
+    simulate(label_map, folder, seed_of(label_map), heads=True, spacing=(1.0, 1.0, 1.0))
 
 
-def _simulated(contrast: str, label_map: Path, folder: Path) -> Scan:
-    """Simulate all contrasts of a head at its first use."""
-    prefix = volume_stem(label_map).replace("_", "-")
-    if not (folder / f"{prefix}_dseg.nii.gz").exists():
-        simulate_head(label_map, folder)
-    truth = nib.Nifti1Image.from_filename(folder / f"{prefix}_dseg.nii.gz")
-    modality = contrast if contrast == "CT" else None
-    volume = folder / f"{prefix}_{contrast}.nii.gz"
-    return Scan(volume, truth, translated=contrast != "T1", modality=modality, structures=True)
+def seed_of(label_map: Path) -> int:
+    """The seed of a label map, from the number in its name."""
+    return int(volume_stem(label_map)[-2:]) - 1
+
+
+def simulated(write: Simulate, contrast: str, label_map: Path, folder: Path) -> Scan:
+    """Simulate all contrasts of a label map at its first use, and return the scan of one."""
+    prefix = folder / volume_stem(label_map).replace("_", "-")
+    if not (truth := prefix.with_name(f"{prefix.name}_dseg.nii.gz")).exists():
+        write(label_map, folder)
+    volume, modality = prefix.with_name(f"{prefix.name}_{contrast}.nii.gz"), contrast if contrast == "CT" else None
+    labels = nib.Nifti1Image.from_filename(truth)
+    return Scan(volume, labels, translated=contrast != "T1", modality=modality, structures=True)
+
+
+def _simulated_head(contrast: str, label_map: Path, folder: Path) -> Scan:
+    return simulated(simulate_head, contrast, label_map, folder)
 
 
 def _of_thick_slices(contrast: str, label_map: Path, folder: Path) -> Scan:
     """Average a simulated head over axial slices of `SLICE_MM`, and interpolate them to `GRID_MM`."""
-    scan = _simulated(contrast, label_map, folder)
+    scan = _simulated_head(contrast, label_map, folder)
     slices = regrid(sitk.ReadImage(str(scan.volume), sitk.sitkFloat32), Grid("thick", (1.0, 1.0, SLICE_MM)))
     size = [
         int(length * spacing / mm)

@@ -189,7 +189,6 @@ TOTALS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 INTRACRANIAL = "intracranial"
 """Name of the intracranial volume in the volume tables."""
 
-
 WHITE_MATTER_LESIONS = "white_matter_lesions"
 """Name of the volume of the lesions in the volume tables."""
 

@@ -18,7 +18,7 @@ from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
 from midiff_monai.bundle.bundle import open_bundle
-from midiff_monai.pipeline.models import TRANSLATION
+from midiff_monai.bundle.choice import TRANSLATION
 
 SIDE, SLICES = 96, 8
 STOCK = {"MONAI, DDIM": (DDIMScheduler, 50), "MONAI, DDPM": (DDPMScheduler, 1000)}

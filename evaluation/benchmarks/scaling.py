@@ -15,7 +15,7 @@ from benchmarks.measure import milliseconds, publish
 from torch.nn import functional as F
 
 from midiff_monai.bundle.bundle import open_bundle
-from midiff_monai.pipeline.models import TRANSLATION
+from midiff_monai.bundle.choice import TRANSLATION
 
 CASE = {"side": 96, "slices": 8, "patch": 3, "search": 3, "steps": 2}
 BLOCKS: dict[str, tuple[int, ...]] = {

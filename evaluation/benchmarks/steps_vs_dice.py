@@ -20,9 +20,10 @@ from run import score, subjects
 from tqdm import tqdm
 
 from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
 from midiff_monai.io.inputs import Job
 from midiff_monai.io.outputs import output_paths
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, Models
+from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.options import Mode, Task
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import process

@@ -10,18 +10,17 @@ import json
 import logging
 import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midiff_monai.bundle.resources import bundle_root, read_preset, trainable_bundles
+from midiff_monai.bundle.resources import bundle_root, read_preset
 from midiff_monai.cli.exit_codes import ExitCode
 from midiff_monai.cli.messages import NORMAL
 from midiff_monai.cli.progress import announce_batch, announce_volumes, progress_bar, volumes_bar
-from midiff_monai.errors import BundleError, InputError
+from midiff_monai.errors import InputError
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.workers import Workers, choose_workers
 
@@ -85,29 +84,29 @@ def _target_of_volumes(arguments: argparse.Namespace) -> str:
 
 
 def _bids(arguments: argparse.Namespace) -> int:
-    from midiff_monai.pipeline import bids
+    from midiff_monai.pipeline import bids, bids_files
 
     if arguments.level == "group":
-        bids.check_own(arguments.dataset, arguments.output)
+        bids_files.check_own(arguments.dataset, arguments.output)
         _summarize(arguments)
         return ExitCode.OK
     if not arguments.skip_bids_validation:
-        bids.check_dataset(arguments.dataset)
+        bids_files.check_dataset(arguments.dataset)
     labels = arguments.participant_label, arguments.session_label
     target = _target_of_volumes(arguments)
     jobs = bids.find_jobs(arguments.dataset, arguments.output, arguments.suffix, *labels, target, arguments.together)
     if without := bids.participants_without(jobs, arguments.dataset, arguments.participant_label):
         _logger.warning("no such scan of %s", ", ".join(without))
-    bids.write_description(arguments.dataset, arguments.output)
+    bids_files.write_description(arguments.dataset, arguments.output)
     code = _run_batch(jobs, arguments)
-    bids.write_sidecars(jobs, arguments.dataset)
+    bids_files.write_sidecars(jobs, arguments.dataset)
     return code
 
 
 def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
     from midiff_monai.pipeline.batch import run_batch, stop_on_signal
     from midiff_monai.pipeline.batch_report import BatchReportError
-    from midiff_monai.pipeline.run import check_settings
+    from midiff_monai.pipeline.checks import check_settings
 
     task, included = task_from(arguments), [job for job in jobs if not job.exclusion_reason]
     workers = _workers(arguments, len(included))
@@ -124,8 +123,14 @@ def _run_batch(jobs: list[Job], arguments: argparse.Namespace) -> int:
             outcomes, unreported = error.outcomes, {"failed"}
     for outcome in outcomes:
         print(f"{outcome.status}\t{outcome.input}\t{outcome.error or outcome.warnings}")
-    states = {outcome.status for outcome in outcomes} | unreported
-    return ExitCode.INTERRUPTED if "pending" in states else ExitCode.FAILED if "failed" in states else ExitCode.OK
+    return _exit_code({outcome.status for outcome in outcomes} | unreported)
+
+
+def _exit_code(states: set[str]) -> ExitCode:
+    """The exit code of a batch, from what became of its volumes."""
+    if "pending" in states:
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if "failed" in states else ExitCode.OK
 
 
 def _workers(arguments: argparse.Namespace, volumes: int) -> Workers | None:
@@ -186,53 +191,11 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    root = bundle_root(arguments.bundle)
-    if not (root / "configs" / "train.yaml").is_file():
-        raise BundleError(root, "cannot be trained", f"Train one of {', '.join(trainable_bundles())}")
-    _check_training_data(root, arguments.overrides)
-    configs = root / "configs"
-    files = ["--meta_file", configs / "metadata.json", "--config_file", configs / "train.yaml"]
-    files += ["--logging_file", configs / "logging.conf", "--bundle_root", root]
-    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, files), *arguments.overrides]
+    from midiff_monai.cli.train import training_command
+
+    command = training_command(bundle_root(arguments.bundle), arguments.overrides)
     print(shlex.join(command), flush=True)
     return subprocess.run(command, check=False).returncode
-
-
-def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
-    """Check the data set of a training command: that of `--dataset_dir`, or the bundle's own.
-
-    Raises:
-        InputError: volumes or parcellations are missing, or too few subjects are left for training.
-    """
-    from monai.bundle import ConfigParser
-
-    if {override.partition("=")[0] for override in overrides} & {"--images", "--datalist"}:
-        return
-    defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    folder = str(defaults["dataset_dir"])
-    parser.add_argument("--dataset_dir", default=root / "data" if folder.startswith("$") else folder)
-    parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
-    given = parser.parse_known_args(overrides)[0]
-    if "labels" not in defaults:
-        from midiff_monai.bundle.own import check_training_volumes
-
-        check_training_volumes(given.dataset_dir, given.validation_subjects)
-        return
-    _check_labelled_data(Path(given.dataset_dir), given.validation_subjects)
-
-
-def _check_labelled_data(folder: Path, validating: int) -> None:
-    images = sorted(folder.glob("*_T1.nii.gz"))
-    if not images:
-        hint = "Name the folder of the T1w and their parcellations with --dataset_dir"
-        raise InputError(folder, "holds no SUBJECT_T1.nii.gz", hint)
-    for label in (image.with_name(image.name.replace("_T1.nii.gz", "_T1_DLMUSE.nii.gz")) for image in images):
-        if not label.exists():
-            raise InputError(label, "does not exist", "Add the DLMUSE parcellation of each T1w, or remove the T1w")
-    if len(images) <= validating:
-        fault = f"holds {len(images)} T1w, and {validating} are reserved for validation"
-        raise InputError(folder, fault, "Add some, or reserve fewer with --validation_subjects")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

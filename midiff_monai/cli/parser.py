@@ -38,22 +38,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help=VERSIONS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _add_segment(commands)
-    translate = _add(commands, "translate", "make a synthetic T1w, or another target, of each volume")
-    _add_volume_options(translate, "; .png, .jpg, .tif or their folder, with a bundle for slices")
-    _add_batch(commands)
-    _add_bids(commands)
-    _add_init(commands)
-    _add_train(commands)
-    _add_compare(commands)
-    _add_convert_checkpoint(commands)
-    view = _add(commands, "view", "open the page of results in the browser: volumes, flags, pictures and a viewer")
-    view.add_argument("results", type=Path, metavar="RESULTS", help="folder with the results of any command")
-    view.add_argument("--no-browser", action="store_false", dest="browser", help="write the page only")
-    _add_demo(commands)
-    info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
-    info.add_argument("--bundle", action="append", metavar="PATH", help="describe a bundle of your own as well")
-    info.add_argument("--json", action="store_true", help="as JSON")
+    for add in (
+        _add_segment,
+        _add_translate,
+        _add_batch,
+        _add_bids,
+        _add_init,
+        _add_train,
+        _add_compare,
+        _add_convert_checkpoint,
+        _add_view,
+        _add_demo,
+        _add_info,
+    ):
+        add(commands)
     return parser
 
 
@@ -72,24 +70,11 @@ def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     description = summary[0].upper() + summary[1:] + "."
     command = commands.add_parser(name, help=summary, description=description, epilog=EPILOG)
     shown = command.add_mutually_exclusive_group()
-    shown.add_argument(
-        "-v",
-        "--verbose",
-        action="store_const",
-        const=VERBOSE,
-        default=NORMAL,
-        dest="shown",
-        help="show each step and its duration instead of progress bars",
-    )
-    shown.add_argument(
-        "-q",
-        "--quiet",
-        action="store_const",
-        const=QUIET,
-        default=NORMAL,
-        dest="shown",
-        help="show results and errors only",
-    )
+    for options, level, text in (
+        (("-v", "--verbose"), VERBOSE, "show each step and its duration instead of progress bars"),
+        (("-q", "--quiet"), QUIET, "show results and errors only"),
+    ):
+        shown.add_argument(*options, action="store_const", const=level, default=NORMAL, dest="shown", help=text)
     command.add_argument("--log-file", type=Path, metavar="FILE", help="append all messages with their times to FILE")
     return command
 
@@ -98,6 +83,11 @@ def _add_segment(commands: Any) -> None:
     segment = _add(commands, "segment", "segment each volume, on the grid of the volume")
     _add_volume_options(segment)
     segment.add_argument("--no-translate", action="store_true", help=NO_TRANSLATE)
+
+
+def _add_translate(commands: Any) -> None:
+    translate = _add(commands, "translate", "make a synthetic T1w, or another target, of each volume")
+    _add_volume_options(translate, "; .png, .jpg, .tif or their folder, with a bundle for slices")
 
 
 def _add_batch(commands: Any) -> None:
@@ -214,6 +204,12 @@ def _add_convert_checkpoint(commands: Any) -> None:
     convert.add_argument("--entry", metavar="NAME", help="key of the state dict in a dictionary of several things")
 
 
+def _add_view(commands: Any) -> None:
+    view = _add(commands, "view", "open the page of results in the browser: volumes, flags, pictures and a viewer")
+    view.add_argument("results", type=Path, metavar="RESULTS", help="folder with the results of any command")
+    view.add_argument("--no-browser", action="store_false", dest="browser", help="write the page only")
+
+
 def _add_demo(commands: Any) -> None:
     demo = _add(commands, "demo", "segment a phantom made from a brain template; needs no file and no network")
     demo.add_argument("-o", "--output", type=Path, default=Path("midiff_demo"), help="folder (default: %(default)s)")
@@ -221,6 +217,12 @@ def _add_demo(commands: Any) -> None:
         "--contrast", default="PD", choices=["PD", "T2", "FLAIR"], help="of the phantom (default: %(default)s)"
     )
     _add_threads(demo)
+
+
+def _add_info(commands: Any) -> None:
+    info = _add(commands, "info", "print versions, device, bundles and the hashes of their weights")
+    info.add_argument("--bundle", action="append", metavar="PATH", help="describe a bundle of your own as well")
+    info.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> None:

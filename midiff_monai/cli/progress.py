@@ -107,7 +107,7 @@ def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Mo
         return None
     try:
         source, companions = read_together(jobs[0], task.settings)
-        extent = extent_of(source)._replace(scans=1 + len(companions.images))
+        extent = extent_of(source, scans=1 + len(companions.images))
     except Exception:  # whatever the error is, it becomes part of the volume's outcome
         return None
     if workers.processes:  # this process, which computes no volume then, measures what one of them will reach

@@ -7,9 +7,7 @@ import webbrowser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from midiff_monai.errors import InputError
 from midiff_monai.qc.page import write_study_page
-from midiff_monai.qc.records import read_records
 from midiff_monai.qc.subject import Subject
 
 _logger = logging.getLogger(__name__)
@@ -33,9 +31,7 @@ def view_results(
     Raises:
         InputError: the folder does not exist, or holds no results.
     """
-    if not folder.is_dir() or not read_records(folder):
-        raise InputError(folder, "holds no results", "Name the folder that was given to --output")
-    page = write_study_page(folder, progress)
+    page = write_study_page(folder, progress, may_be_empty=False)
     if in_browser and not webbrowser.open(page.resolve().as_uri()):
         _logger.info("No browser was found: open the page in one")
     return page

@@ -217,11 +217,7 @@ def _sform_or_qform(header: nib.Nifti1Header, shape: Sequence[int]) -> tuple[NDA
     if qform is None:
         warning = f"The sform and pixdim of the header disagree: {sizes}. The sform is used."
         return sform, [warning] if sizes_differ else []
-    differences = [sizes] if sizes_differ else []
-    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
-        differences.append("they are mirror images, so left and right may be swapped")
-    if (voxels := _largest_shift(sform, qform, shape)) > 1:
-        differences.append(f"positions that differ by up to {voxels:.3g} voxels")
+    differences = ([sizes] if sizes_differ else []) + _differences(sform, qform, shape)
     reason = _reason_against(sform, sform_code, sizes_differ)
     if not differences and not reason:
         return sform, []
@@ -229,6 +225,15 @@ def _sform_or_qform(header: nib.Nifti1Header, shape: Sequence[int]) -> tuple[NDA
     text = "; ".join(differences) or "a different shape"
     heading = f"The sform (code {sform_code}) and the qform (code {qform_code}) of the header disagree"
     return qform if reason else sform, [f"{heading}: {text}. {used}."]
+
+
+def _differences(sform: NDArray[np.float64], qform: NDArray[np.float64], shape: Sequence[int]) -> list[str]:
+    found = []
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        found.append("they are mirror images, so left and right may be swapped")
+    if (voxels := _largest_shift(sform, qform, shape)) > 1:
+        found.append(f"positions that differ by up to {voxels:.3g} voxels")
+    return found
 
 
 def _reason_against(sform: NDArray[np.float64], code: int, sizes_differ: bool) -> str:

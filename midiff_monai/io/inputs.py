@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.dicom.files import content_fault, is_dicom, lost_images
+from midiff_monai.io.dicom.candidates import series_among
+from midiff_monai.io.dicom.files import content_fault, is_dicom
 from midiff_monai.io.outputs import (
     DEFAULT_TARGET,
     OutputPaths,
@@ -72,6 +72,33 @@ class Job:
         return self.series.exclusion_reason if self.series else self.fault
 
 
+@dataclass(frozen=True)
+class Search:
+    """What is looked for. The attributes are arguments of `find_jobs`."""
+
+    output: Path
+    modality: str | None = None
+    target: str = DEFAULT_TARGET
+    slices: bool = False
+
+    @property
+    def dicom_modality(self) -> str:
+        """Modality of the DICOM series to take."""
+        return "CT" if self.modality == "CT" else "MR"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that are looked for."""
+        return SLICE_SUFFIXES if self.slices else VOLUME_SUFFIXES
+
+    def select(self, paths: Sequence[Path]) -> list[Path]:
+        """The sorted paths of the files that are looked for, without hidden files, results and the .img of a pair."""
+        volumes = [path for path in paths if path.name.lower().endswith(self.suffixes) and path.name[0] != "."]
+        headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
+        halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
+        return sorted(path for path in set(volumes) - halves if not report_beside(path))
+
+
 def find_jobs(
     items: Sequence[str | Path] | str | Path,
     output: str | Path,
@@ -106,22 +133,16 @@ def find_jobs(
         InputError: No volume is found, a folder cannot be read, a table lacks the column `input`, a file has an unknown
             suffix, or two volumes would write the same files.
     """
-    return without_duplicates(find_scans(items, output, modality, target, slices), hint=SAME_NAME)
+    scans = find_scans(items, Search(Path(output), modality, target, slices))
+    return without_duplicates(scans, hint=SAME_NAME)
 
 
-def find_scans(
-    items: Sequence[str | Path] | str | Path,
-    output: str | Path,
-    modality: str | None = None,
-    target: str = DEFAULT_TARGET,
-    slices: bool = False,
-) -> list[Job]:
+def find_scans(items: Sequence[str | Path] | str | Path, search: Search) -> list[Job]:
     """Find the volumes of a run as `find_jobs` does, each as often as it is named.
 
     Volumes that would write the same files are found too, and excluded ones stand among the others.
     """
     items = [items] if isinstance(items, str | Path) else items
-    search = _Search(Path(output), "CT" if modality == "CT" else "MR", target, slices)
     return [job for item in items for job in _expand(item, search)]
 
 
@@ -137,7 +158,7 @@ def find_volumes(item: str | Path) -> list[Path]:
     Raises:
         InputError: neither volumes nor slices are found, or a DICOM series.
     """
-    search = _Search(NOWHERE)
+    search = Search(NOWHERE)
     jobs = list(_expand(item, replace(search, slices=_holds_slices_alone(item, search))))
     for job in jobs:
         if job.series is not None:
@@ -176,29 +197,7 @@ def without_duplicates(jobs: Sequence[Job], hint: str) -> list[Job]:
     return [*by_report.values(), *(job for job in jobs if job.exclusion_reason)]
 
 
-@dataclass(frozen=True)
-class _Search:
-    """What is looked for: the arguments of `find_jobs`."""
-
-    output: Path
-    modality: str = "MR"
-    target: str = DEFAULT_TARGET
-    slices: bool = False
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Suffixes of the files that are looked for."""
-        return SLICE_SUFFIXES if self.slices else VOLUME_SUFFIXES
-
-    def select(self, paths: Sequence[Path]) -> list[Path]:
-        """The sorted paths of the files that are looked for, without hidden files, results and the .img of a pair."""
-        volumes = [path for path in paths if path.name.lower().endswith(self.suffixes) and path.name[0] != "."]
-        headers = {path.with_suffix("") for path in volumes if path.suffix.lower() == ".hdr"}
-        halves = {path for path in volumes if path.suffix.lower() == ".img" and path.with_suffix("") in headers}
-        return sorted(path for path in set(volumes) - halves if not report_beside(path))
-
-
-def _holds_slices_alone(item: str | Path, search: _Search) -> bool:
+def _holds_slices_alone(item: str | Path, search: Search) -> bool:
     """Whether an input argument stands for slices, and for no volume."""
     path = Path(item)
     if path.is_dir():
@@ -210,12 +209,14 @@ def _holds_slices_alone(item: str | Path, search: _Search) -> bool:
     return not search.select(files) and bool(replace(search, slices=True).select(files))
 
 
-def _expand(item: str | Path, search: _Search) -> Iterator[Job]:
+def _expand(item: str | Path, search: Search) -> Iterator[Job]:
     """Yield the jobs of one input argument."""
     path = Path(item)
     if item == "":
         raise InputError("''", "is an empty input", "Check the variable or the pattern that it came from")
     if path.is_dir():
+        if path.resolve() == search.output.resolve():
+            raise InputError(path, "is the folder for the results too", "Choose another one with -o")
         yield from _slices_in_folder(path, search) if search.slices else _jobs_in_folder(path, search)
     elif path.suffix.lower() in TABLE_SUFFIXES:
         for row in read_table(path, search.output):
@@ -237,7 +238,7 @@ def _check_named_file(path: Path) -> None:
         raise InputError(path, "is one image of a DICOM series", "Name the folder of the series")
 
 
-def _file_job(source: Path, folder: Path, search: _Search) -> Job:
+def _file_job(source: Path, folder: Path, search: Search) -> Job:
     paths = output_paths(source, folder, search.target)
     if is_slice_name(source) != search.slices:
         given, wanted = ("a volume", "slices") if search.slices else ("a single slice", "volumes")
@@ -246,9 +247,7 @@ def _file_job(source: Path, folder: Path, search: _Search) -> Job:
     return Job(source, paths)
 
 
-def _slices_in_folder(folder: Path, search: _Search) -> Iterator[Job]:
-    if folder.resolve() == search.output.resolve():
-        raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
+def _slices_in_folder(folder: Path, search: Search) -> Iterator[Job]:
     slices = search.select(files_below(folder, excluding=search.output))
     if not slices:
         hint = f"This bundle translates {' '.join(SLICE_SUFFIXES)}: name their folder"
@@ -257,32 +256,19 @@ def _slices_in_folder(folder: Path, search: _Search) -> Iterator[Job]:
         yield _file_job(path, search.output / path.parent.relative_to(folder), search)
 
 
-def _jobs_in_folder(folder: Path, search: _Search) -> list[Job]:
+def _jobs_in_folder(folder: Path, search: Search) -> list[Job]:
     output = search.output
-    if folder.resolve() == output.resolve():
-        raise InputError(folder, "is the folder for the results too", "Choose another one with -o")
     files = files_below(folder, excluding=output)
     volumes = search.select(files)
     # A folder with volumes holds DICOM images that were converted already.
     with_volumes = {volume.parent for volume in volumes}
-    others = [file for file in files if file.parent not in with_volumes and file.name[0] != "."]
-    images = [file for file in others if is_dicom(file)]
-    others = sorted(set(others) - set(images))
-    found = _find_dicom_series(images, lost_images(others, images)) if images else []
-    series = [_excluding_other_modality(each, search.modality) for each in found]
+    candidates = [file for file in files if file.parent not in with_volumes and file.name[0] != "."]
+    series, others = series_among(candidates, search.dicom_modality)
     jobs = [_file_job(volume, output / volume.parent.relative_to(folder), search) for volume in volumes]
     jobs += [_series_job(each, output / each.folder.relative_to(folder), search.target) for each in series]
     if all(job.exclusion_reason for job in jobs):
         raise _no_volume_error(folder, output, series, others)
     return jobs
-
-
-def _excluding_other_modality(series: DicomSeries, modality: str) -> DicomSeries:
-    """Return the series, excluded if its modality is another one. CT and MR need different preprocessing."""
-    if series.exclusion_reason or series.modality in ("", modality):
-        return series
-    hint = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
-    return replace(series, exclusion_reason=f"is of modality {series.modality!r}{hint}")
 
 
 def _series_job(series: DicomSeries, folder: Path, target: str) -> Job:
@@ -301,17 +287,7 @@ def _no_volume_error(folder: Path, output: Path, excluded: list[DicomSeries], ot
     return InputError(folder, fault, "Name the folder of the scans")
 
 
-def _find_dicom_series(images: list[Path], absent: Mapping[Path, str]) -> list[DicomSeries]:
-    # highdicom writes the DICOM SEG. A missing package is better reported now than after the computation.
-    if any(find_spec(package) is None for package in ("pydicom", "highdicom")):
-        fault = "is DICOM, which needs the packages pydicom and highdicom"
-        raise InputError(images[0], fault, "Install them: pip install 'midiff-monai[dicom]'")
-    from midiff_monai.io.dicom.series import find_series
-
-    return find_series(images, absent)
-
-
-def _glob_volumes(pattern: str, search: _Search) -> list[Path]:
+def _glob_volumes(pattern: str, search: Search) -> list[Path]:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)).resolve()
     own = search.output.resolve()

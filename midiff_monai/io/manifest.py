@@ -33,7 +33,7 @@ class RunReport:
         input: The volume that is read. Its hash is taken when the report is created. None for an image in memory.
         settings: Everything that decides the result, such as seed, steps, samples and modality.
         weights: Name of the bundle → SHA-256 of its weights.
-        outputs: Role → written file. The roles are the field names of `midiff_monai.io.paths.OutputPaths`.
+        outputs: Role → written file. The roles are the field names of `midiff_monai.io.outputs.OutputPaths`.
         warnings: Sentences for the reader of the result, including those of the flags.
         flags: Automatic flags with the keys "kind", "value" and "text"; see `midiff_monai.qc.flags.Flag`.
         lesions: White matter lesions with the keys "volume_ml" and "count", or "reason" if the scan cannot show them.

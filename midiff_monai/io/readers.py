@@ -85,18 +85,7 @@ def _mgh_states_orientation(path: Path) -> bool:
 def load_with_itk(path: Path) -> nib.Nifti1Image:
     """Load a scalar image of `ITK_SUFFIXES` with ITK. Raises InputError if it cannot be read."""
     reader = sitk.ImageFileReader()
-    try:
-        reader.SetFileName(str(path).encode().decode())
-    except UnicodeEncodeError as error:  # ITK would end the process
-        raise InputError(path, "has a name or folder that is not Unicode", "Rename it") from error
-    try:
-        reader.ReadImageInformation()
-        check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
-        image = reader.Execute()
-    except RuntimeError as error:
-        # the last line is of the operating system, about something else
-        reason = [line for line in str(error).strip().splitlines() if not line.startswith("Reason:")][-1]
-        raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
+    image = _read_with_itk(reader, path)
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(path, "has several values per voxel", "Export one channel as a scalar volume")
     _check_directions(path, image)
@@ -107,6 +96,21 @@ def load_with_itk(path: Path) -> nib.Nifti1Image:
     else:
         volume.extra[STATES_ORIENTATION] = _metaimage_states_orientation(path)
     return volume
+
+
+def _read_with_itk(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
+    try:
+        reader.SetFileName(str(path).encode().decode())
+    except UnicodeEncodeError as error:  # ITK would end the process
+        raise InputError(path, "has a name or folder that is not Unicode", "Rename it") from error
+    try:
+        reader.ReadImageInformation()
+        check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
+        return reader.Execute()
+    except RuntimeError as error:
+        # the last line is of the operating system, about something else
+        reason = [line for line in str(error).strip().splitlines() if not line.startswith("Reason:")][-1]
+        raise InputError(path, f"is truncated or cannot be read as an image ({reason})", "Export it again") from error
 
 
 def _check_directions(path: Path, image: sitk.Image) -> None:

@@ -214,7 +214,8 @@ def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # an overflow becomes infinite, which `check_intensities` reports
             # A copy: a memory map would change with the file.
-            return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))
+            # NIfTI stores X first. Everything that follows is written for the order of NumPy, and several times faster in it.
+            return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"), order="C")
     except (EOFError, OSError, ValueError, OverflowError) as error:
         fault = f"cannot be read to its end ({in_one_line(error)})"
         raise InputError(path, fault, "Copy or export it again") from error

@@ -8,10 +8,10 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from midiff_monai.pipeline.checks import check_settings
 from midiff_monai.pipeline.lesions import separate_lesions
 from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Settings, Task
-from midiff_monai.pipeline.run import check_settings
 from midiff_monai.pipeline.volume import foreground_of, segment_volume, translate_volume
 from midiff_monai.transforms.meta import as_plain_tensor
 
@@ -70,12 +70,9 @@ class AnyContrastSegmenter(nn.Module):
 
     def _segment(self, image: MetaTensor) -> torch.Tensor:
         """The labels (1, X, Y, Z) of one image (1, X, Y, Z)."""
-        assert self.models.segmentation is not None
         foreground = foreground_of(image)
         translated = translate_volume(image, foreground, self.models)
-        labels = segment_volume(
-            image, foreground, self.models.segmentation, translated, intracranial=self.models.intracranial
-        ).labels
+        labels = segment_volume(image, foreground, self.models, translated).labels
         if self.task.settings.lesions:
             affine = image.affine.numpy()
             labels = torch.from_numpy(separate_lesions(image[0].numpy(), labels.numpy(), affine, self.task).labels)

@@ -192,15 +192,14 @@ def _segment(
 ) -> None:
     """Segment an image (S, X, Y, Z), and look for lesions and parcels, as the task says."""
     report, affine = volume.report, volume.source.affine
-    assert models.segmentation is not None
     certainty = Certainty(foreground) if task.settings.probability else None
     with report.timed("segment"):
-        segmented = segment_volume(image, foreground, models.segmentation, translated, certainty, models.intracranial)
+        segmented = segment_volume(image, foreground, models, translated, certainty)
     volume.whole_head, volume.soft_dice = segmented.whole_head, segmented.soft_dice
     if segmented.intracranial is not None:
         volume.keep_intracranial(segmented.intracranial)
     volume.segmentation = labels = segmented.labels.numpy()
-    if certainty:
+    if certainty and models.segmentation:
         volume.keep_certainty(certainty, models.segmentation.setting(CALIBRATION))
     if not labels.any():
         report.warnings.append("No structure was found: look at the picture and check the input.")

@@ -56,12 +56,12 @@ class Speed(NamedTuple):
     detail: float = 0.0
 
 
-def extent_of(source: nib.Nifti1Image) -> Extent:
-    """The extent of a volume with a background of 0."""
+def extent_of(source: nib.Nifti1Image, scans: int = 1) -> Extent:
+    """The extent of a volume with a background of 0, the first of some scans on its grid."""
     foreground, voxel_ml = np.asarray(source.dataobj) != 0, voxel_volume_ml(source.affine)
     filled = (np.flatnonzero(foreground.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
     sides = [places[-1] + 1 - places[0] if len(places) else 0 for places in filled]
-    return Extent(float(prod(sides) * voxel_ml), bool(foreground.sum() * voxel_ml > LARGEST_BRAIN_ML))
+    return Extent(float(prod(sides) * voxel_ml), bool(foreground.sum() * voxel_ml > LARGEST_BRAIN_ML), scans)
 
 
 def measure_speed(mode: Mode, models: Models) -> Speed:

@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, DTypeLike
 from midiff_monai.io.headers import times
 from midiff_monai.io.images import name_of, volume_in_memory
 from midiff_monai.io.volumes import image_like
+from midiff_monai.pipeline.checks import check_settings
 from midiff_monai.pipeline.computation import Computation, compute
 from midiff_monai.pipeline.fallback import on_cpu_if_memory_runs_out
 from midiff_monai.pipeline.models import Models, kept_models, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.reading import prepare_source
-from midiff_monai.pipeline.run import check_settings, make_report
+from midiff_monai.pipeline.run import make_report
 from midiff_monai.qc.flags import Flag
 
 LOOK_FIRST = "Research only, not a medical device. Look at the picture before you use a number."

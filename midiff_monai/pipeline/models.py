@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
-from midiff_monai.bundle.choice import INTRACRANIAL, PARCELLATION, SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.choice import INTRACRANIAL, PARCELLATION
 from midiff_monai.bundle.resources import bundle_root, sampler_path
 from midiff_monai.errors import BundleError, InputError, in_one_line
 from midiff_monai.io.outputs import DEFAULT_TARGET
 from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, Settings, Task
-
-__all__ = ["SEGMENTATION", "TRANSLATION", "Models", "kept_models", "load_models", "used_settings"]
 
 CALIBRATION = "calibration"
 """Id of a segmenter: the `certainty.ConfidenceCalibration` of its probabilities."""
@@ -89,26 +87,35 @@ def load_models(task: Task, progress: bool = False, **ids: Any) -> Models:
     device = f"$torch.device('{settings.device}')" if settings.device else None
     amp = PRECISIONS[settings.precision]
     common: dict[str, Any] = {"trusted": settings.trust_weights, "device": device, "amp": amp}
-    segmentation = None
+    models = Models(None, target=chosen.target, finds_brain=chosen.finds_brain)
     if task.mode.segments or chosen.finds_brain:
-        segmentation = _open(chosen.segmentation, **common, fast=settings.fast)
-        if settings.probability:
-            _require(segmentation, CALIBRATION, "--probability", "the probability of labels")
-    parcellation = _open(bundle_root(PARCELLATION), **common) if settings.parcellation else None
-    within_skull = segmentation is not None and chosen.labels_brain
-    intracranial = _open(bundle_root(INTRACRANIAL), **common) if within_skull else None
-    if not task.mode.translates:
-        return Models(segmentation, parcellation=parcellation, intracranial=intracranial)
+        models.segmentation = _open_segmentation(chosen.segmentation, settings, common)
+        models.intracranial = _open(bundle_root(INTRACRANIAL), **common) if chosen.labels_brain else None
+    if settings.parcellation:
+        models.parcellation = _open(bundle_root(PARCELLATION), **common)
+    if task.mode.translates:
+        models.translation = _open_translation(chosen.translation, settings, common | {"progress": progress} | ids)
+    return models
+
+
+def _open_segmentation(root: Path, settings: Settings, values: dict[str, Any]) -> Bundle:
+    segmentation = _open(root, **values, fast=settings.fast)
+    if settings.probability:
+        _require(segmentation, CALIBRATION, "--probability", "the probability of labels")
+    return segmentation
+
+
+def _open_translation(root: Path, settings: Settings, values: dict[str, Any]) -> Bundle:
     sampling = {name: getattr(settings, name) for name in SAMPLING}
-    overlays: list[str | Path] = [settings.modality] if settings.modality else []
-    overlays += [sampler_path(settings.sampler)] if settings.sampler else []
     if settings.fast:
         sampling["detail_radius"] = 0
-    translation = _open(chosen.translation, overlays=overlays, **common, **sampling, **ids, progress=progress)
+    overlays: list[str | Path] = [settings.modality] if settings.modality else []
+    overlays += [sampler_path(settings.sampler)] if settings.sampler else []
+    translation = _open(root, overlays=overlays, **values, **sampling)
     _check_sampling(translation, settings)
     if settings.error_map:
         _require(translation, EXPECTED_ERROR, "--error-map", "the error map")
-    return Models(segmentation, translation, chosen.target, chosen.finds_brain, parcellation, intracranial)
+    return translation
 
 
 def _open(root: Path, **options: Any) -> Bundle:

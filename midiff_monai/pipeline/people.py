@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from midiff_monai.io.inputs import SAME_NAME, Job, find_scans, without_duplicates
+from midiff_monai.io.inputs import SAME_NAME, Job, Search, find_scans, without_duplicates
 from midiff_monai.io.outputs import DEFAULT_TARGET, OutputPaths
 from midiff_monai.io.paths import volume_stem, without_contrast
 
@@ -62,7 +62,7 @@ def find_people(
     Raises:
         InputError: as `find_jobs`.
     """
-    scans = find_scans(items, output, modality, target)
+    scans = find_scans(items, Search(Path(output), modality, target))
     people: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for scan in (scan for scan in scans if not scan.exclusion_reason):
         if scan not in (known := people[_person(scan)]):

@@ -94,28 +94,27 @@ class Result(Computation):
             self.report.warnings.append(f"No {path.name}: {error}")
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
-        writers: dict[str, Callable[[Path], None]] = {}
-        for role in SYNTHETIC_ROLES:
-            if (image := getattr(self, role)) is not None:
-                writers[role] = partial(self._write_image, image)
+        """Role of a file → what writes it, for all files of this result."""
+        writers = self._writers_of_volumes()
         if self.segmentation is not None:
-            writers["segmentation"] = partial(self._write_labels, self.segmentation)
             writers["label_table"] = write_label_table
             writers["volumes"] = partial(self._write_table, self.volumes)
             if self.series is not None and self.segmentation.any():
                 writers["dicom_seg"] = partial(self._write_dicom_seg, self.segmentation, self.series)
-        for role in ("probability", "entropy"):
-            if (shares := getattr(self, role)) is not None:
-                writers[role] = partial(self._write_shares, shares)
-        if self.lesions is not None:
-            writers["lesions"] = partial(self._write_bytes, self.lesions)
-        if self.intracranial is not None:
-            writers["intracranial"] = partial(self._write_bytes, self.intracranial)
         if self.parcels is not None:
-            writers["parcels"] = partial(self._write_bytes, self.parcels)
             writers["parcel_table"] = write_parcel_table
             writers["parcel_volumes"] = partial(self._write_table, self.parcel_volumes)
         return writers if is_slice(self.source) else writers | {"qc_image": self._draw}
+
+    def _writers_of_volumes(self) -> dict[str, Callable[[Path], None]]:
+        kinds = {
+            **dict.fromkeys(SYNTHETIC_ROLES, self._write_image),
+            "segmentation": self._write_labels,
+            **dict.fromkeys(("probability", "entropy"), self._write_shares),
+            **dict.fromkeys(("lesions", "intracranial", "parcels"), self._write_bytes),
+        }
+        volumes = {role: getattr(self, role) for role in kinds}
+        return {role: partial(kinds[role], voxels) for role, voxels in volumes.items() if voxels is not None}
 
     def _write_image(self, image: np.ndarray, path: Path) -> None:
         write_image(image, self.source, path)

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import torch
 from tqdm import tqdm
 
-from midiff_monai.bundle.resources import available_overlays, available_samplers, read_preset
+from midiff_monai.bundle.resources import read_preset
 from midiff_monai.environment import return_freed_memory
 from midiff_monai.errors import InputError
-from midiff_monai.io.inputs import Job, find_jobs, find_scans
+from midiff_monai.io.inputs import SAME_NAME, Job, Search, find_scans, without_duplicates
 from midiff_monai.io.integrity import check_file
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import roles_of
 from midiff_monai.io.paths import check_writable
 from midiff_monai.io.slices import check_image_size
+from midiff_monai.pipeline.checks import check_settings
 from midiff_monai.pipeline.computation import compute
 from midiff_monai.pipeline.estimate import Extent, extent_of
 from midiff_monai.pipeline.fallback import on_cpu_if_memory_runs_out
 from midiff_monai.pipeline.models import Models, load_models, used_settings
-from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Mode, Settings, Task, option_of
+from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.people import ONLY_SCAN, JointJob, join
 from midiff_monai.pipeline.reading import read_together
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.together import ALONE, NEEDS_SEVERAL, Companions
+from midiff_monai.pipeline.together import NEEDS_SEVERAL, Companions
+
+Scans = tuple[nib.Nifti1Image, Companions]
+"""The volume of a job, and the further scans of the person."""
 
 _logger = logging.getLogger(__name__)
 
@@ -114,31 +117,21 @@ def run(
         on_start: called once before the first volume is computed, with the models and the extents of all volumes.
     """
     check_settings(task)
-    preset, chosen = read_preset(task.settings.modality), task.choose_bundles()
-    size = chosen.image_size
-    jobs = _find_jobs(inputs, task, output, preset.dicom_modality, chosen.target, size is not None)
-    roles = [role for role in written_roles(task) if not (size and role == "qc_image")] + ["report"]
-    wanted = [getattr(job.paths, role) for job in jobs for role in roles]
-    source, companions, extents = None, ALONE, []
-    for job in jobs:
-        source, companions = read_together(job, task.settings)
-        if task.together and not companions.images:
-            raise InputError(job.source, "gives only one scan to translate together", NEEDS_SEVERAL)
-        check_image_size(source, job.source, size)
-        extents.append(extent_of(source)._replace(scans=1 + len(companions.images)))
-    check_writable(output, wanted, task.overwrite, [file for job in jobs for file in job.files])
+    jobs = _find_jobs(inputs, output, task)
+    extents, scans = _read_all(jobs, task)
+    check_writable(output, _files_to_write(jobs, task), task.overwrite, [file for job in jobs for file in job.files])
     models = load_models(task, progress)
     on_start(models, extents)
-    known = source if len(jobs) == 1 else None  # several volumes would fill the memory: they are read again
     for job in tqdm(jobs, unit="volume", disable=None if progress else True):
-        yield process(job, task, models, known, companions)
+        yield process(job, task, models, scans)
 
 
-def _find_jobs(inputs: Sequence[str | Path] | str | Path, task: Task, *arguments: Any) -> list[Job]:
+def _find_jobs(inputs: Sequence[str | Path] | str | Path, output: str | Path, task: Task) -> list[Job]:
     """The jobs that are not excluded: one for each volume, or one for all of them together."""
-    if not task.together:
-        return _included(find_jobs(inputs, *arguments))
-    return [join(_included(find_scans(inputs, *arguments)))]
+    preset, chosen = read_preset(task.settings.modality), task.choose_bundles()
+    search = Search(Path(output), preset.dicom_modality, chosen.target, slices=chosen.image_size is not None)
+    scans = find_scans(inputs, search)
+    return [join(_included(scans))] if task.together else _included(without_duplicates(scans, hint=SAME_NAME))
 
 
 def _included(jobs: Sequence[Job]) -> list[Job]:
@@ -149,56 +142,28 @@ def _included(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if not job.exclusion_reason]
 
 
-def check_settings(task: Task) -> None:
-    """Check a task before anything is read.
+def _read_all(jobs: Sequence[Job], task: Task) -> tuple[list[Extent], Scans | None]:
+    """Read every volume, so that one that cannot be used is reported before another is computed.
 
-    Raises:
-        InputError: a setting is out of range, or belongs to a translation or a segmentation that is not made.
-        BundleError: a bundle is not usable in this task, see `Task.choose_bundles`.
+    Returns:
+        The extents of the volumes, and the scans of the only one. None of several: they would fill the memory, and are
+        read again.
     """
-    settings = task.settings
-    chosen = task.choose_bundles()
-    if task.together:
-        chosen.check_volumes()
-    of_translation = {"--together": task.together, "--error-map": settings.error_map}
-    of_translation |= {
-        option_of(name): getattr(settings, name) is not None for name in ("modality", "sampler", *SAMPLING)
-    }
-    for option, given in of_translation.items():
-        if given and not task.mode.translates:
-            raise InputError(option, "has no effect without translation", "Leave it out, or --no-translate")
-    of_segmentation = {
-        "--probability": settings.probability,
-        "--no-lesions": not settings.lesions,
-        "--parcellation": settings.parcellation,
-    }
-    for option, given in of_segmentation.items():
-        if given and not task.mode.segments:
-            raise InputError(option, "has no effect without a segmentation", "Leave it out")
-    if settings.modality and settings.modality not in available_overlays():
-        known = ", ".join(available_overlays())
-        raise InputError(
-            settings.modality, "is not a known modality", f"Choose one of {known}, or leave --modality out"
-        )
-    choices: dict[str, Collection[str]]
-    choices = {"precision": PRECISIONS, "sampler": available_samplers(), "skip": SPACINGS, "start": STARTS}
-    for name, allowed in choices.items():
-        if (value := getattr(settings, name)) is not None and value not in allowed:
-            raise InputError(option_of(name), f"is {value}", f"Choose one of {', '.join(allowed)}")
-    for name, most in (("steps", 1000), ("samples", 1000), ("noise_level", 999)):
-        value = getattr(settings, name)
-        if value is not None and not 1 <= value <= most:
-            raise InputError(option_of(name), f"is {value}", f"Give a whole number from 1 to {most}")
-    if settings.eta is not None and not 0 <= settings.eta <= 1:
-        raise InputError("--eta", f"is {settings.eta}", "Give a number from 0 to 1")
-    _check_device(settings.device or "cpu")
+    extents, image_size = [], task.choose_bundles().image_size
+    for job in jobs:
+        source, companions = read_together(job, task.settings)
+        if task.together and not companions.images:
+            raise InputError(job.source, "gives only one scan to translate together", NEEDS_SEVERAL)
+        check_image_size(source, job.source, image_size)
+        extents.append(extent_of(source, scans=1 + len(companions.images)))
+    return extents, (source, companions) if len(jobs) == 1 else None
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}", "is not usable here", "Use cpu, or see `midiff info`") from error
+def _files_to_write(jobs: Sequence[Job], task: Task) -> list[Path]:
+    roles = [*written_roles(task), "report"]
+    if task.choose_bundles().image_size:  # slices are pictures themselves
+        roles.remove("qc_image")
+    return [getattr(job.paths, role) for job in jobs for role in roles]
 
 
 def written_roles(task: Task) -> list[str]:
@@ -217,8 +182,7 @@ def process(
     job: Job,
     task: Task,
     models: Models,
-    source: nib.Nifti1Image | None = None,
-    companions: Companions = ALONE,
+    scans: Scans | None = None,
 ) -> Result:
     """Process one volume and write its results. If the memory of a GPU runs out, the networks compute on the CPU.
 
@@ -226,21 +190,19 @@ def process(
         job: the volume and the files to write.
         task: the mode and the settings.
         models: the bundles of the task.
-        source: the volume, if `read_together` has returned it already.
-        companions: further scans of the person, which it returned with the volume.
+        scans: what `read_together` returns, if the volume has been read already.
 
     Raises:
         InputError: the volume cannot be read.
     """
-    return on_cpu_if_memory_runs_out(lambda task, models: _process(job, task, models, source, companions), task, models)
+    return on_cpu_if_memory_runs_out(lambda task, models: _process(job, task, models, scans), task, models)
 
 
-def _process(job: Job, task: Task, models: Models, source: nib.Nifti1Image | None, companions: Companions) -> Result:
+def _process(job: Job, task: Task, models: Models, scans: Scans | None) -> Result:
     return_freed_memory()
     report = new_report(job, task, models)
     with report.timed("read"):
-        if source is None:
-            source, companions = read_together(job, task.settings)
+        source, companions = scans or read_together(job, task.settings)
     if isinstance(job, JointJob) and not companions.images:
         report.warnings.append(ONLY_SCAN)
     report.together = [*companions.facts]

@@ -11,6 +11,7 @@ from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.inferers.brain_mask import LARGEST_BRAIN_ML, extract_brain
 from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.pipeline.intracranial import inside_skull, space_of
+from midiff_monai.pipeline.models import Models
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.resampling import resample_to_grid
 from midiff_monai.transforms.skull import shows_skull
@@ -31,10 +32,8 @@ def _shows_head(volume: torch.Tensor, affine: torch.Tensor) -> bool:
 def translate_two_pass(
     image: MetaTensor,
     conformed: MetaTensor,
-    translation: Bundle,
-    segmentation: Bundle,
-    is_head: bool,
-    intracranial: Bundle | None = None,
+    models: Models,
+    whole_head: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Translate a volume. In a whole head, translate the brain a second time, without its surroundings.
 
@@ -48,31 +47,43 @@ def translate_two_pass(
     Args:
         image: (S, X', Y', Z'), one scan or several on one grid, as read.
         conformed: (S, X, Y, Z), the scans on the translation's grid.
-        translation: makes the synthetic T1w.
-        segmentation: finds the brain in it.
-        is_head: whether the volume shows a whole head, see `is_whole_head`.
-        intracranial: finds the space inside the skull of a whole head, so that no tissue of the neck counts as brain.
+        models: the translation makes the synthetic T1w, and the segmentation finds the brain in it. In a whole head,
+            `intracranial` finds the space inside the skull, so that no tissue of the neck counts as brain.
+        whole_head: whether the volume shows a whole head, see `is_whole_head`.
 
     Returns:
         (C, X, Y, Z) in [0, 1]: the mean of the samples and, for several samples, their standard deviation, which is 0
         where only the coarse pass exists. Then the segmentation logits of that image, or None where they are unknown.
     """
-    affine = conformed.affine
-    coarse = translation.infer(conformed, is_head)
-    logits = segmentation.infer(segmentation.conform(MetaTensor(coarse[:1], affine=affine)), is_head)
-    brain = extract_brain(logits, _shown(conformed))
-    if brain is not None and is_head and intracranial:
-        classes = logits.argmax(dim=0) * (coarse[0] != 0)
-        brain = inside_skull(brain, space_of(conformed, classes, intracranial, coarse=True))
-    brain_only = _brain_only(brain, affine, image)
+    translation, segmentation = models.translation, models.segmentation
+    assert translation is not None and segmentation is not None
+    coarse = translation.infer(conformed, whole_head)
+    synthetic = MetaTensor(coarse[:1], affine=conformed.affine)
+    logits = segmentation.infer(segmentation.conform(synthetic), whole_head)
+    brain = _find_brain(logits, coarse, conformed, models.intracranial if whole_head else None)
+    brain_only = _brain_only(brain, conformed.affine, image)
     if brain_only is None:
-        return (translation.infer(conformed), None) if is_head else (coarse, logits)
+        return (translation.infer(conformed), None) if whole_head else (coarse, logits)
     conformed = translation.conform(brain_only)
     refined = translation.infer(conformed)
     refined_at = _shown(conformed) != 0
-    return torch.where(
-        _eroded(refined_at) if is_head else refined_at, refined, _with_channels(coarse, len(refined))
-    ), None
+    if whole_head:
+        refined_at = _eroded(refined_at)
+    return torch.where(refined_at, refined, _with_channels(coarse, len(refined))), None
+
+
+def _find_brain(
+    logits: torch.Tensor, coarse: torch.Tensor, conformed: MetaTensor, intracranial: Bundle | None
+) -> torch.Tensor | None:
+    """The brain (X, Y, Z) that is segmented in the coarse result (C, X, Y, Z), or None if there is none.
+
+    It lies in the space inside the skull, where a bundle for that is given.
+    """
+    brain = extract_brain(logits, _shown(conformed))
+    if brain is None or intracranial is None:
+        return brain
+    classes = logits.argmax(dim=0) * (coarse[0] != 0)
+    return inside_skull(brain, space_of(conformed, classes, intracranial, coarse=True))
 
 
 def _shown(conformed: MetaTensor) -> torch.Tensor:

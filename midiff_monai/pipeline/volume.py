@@ -86,8 +86,7 @@ def translate_volume(
     conformed = translation.conform(image)
     whole_head = models.segmentation is not None and is_whole_head(conformed)
     if models.finds_brain and models.segmentation:
-        pair = translation, models.segmentation
-        samples, logits = translate_two_pass(image, conformed, *pair, whole_head, models.intracranial)
+        samples, logits = translate_two_pass(image, conformed, models, whole_head)
     else:
         samples, logits = translation.infer(conformed), None
     restored = translation.setting("upsampling")(samples, conformed, image, foreground)
@@ -112,21 +111,21 @@ def _expected_error(
 def segment_volume(
     image: MetaTensor,
     foreground: torch.Tensor,
-    segmentation: Bundle,
+    models: Models,
     translated: Translated | None,
     observe: Observer | None = None,
-    intracranial: Bundle | None = None,
 ) -> Segmented:
-    """Segment a volume by way of its translation, or as it is.
+    """Segment a volume by way of its translation, or as it is. In a whole head, nothing is labelled outside the skull.
 
     Args:
         image: (S, X', Y', Z') as read, with a background of 0. Several scans need a translation.
         foreground: its `foreground_of`.
-        segmentation: the segmenter.
+        models: the bundles; one of them is a segmentation.
         translated: the translation of the image; None segments the image itself.
         observe: gets the probabilities of the classes at the voxels of the image, part by part.
-        intracranial: finds the space inside the skull of a whole head. Nothing is labelled outside.
     """
+    segmentation = models.segmentation
+    assert segmentation is not None
     coarse, fine, logits, affine = image, image, None, image.affine
     if translated:
         coarse, logits = translated.conformed, translated.logits
@@ -135,9 +134,9 @@ def segment_volume(
     whole_head = translated.whole_head if translated else is_whole_head(conformed)
     probabilities = (segmentation.infer(conformed) if logits is None else logits).softmax(dim=0)
     known, space = as_plain_tensor(conformed[0] != 0), None
-    if whole_head and intracranial:
+    if whole_head and models.intracranial:
         classes = as_plain_tensor(probabilities).argmax(dim=0) * known
-        space = space_of(translated.source if translated else conformed, classes, intracranial)
+        space = space_of(translated.source if translated else conformed, classes, models.intracranial)
         known = inside_skull(known, space)
     expected = soft_dice(probabilities, known)
     if segmentation.setting("fast"):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from midiff_monai.errors import InputError
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.labels import GROUPS, LESIONS, STRUCTURES
 from midiff_monai.qc.flags import MIN_SCANS, OUTLIER_Z, Flag, quality_flags, robust_z
@@ -37,6 +38,7 @@ PARTS = Path(__file__).resolve().parent / "_page"
 def write_study_page(
     folder: Path,
     progress: Callable[[Iterable[Subject]], Iterable[Subject]] = iter,  # type: ignore[assignment]
+    may_be_empty: bool = True,
 ) -> Path:
     """Write `index.html` and `_viewer/` for the results in a folder.
 
@@ -46,17 +48,22 @@ def write_study_page(
     Args:
         folder: the output folder of `midiff segment`, `translate` or a batch; its subfolders are included.
         progress: wraps the iteration over the subjects, for example `tqdm`.
+        may_be_empty: write a page without subjects if the folder holds no results.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: the batch report is not as a batch writes it.
+        InputError: the batch report is not as a batch writes it, or the folder holds no results. Nothing is written.
     """
     # listed before the subjects are read: files that another run adds meanwhile must not be deleted below
-    earlier = _prepare_viewer_folder(folder / VIEWER_FOLDER)
+    earlier = [path for path in (folder / VIEWER_FOLDER).glob("*") if SUBJECT_FILE.fullmatch(path.name)]
+    found = read_study(folder)
+    if not found and not may_be_empty:
+        raise InputError(folder, "holds no results", "Name the folder that was given to --output")
+    _copy_viewer(folder / VIEWER_FOLDER)
     subjects, summaries = [], []
-    for subject in progress(read_study(folder)):
+    for subject in progress(found):
         subjects.append(subject)
         summaries.append(make_summary(subject, folder / _script(subject, folder)))
     entries = _entries(subjects, summaries, folder)
@@ -70,13 +77,12 @@ def write_study_page(
     return page
 
 
-def _prepare_viewer_folder(viewer: Path) -> list[Path]:
-    """Copy NiiVue into the viewer folder, and list the files that earlier pages left there."""
+def _copy_viewer(viewer: Path) -> None:
+    """Copy NiiVue into the folder of the viewer."""
     viewer.mkdir(exist_ok=True)
     for name in ("niivue.js", "niivue.LICENSE.txt"):
         with atomic_write(viewer / name) as temporary:
             shutil.copyfile(PARTS / name, temporary)
-    return [path for path in viewer.iterdir() if SUBJECT_FILE.fullmatch(path.name)]
 
 
 def _entries(subjects: list[Subject], summaries: list[Summary], folder: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ SCAN = (
 )
 """The parts of a scan's file name in BIDS."""
 
-
 QUALITY = "quality"
 """Name of the expected mean Dice in the table of a study."""
 

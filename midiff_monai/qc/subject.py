@@ -121,7 +121,7 @@ class Subject:
         return (self.input, *(scan["path"] for scan in self.report.get("together", ())))
 
     def output(self, role: str) -> Path | None:
-        """Return the file that was written in a role of `midiff_monai.io.paths.OutputPaths`, None if it is missing.
+        """Return the file that was written in a role of `midiff_monai.io.outputs.OutputPaths`, None if it is missing.
 
         The file is looked up beside the manifest, because the study may have been moved.
         """

@@ -14,10 +14,12 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from midiff_monai.parcels import CORTEX_REGIONS, WHITE_MATTER_REGIONS, Region
+from midiff_monai.parcels import Region
 from midiff_monai.training.muse import freesurfer_from_muse
 from midiff_monai.transforms.hemispheres import (
     HEMISPHERE_SHAPE,
+    REGION_COUNTS,
+    REGIONS_OF_TISSUES,
     at_voxels,
     grid_affine,
     sample_labels,
@@ -28,7 +30,6 @@ from midiff_monai.transforms.meta import Data
 
 REACH = 1.5
 """Distance in voxels up to which voxels beside a region have its label. Other protocols draw boundaries elsewhere."""
-
 
 PRIOR_FLOOR = 1e-3
 """Frequency that every region has everywhere, at least."""
@@ -62,7 +63,7 @@ class HemisphereOfMUSEd(MapTransform):
             result[key] = tissue_fractions(tissues, affine, mapping, side)
         regions = sample_labels(muse, muse_affine, mapping @ grid_affine(side), HEMISPHERE_SHAPE)
         result[self.label_key] = torch.from_numpy(
-            np.stack([_region_indices(regions, kind, side) for kind in (CORTEX_REGIONS, WHITE_MATTER_REGIONS)])
+            np.stack([_region_indices(regions, kind, side) for kind in REGIONS_OF_TISSUES.values()])
         )
         return result
 
@@ -101,17 +102,14 @@ class OneHotRegionsd(MapTransform):
         result[self.label_key] = one_hot_regions(result[self.label_key] * tissues)
         for key in self.key_iterator(result):
             logits = F.interpolate(result[key][None].float(), HEMISPHERE_SHAPE, mode="trilinear")[0]
-            regions = [1 + part.argmax(dim=0) for part in logits.split(_REGION_COUNTS)]
+            regions = [1 + part.argmax(dim=0) for part in logits.split(REGION_COUNTS)]
             result[key] = one_hot_regions(torch.stack(regions) * tissues)
         return result
 
 
-_REGION_COUNTS = [len(CORTEX_REGIONS), len(WHITE_MATTER_REGIONS)]
-
-
 def one_hot_regions(regions: torch.Tensor) -> torch.Tensor:
     """Region indices (2, X, Y, Z) → (regions, X, Y, Z), float32."""
-    parts = zip(regions.long(), _REGION_COUNTS, strict=True)
+    parts = zip(regions.long(), REGION_COUNTS, strict=True)
     return torch.cat([F.one_hot(part, count + 1).movedim(-1, 0)[1:] for part, count in parts]).float()
 
 
@@ -147,7 +145,7 @@ class ParcelLoss(nn.Module):
             logits: (B, regions of the cortex + of the white matter, X', Y', Z'), on a coarser grid of the same extent.
             regions: (B, 2, X, Y, Z), indices from 1 within each of both; voxels with 0 have no loss.
         """
-        parts = logits.split(_REGION_COUNTS, dim=1)
+        parts = logits.split(REGION_COUNTS, dim=1)
         losses = [
             self._cross_entropy(part[sample], regions[sample, kind])
             for kind, part in enumerate(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,32 +15,12 @@ from scipy import ndimage
 
 from midiff_monai.transforms.foreground import air_level
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
+from midiff_monai.transforms.padding import outermost, without_padding
 from midiff_monai.transforms.skull import shows_skull, solid_object
 
-TOLERANCE = 2e-4
-"""Half width of a constant background; the noise of air varies more. This and the limits below, unless they are counts
-of voxels, are shares of the range of intensities."""
-
-MIN_SHELL_SHARE = 0.4
-"""Least share of the outermost voxels of a volume that a constant background occupies."""
-
-MIN_FRAME_SHARE = 0.01
-"""Least share of the outermost voxels that negative padding occupies, such as a frame that a resampling added."""
-
-MAX_SHARE_BELOW = 0.02
-"""Largest share of the other voxels that may be darker than a background for it to be an offset of all intensities."""
-
-MIN_PADDING = 0.05
-"""Least value of padding that is brighter than parts of the object. A lower one may be the air noise of a head."""
-
-MIN_EDGE_SHARE = 0.9
-"""Least share of an edge of the volume that bright padding occupies if it lies on one side or in the corners only."""
-
 MAX_DUST = 2.0**-9
-"""Upper bound of dust. The noise of the air of a head is above it."""
-
-MIN_AIR_OFFSET, MAX_AIR_RANGE = 0.05, 0.15
-"""An offset of a head is at least so large, and the darkest third of its air varies at most so much."""
+"""Upper bound of dust. The noise of the air of a head is above it. This and the limits below are shares, unless their
+names have a unit: of a number of voxels, or of the intensities of the object."""
 
 OCTAVES = 40
 """Number of octaves of magnitude that are counted below the 99.5th percentile."""
@@ -129,9 +109,9 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     if min(voxels.shape) == 1:
         return voxels
     if not absolute:
-        if np.median(_shell(voxels)) <= MAX_AIR_HU:
+        if np.median(outermost(voxels)) <= MAX_AIR_HU:
             return voxels
-        voxels = _without_padding(voxels)
+        voxels = without_padding(voxels)
     limit = _dust_limit(voxels)
     if limit:
         voxels = np.where(np.abs(voxels) <= limit, np.float32(0), voxels)
@@ -141,91 +121,19 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     return cleared if cleared is not voxels else _without_faded_surface(voxels, spacing)
 
 
-def _without_padding(voxels: NDArray) -> NDArray:
-    """Subtract the offset of all intensities, or set constant padding to 0."""
-    lowest, shell = voxels.min(), _shell(voxels)
-    if lowest < 0 and (shell == lowest).mean() > MIN_FRAME_SHARE and not ((voxels < 0) & (voxels > lowest)).any():
-        return np.where(voxels == lowest, np.float32(0), voxels)
-    scale = float(np.percentile(voxels, 99.5) - np.percentile(voxels, 0.5))
-    level, share = _constant_level(shell, TOLERANCE * scale)
-    if share < MIN_SHELL_SHARE or abs(level) <= TOLERANCE * scale:
-        voxels = _without_padded_edges(voxels, scale)
-        return voxels if share >= MIN_SHELL_SHARE else _without_air_offset(voxels, scale)
-    padding = np.abs(voxels - level) <= TOLERANCE * scale
-    darker = (voxels < level - TOLERANCE * scale).sum() / max(1, (~padding).sum())
-    if darker <= MAX_SHARE_BELOW:
-        return voxels - np.float32(level)
-    if abs(level) < MIN_PADDING * scale:
-        return voxels
-    return np.where(_connected_to_border(padding), np.float32(0), voxels)
-
-
-def _without_padded_edges(voxels: NDArray, scale: float) -> NDArray:
-    """Set bright constant padding of one side, or of the corners as a rotation leaves them, to 0."""
-    for edge in _edges(voxels):
-        level, share = _constant_level(edge, TOLERANCE * scale)
-        if share >= MIN_EDGE_SHARE and level > MIN_PADDING * scale:
-            padding = _connected_to_border(np.abs(voxels - level) <= TOLERANCE * scale)
-            voxels = np.where(padding, np.float32(0), voxels)
-    return voxels
-
-
-def _edges(voxels: NDArray) -> Iterator[NDArray]:
-    """The voxels along each of the twelve edges of a volume."""
-    for axis in range(3):
-        for ends in product((0, -1), repeat=2):
-            yield np.moveaxis(voxels, axis, -1)[ends]
-
-
-def _without_air_offset(voxels: NDArray, scale: float) -> NDArray:
-    """Subtract an offset of all intensities of a head, if its air lies far from 0 and varies little."""
-    shell = _shell(voxels)
-    air, lowest = np.percentile(shell, [30, 0.1])
-    if min(abs(lowest), abs(air)) < MIN_AIR_OFFSET * scale or lowest * air < 0:
-        return voxels
-    if air - lowest > MAX_AIR_RANGE * scale:
-        return voxels
-    darker = (voxels < lowest).mean()
-    return voxels - np.float32(lowest) if darker < MAX_SHARE_BELOW else voxels
-
-
-def _shell(voxels: NDArray) -> NDArray:
-    """The voxels on the six faces of a volume."""
-    faces = (voxels.take(end, axis).ravel() for axis in range(3) for end in (0, -1))
-    return np.concatenate(list(faces))
-
-
-def _constant_level(values: NDArray, tolerance: float) -> tuple[float, float]:
-    """The value with the most values within a tolerance, and their share."""
-    ordered = np.sort(values)
-    last = np.searchsorted(ordered, ordered + 2 * tolerance, side="right")
-    counts = last - np.arange(ordered.size)
-    first = int(counts.argmax())
-    return float(ordered[first + counts[first] // 2]), float(counts[first] / ordered.size)
-
-
-def _connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The components of a mask that reach a face of the volume."""
-    components, count = ndimage.label(mask)
-    at_border = np.zeros(count + 1, dtype=bool)
-    at_border[_shell(components)] = True
-    at_border[0] = False
-    return at_border[components]
-
-
 def _dust_limit(voxels: NDArray) -> float:
     """Magnitude below which voxels are dust, or 0. Dust is separated from the object by a gap of magnitudes."""
     magnitudes = np.abs(voxels[voxels != 0])
     if not magnitudes.size:
         return 0.0
     scale = float(np.percentile(magnitudes[:: max(1, magnitudes.size // 100_000)], 99.5))
-    octaves = np.clip(np.floor(np.log2(magnitudes.astype(np.float64) / scale)), -OCTAVES, 0).astype(int) + OCTAVES
-    counts = np.bincount(octaves, minlength=OCTAVES + 1)
-    below = np.cumsum(counts)
+    limits = scale * 2.0 ** np.arange(1 - OCTAVES, 1)
+    below = np.array([*(np.count_nonzero(magnitudes < np.float32(limit)) for limit in limits), magnitudes.size])
+    counts = np.diff(below, prepend=0)
     for top in range(OCTAVES + int(np.log2(MAX_DUST))):
         gap = below[min(top + GAP_OCTAVES, OCTAVES)] - below[top]
         if counts[top] and below[top] >= MIN_DUST_SHARE * voxels.size and gap <= MAX_GAP_SHARE * below[top]:
-            return scale * 2.0 ** (top + 1 - OCTAVES)
+            return float(limits[top])
     return 0.0
 
 
@@ -247,15 +155,20 @@ def _without_noise(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
     only_ripples = ripples and np.median(np.abs(far)) < MAX_RIPPLE_TAIL * np.percentile(voxels, 99.5)
     if head and not only_ripples:
         return voxels
-    limit = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
-    if ripples:
-        limit = max(limit, NOISE_MARGIN * float(np.percentile(-near[near < 0], 99)))
-    limit = min(limit, air_level(voxels[voxels > 0]))
+    limit = min(_disturbance(far, near if ripples else None), air_level(voxels[voxels > 0]))
     # clefts between the parts of a brain belong to the background, but ventricles of a FLAIR must stay
     reach = max(1, round(CLEFT_MM / min(spacing)))
     background = ndimage.binary_dilation(outside & (voxels <= limit), iterations=reach, mask=voxels <= limit)
     cleared = np.where(background, np.float32(0), voxels)
     return _without_partial_surface(cleared, voxels) if ripples else cleared
+
+
+def _disturbance(far: NDArray, rippled: NDArray | None) -> float:
+    """The largest magnitude of the noise of voxels far from an object, and of the ripples of voxels near it."""
+    noise = NOISE_MARGIN * float(np.percentile(np.abs(far), 99.9))
+    if rippled is None:
+        return noise
+    return max(noise, NOISE_MARGIN * float(np.percentile(-rippled[rippled < 0], 99)))
 
 
 def _without_partial_surface(cleared: NDArray, rippled: NDArray) -> NDArray:
@@ -268,35 +181,44 @@ def _without_partial_surface(cleared: NDArray, rippled: NDArray) -> NDArray:
         cleared: (X, Y, Z), with a background of 0.
         rippled: the same volume with the ripples around the object.
     """
-    core, tissue = _tissue_within(cleared)
-    overshoot = -ndimage.minimum_filter(rippled, footprint=ndimage.generate_binary_structure(3, 1))
-    faint = (cleared < MAX_FAINT * tissue) & (overshoot > MIN_OVERSHOOT * tissue)
-    return np.where(faint & ~core, np.float32(0), cleared)
+    surface, tissue = _surface(cleared)
+    overshoot = -ndimage.minimum_filter(rippled, footprint=ndimage.generate_binary_structure(3, 1))[surface]
+    faint = (cleared[surface] < MAX_FAINT * tissue) & (overshoot > MIN_OVERSHOOT * tissue)
+    return _with_zeros(cleared, surface, faint)
 
 
 def _without_faded_surface(voxels: NDArray, spacing: Sequence[float]) -> NDArray:
     """Do as `_without_partial_surface` for a skull-stripped brain that was interpolated without ripples."""
-    (box,) = ndimage.find_objects((voxels > 0).astype(np.uint8)) or (None,)
-    if box is None:
+    surface, tissue = _surface(voxels)
+    levels = voxels[surface]
+    faint, trace = (levels < share * tissue for share in (MAX_FAINT, MAX_TRACE))
+    if not tissue.any() or faint.mean() < MIN_FADED_SHARE or trace.mean() < MIN_TRACE_SHARE:
         return voxels
-    inner = voxels[box]
-    core, tissue = _tissue_within(inner)
-    surface = (inner > 0) & ~core
-    faint, trace = (surface & (inner < share * tissue) for share in (MAX_FAINT, MAX_TRACE))
-    if faint.sum() < MIN_FADED_SHARE * surface.sum() or trace.sum() < MIN_TRACE_SHARE * surface.sum():
-        return voxels
-    if not core.any() or shows_skull(voxels, spacing):
-        return voxels
-    cleared = voxels.copy()
-    cleared[box][faint] = 0
-    return cleared
+    return voxels if shows_skull(voxels, spacing) else _with_zeros(voxels, surface, faint)
 
 
-def _tissue_within(voxels: NDArray) -> tuple[NDArray[np.bool_], NDArray]:
-    """The object without its surface, and the mean intensity of that among the 27 neighbours of each voxel."""
+def _surface(voxels: NDArray) -> tuple[tuple[NDArray, ...], NDArray]:
+    """The outermost voxels of an object, and the mean intensity of the deeper ones among the 26 neighbours of each.
+
+    Returns:
+        Indices of the voxels along each axis, (N,) each. The means (N,), 0 where no neighbour lies deeper.
+    """
     core = ndimage.binary_erosion(voxels > 0)
-    near = ndimage.uniform_filter(core.astype(np.float32), 3)
-    return core, ndimage.uniform_filter(np.where(core, voxels, np.float32(0)), 3) / np.maximum(near, 1e-3)
+    surface = ((voxels > 0) & ~core).nonzero()
+    total, count = np.zeros((2, surface[0].size), dtype=np.float32)
+    for step in product((-1, 0, 1), repeat=3):
+        neighbour = tuple((at + by).clip(0, size - 1) for at, by, size in zip(surface, step, voxels.shape, strict=True))
+        deeper = core[neighbour]
+        total += np.where(deeper, voxels[neighbour], 0)
+        count += deeper
+    return surface, total / count.clip(min=1)
+
+
+def _with_zeros(voxels: NDArray, places: tuple[NDArray, ...], chosen: NDArray[np.bool_]) -> NDArray:
+    """A copy of a volume with 0 at the chosen ones of some places."""
+    changed = voxels.copy()
+    changed[tuple(index[chosen] for index in places)] = 0
+    return changed
 
 
 def _is_substantially_negative(voxels: NDArray) -> bool:

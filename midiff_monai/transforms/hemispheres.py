@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from midiff_monai.labels import FREESURFER_IDS, MIRRORED
-from midiff_monai.parcels import CORTEX_REGIONS, WHITE_MATTER_REGIONS
+from midiff_monai.parcels import CORTEX_REGIONS, WHITE_MATTER_REGIONS, Region
 from midiff_monai.transforms.resampling import source_indices
 
 SIDES = ("left", "right")
 
 CORTEX, WHITE_MATTER = 3, 2
 """FreeSurfer ids on the left side."""
+
+REGIONS_OF_TISSUES: Mapping[int, tuple[Region, ...]] = MappingProxyType(
+    {CORTEX: CORTEX_REGIONS, WHITE_MATTER: WHITE_MATTER_REGIONS}
+)
+"""Tissue → the regions that divide it, in the order of `parcels.REGIONS`."""
+
+REGION_COUNTS = [len(regions) for regions in REGIONS_OF_TISSUES.values()]
+"""Number of regions of each tissue: where logits of all regions are split."""
 
 TISSUES: tuple[tuple[int, ...], ...] = (
     (CORTEX,),
@@ -214,11 +222,10 @@ def assign_parcels(
         (X, Y, Z), ids of `parcels.PARCELS`, 0 outside cortex and white matter.
     """
     parcels = np.zeros(labels.shape, dtype=np.uint8)
-    kinds = CORTEX_REGIONS, WHITE_MATTER_REGIONS
     for side, of_side in zip(SIDES, logits, strict=True):
         to_grid = np.linalg.inv(mapping @ grid_affine(side)) @ affine
-        parts = of_side.split([len(regions) for regions in kinds])
-        for tissue, regions, part in zip((CORTEX, WHITE_MATTER), kinds, parts, strict=True):
+        parts = of_side.split(REGION_COUNTS)
+        for (tissue, regions), part in zip(REGIONS_OF_TISSUES.items(), parts, strict=True):
             ids = np.array([getattr(region, side) for region in regions], dtype=np.uint8)
             voxels = np.argwhere(labels == ids_of_side([tissue], side))
             for block in np.array_split(voxels, 1 + len(voxels) // BLOCK):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from denoisers import training_input
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from small_published import add_weights, copy_small
@@ -39,19 +40,10 @@ def test_without_weights_it_says_how_to_make_them() -> None:
 
 
 def test_the_network_gets_the_noisy_image_and_two_maximum_maps_on_the_range_of_the_intensities() -> None:
-    parser, seen = configuration("train"), []
-    inferer = parser.get_parsed_content("inferer")
-    image, noise, source = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
-    timesteps = torch.tensor([900, 20])
-
-    def network(x: torch.Tensor, **_: Any) -> torch.Tensor:
-        seen.append(x)
-        return x[:, :1]
-
-    inferer(image, network, noise, timesteps, source=source)
+    parser = configuration("train")
+    seen, source, noisy = training_input(parser.get_parsed_content("inferer"))
     lmi = LocalMutualInformation(3, 3, "parzen", bins=27, bandwidth=8 / 255, reduction="max")
-    noisy = inferer.scheduler.add_noise(image, noise, timesteps)
-    torch.testing.assert_close(seen[0], torch.cat([noisy, lmi(source, source), lmi(source, noisy)], dim=1))
+    torch.testing.assert_close(seen, torch.cat([noisy, lmi(source, source), lmi(source, noisy)], dim=1))
     assert parser.get_parsed_content("network_def::in_channels") == 3
 
 

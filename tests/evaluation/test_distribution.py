@@ -16,12 +16,12 @@ from table import installed_weights
 from tiny_inception import write_tiny_inception
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION
 from midiff_monai.evaluation.distribution import as_image, bottleneck_means, evaluated_slices
 from midiff_monai.evaluation.metrics import frechet_distance, kernel_distance
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
-from midiff_monai.pipeline.models import SEGMENTATION
 from midiff_monai.pipeline.result import Result
 from midiff_monai.provenance import sha256
 

@@ -8,7 +8,7 @@ import torch
 from phantom_figures import record
 
 from midiff_monai.bundle.bundle import open_bundle
-from midiff_monai.pipeline.models import TRANSLATION
+from midiff_monai.bundle.choice import TRANSLATION
 
 
 def test_every_step_is_recorded() -> None:

@@ -10,16 +10,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from denoisers import training_input
 from monai.bundle import ConfigParser
 from table import BASELINES
 
 from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.bundle.choice import TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import load_matching_weights
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.labels import MIRRORED
-from midiff_monai.pipeline.models import TRANSLATION
 from midiff_monai.provenance import sha256
 from midiff_monai.training.label_contrast import RandLabelContrastd
 
@@ -85,21 +86,11 @@ def test_the_published_guide_learns_the_noise_from_the_t1w_itself_at_all_timeste
 
 
 def test_the_network_of_the_published_guide_gets_the_noisy_image_and_two_unweighted_maps() -> None:
-    parser = training("published_guide", "published_guide_training")
-    seen = []
-    inferer = parser.get_parsed_content("inferer")
-    image, noise, source = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
-    timesteps = torch.tensor([900, 20])
-
-    def network(x: torch.Tensor, **_: Any) -> torch.Tensor:
-        seen.append(x)
-        return x[:, :1]
-
-    inferer(image, network, noise, timesteps, source=source)
+    inferer = training("published_guide", "published_guide_training").get_parsed_content("inferer")
+    seen, source, noisy = training_input(inferer)
     lmi = LocalMutualInformation(3, 3, "parzen", bins=27, bandwidth=8 / 255)
-    noisy = inferer.scheduler.add_noise(image, noise, timesteps)
     expected = [noisy, lmi(source, source), lmi(source, (noisy + 1) / 2)]
-    torch.testing.assert_close(seen[0], torch.cat(expected, dim=1))
+    torch.testing.assert_close(seen, torch.cat(expected, dim=1))
 
 
 def test_the_network_of_the_published_guide_starts_from_the_layers_that_fit() -> None:

@@ -1,11 +1,12 @@
-"""Denoisers of known output."""
+"""Denoisers of known output, and what samplers and inferers must make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from monai.networks.schedulers import Scheduler
+from monai.networks.schedulers import DDIMScheduler, Scheduler
 from torch import nn
 
 
@@ -38,3 +39,27 @@ class Oracle(nn.Module):
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         alpha = self.scheduler.alphas_cumprod[int(timesteps)]
         return (x[:, :1] - self.clean(x)) / (1 - alpha).sqrt()
+
+
+def training_input(inferer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What an inferer gives the network in a step of training: it, the source, and the noisy image (2, 1, 16, 16)."""
+    image, noise, source = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    timesteps, spy = torch.tensor([900, 20]), Spy()
+    inferer(image, spy, noise, timesteps, source=source)
+    return spy.images[0], source, inferer.scheduler.add_noise(image, noise, timesteps)
+
+
+def assert_steps_are_exact(scheduler: DDIMScheduler) -> None:
+    """With the true noise, every sample equals the clean image noised to its timestep.
+
+    Args:
+        scheduler: one whose network predicts noise, with its timesteps set, the first one 999.
+    """
+    timesteps = scheduler.timesteps.tolist()
+    assert timesteps[0] == 999
+    clean, noise = torch.tensor([0.7], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)
+    image = scheduler.add_noise(clean, noise, torch.tensor(timesteps[:1]))
+    for timestep, following in zip(timesteps, timesteps[1:] + [None], strict=True):
+        image, _ = scheduler.step(noise, timestep, image)
+        expected = clean if following is None else scheduler.add_noise(clean, noise, torch.tensor([following]))
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)

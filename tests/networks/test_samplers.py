@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from denoisers import assert_steps_are_exact
 from gaussian_data import MEAN, optimal_prediction
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
@@ -83,16 +84,9 @@ def test_quadratic_timesteps_have_evenly_spaced_roots(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 50])
 def test_every_quadratic_step_ends_at_the_next_timestep(steps: int) -> None:
-    """With a perfect denoiser, every sample equals the clean image noised to its timestep."""
     scheduler = SpacedDDIMScheduler(spacing="quadratic", clip_sample=False)
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps.tolist()
-    clean, noise = torch.tensor([0.7], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)
-    image = scheduler.add_noise(clean, noise, torch.tensor(timesteps[:1]))
-    for timestep, following in zip(timesteps, timesteps[1:] + [None], strict=True):
-        image, _ = scheduler.step(noise, timestep, image)
-        expected = clean if following is None else scheduler.add_noise(clean, noise, torch.tensor([following]))
-        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
+    assert_steps_are_exact(scheduler)
 
 
 @every_prediction

@@ -11,7 +11,8 @@ from small_dataset import write_dataset
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.volumes import read_volume
-from midiff_monai.pipeline.bids import check_dataset, find_jobs, participants_without, write_description
+from midiff_monai.pipeline.bids import find_jobs, participants_without
+from midiff_monai.pipeline.bids_files import check_dataset, write_description
 from midiff_monai.qc.study import read_study
 
 

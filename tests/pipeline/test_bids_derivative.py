@@ -18,7 +18,8 @@ from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.volumes import read_volume, write_like
 from midiff_monai.labels import write_label_table
 from midiff_monai.parcels import write_parcel_table
-from midiff_monai.pipeline.bids import find_jobs, write_description, write_sidecars
+from midiff_monai.pipeline.bids import find_jobs
+from midiff_monai.pipeline.bids_files import write_description, write_sidecars
 
 QUALITY = {"score": 0.71, "interval": [0.63, 0.79], "structures": {}}
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from midiff_monai import translate
+from midiff_monai.bundle.choice import TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.errors import BundleError, InputError
 from midiff_monai.evaluation.phantom import make_phantom
-from midiff_monai.pipeline.models import TRANSLATION, load_models
+from midiff_monai.pipeline.checks import check_settings
+from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import check_settings, written_roles
+from midiff_monai.pipeline.run import written_roles
 
 WITH_MAP = Settings(error_map=True)
 

@@ -65,7 +65,7 @@ def test_the_passes_are_those_that_are_made(
     foreground = foreground_of(image)
     translated = translate_volume(image, foreground, models) if mode.translates else None
     if mode.segments:
-        segment_volume(image, foreground, chosen[0], translated)
+        segment_volume(image, foreground, models, translated)
     monkeypatch.setattr(estimate, "BRAIN_BOX_ML", min([*translation.boxes, *segmentation.boxes]))
     extent = Extent(box_ml(as_plain_tensor(image[0])), is_whole_head(image))
     assert passed_ml(extent, mode, models) == pytest.approx((translation.passed, segmentation.passed))

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 from midiff_monai.labels import FREESURFER_IDS
 from midiff_monai.pipeline.intracranial import TOLERANCE, inside_skull, space_of
+from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.volume import foreground_of, segment_volume
 from midiff_monai.transforms.brain_distance import SURFACE
 
@@ -73,7 +74,8 @@ def test_the_space_is_found_from_the_scans_and_the_brain_of_the_classes() -> Non
 def test_nothing_is_labelled_outside_the_skull_of_a_head(space: torch.Tensor, everything: bool) -> None:
     image = MetaTensor(HEAD[None], affine=AFFINE)
     bundles: list[Any] = [Labeller(), Skull(space)]
-    found = segment_volume(image, foreground_of(image), bundles[0], None, intracranial=bundles[1])
+    models = Models(bundles[0], intracranial=bundles[1])
+    found = segment_volume(image, foreground_of(image), models, None)
     labelled = found.labels > 0
     assert found.whole_head and labelled[BALL & (HEAD > 0)].all()
     radii = torch.from_numpy(ball_heads.RADII)[labelled]

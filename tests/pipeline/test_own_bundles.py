@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from midiff_monai import segment
-from midiff_monai.bundle.choice import INTRACRANIAL
+from midiff_monai.bundle.choice import INTRACRANIAL, SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.evaluation.phantom import make_phantom
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
+from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from midiff_monai import ImageResult, segment_image
+from midiff_monai.bundle.choice import PARCELLATION
 from midiff_monai.errors import InputError
 from midiff_monai.evaluation.phantom import make_phantom
-from midiff_monai.pipeline.models import PARCELLATION, load_models
+from midiff_monai.pipeline.checks import check_settings
+from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import check_settings, written_roles
+from midiff_monai.pipeline.run import written_roles
 
 ROLES = {"parcels", "parcel_table", "parcel_volumes"}
 

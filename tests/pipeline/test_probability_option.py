@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from midiff_monai.bundle.choice import SEGMENTATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.errors import BundleError, InputError
-from midiff_monai.pipeline.models import CALIBRATION, SEGMENTATION, load_models
+from midiff_monai.pipeline.checks import check_settings
+from midiff_monai.pipeline.models import CALIBRATION, load_models
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import check_settings, written_roles
+from midiff_monai.pipeline.run import written_roles
 
 CERTAIN = Settings(probability=True)
 

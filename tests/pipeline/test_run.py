@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from midiff_monai import segment, translate
 from midiff_monai.bundle.bundle import open_bundle
+from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
 from midiff_monai.bundle.resources import bundle_root
 from midiff_monai.bundle.weights import read_metadata
 from midiff_monai.errors import InputError, MidiffError, OutputError
@@ -26,7 +27,7 @@ from midiff_monai.io.inputs import find_jobs
 from midiff_monai.io.volumes import reading_warnings
 from midiff_monai.networks.wrappers import has_fast_bfloat16
 from midiff_monai.pipeline.batch import run_batch
-from midiff_monai.pipeline.models import SEGMENTATION, TRANSLATION, load_models
+from midiff_monai.pipeline.models import load_models
 from midiff_monai.pipeline.options import Settings, Task
 from midiff_monai.pipeline.reading import BACKGROUND_CLEARED, read
 from midiff_monai.provenance import sha256

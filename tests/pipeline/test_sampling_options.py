@@ -15,9 +15,9 @@ from midiff_monai.bundle.resources import available_samplers
 from midiff_monai.cli.main import main
 from midiff_monai.errors import MidiffError
 from midiff_monai.networks.schedulers import AncestralScheduler, DPMSolverScheduler, SpacedDDIMScheduler
+from midiff_monai.pipeline.checks import check_settings
 from midiff_monai.pipeline.models import load_models, used_settings
 from midiff_monai.pipeline.options import Mode, Settings, Task
-from midiff_monai.pipeline.run import check_settings
 
 
 @pytest.fixture(scope="module")

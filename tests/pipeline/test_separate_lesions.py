@@ -15,10 +15,11 @@ from midiff_monai.errors import InputError
 from midiff_monai.io.manifest import RunReport
 from midiff_monai.io.outputs import output_paths
 from midiff_monai.io.volumes import read_volume
+from midiff_monai.pipeline.checks import check_settings
 from midiff_monai.pipeline.lesions import describe_lesions, separate_lesions
 from midiff_monai.pipeline.options import Mode, Settings, Task
 from midiff_monai.pipeline.result import Result
-from midiff_monai.pipeline.run import check_settings, written_roles
+from midiff_monai.pipeline.run import written_roles
 from midiff_monai.qc.study import read_study
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

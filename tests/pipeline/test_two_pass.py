@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
+from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.two_pass import is_whole_head, translate_two_pass
 from midiff_monai.transforms.intensity import ScaleForegroundIntensityd
 from midiff_monai.transforms.spatial import MaskedSpacingd
@@ -67,21 +68,20 @@ def translated(
     image: MetaTensor,
     segmentation: Stub,
     window: tuple[float, float] | None = None,
-    is_head: bool = False,
+    whole_head: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, Stub]:
     translation = Stub(window=window)
-    conformed = translation.conform(image)
-    stubs: list[Any] = [translation, segmentation]
-    return *translate_two_pass(image, conformed, stubs[0], stubs[1], is_head), translation
+    stubs: list[Any] = [segmentation, translation]
+    return *translate_two_pass(image, translation.conform(image), Models(*stubs), whole_head), translation
 
 
-@pytest.mark.parametrize("is_head, coarse_passes", [(False, [False, False]), (True, [True, False])])
+@pytest.mark.parametrize("whole_head, coarse_passes", [(False, [False, False]), (True, [True, False])])
 @pytest.mark.parametrize("axcodes", ["RAS", "LPI", "SAR"])
 def test_the_refinement_pass_sees_the_brain_alone_at_full_contrast(
-    axcodes: str, is_head: bool, coarse_passes: list[bool]
+    axcodes: str, whole_head: bool, coarse_passes: list[bool]
 ) -> None:
     segmentation = Stub(segmenting=True)
-    samples, logits, translation = translated(head(axcodes), segmentation, is_head=is_head)
+    samples, logits, translation = translated(head(axcodes), segmentation, whole_head=whole_head)
     assert logits is None
     assert translation.coarse_passes == coarse_passes and segmentation.coarse_passes == coarse_passes[:1]
     coarse, refined = (seen[0] for seen in translation.seen)
@@ -112,7 +112,8 @@ def test_tissue_outside_the_skull_is_not_refined() -> None:
 
     translation: Any = Stub()
     stubs: list[Any] = [Stub(segmenting=True), Skull()]
-    translate_two_pass(image, translation.conform(image), translation, stubs[0], True, stubs[1])
+    models = Models(stubs[0], translation, intracranial=stubs[1])
+    translate_two_pass(image, translation.conform(image), models, whole_head=True)
     coarse, refined = (seen[0] for seen in translation.seen)
     assert between(coarse)[33:38, 33:38, 12:17].any()
     assert torch.equal(refined > 0, between(coarse) & (skull[0] > 0))
@@ -121,7 +122,7 @@ def test_tissue_outside_the_skull_is_not_refined() -> None:
 def test_the_brain_is_not_eroded_at_the_edge_of_the_scan() -> None:
     """The scan covers only the middle of the ball, which reaches from the first slice to the last."""
     middle = head()[..., 10:20]
-    samples, _, translation = translated(middle, Stub(segmenting=True), is_head=True)  # type: ignore[arg-type]
+    samples, _, translation = translated(middle, Stub(segmenting=True), whole_head=True)  # type: ignore[arg-type]
     second = translation.seen[1][0]
     centre = 20, 20
     assert torch.equal(samples[0][centre], second[centre]) and (second[centre] > 0).all()
@@ -137,7 +138,7 @@ def test_a_stripped_brain_gets_one_pass() -> None:
 
 def test_a_large_stripped_brain_gets_a_full_pass_after_the_coarse_one() -> None:
     """For example the brain of another species."""
-    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True), is_head=True)
+    samples, logits, translation = translated(head(stripped=True), Stub(segmenting=True), whole_head=True)
     assert translation.coarse_passes == [True, False]
     assert logits is None and torch.equal(samples[1], samples[0] / 2)
 

@@ -127,6 +127,7 @@ def test_viewer_files_that_another_run_adds_meanwhile_are_kept(folder: Path, mon
     script = folder / "_viewer" / f"{'0' * 16}.js"
 
     def read(folder: Path) -> list[Subject]:
+        script.parent.mkdir()
         script.touch()
         return read_study(folder)
 
