@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 from monai.data import MetaTensor
-from torch.nn import functional as F
 
 from midiff_monai.bundle.bundle import Bundle
 from midiff_monai.transforms.brain_distance import brain_of_classes, depth_in_brain
 from midiff_monai.transforms.meta import as_plain_tensor
 from midiff_monai.transforms.spatial import MORE_LIKELY
-
-TOLERANCE = 2
-"""Distance from the space in voxels within which labels are kept: an error of its surface must not cost cortex."""
 
 
 def space_of(scans: MetaTensor, classes: torch.Tensor, bundle: Bundle, coarse: bool = False) -> MetaTensor:
@@ -29,13 +25,10 @@ def space_of(scans: MetaTensor, classes: torch.Tensor, bundle: Bundle, coarse: b
 
 
 def inside_skull(mask: torch.Tensor, space: MetaTensor) -> torch.Tensor:
-    """Return the part of a mask (X, Y, Z) that lies in a space (1, X, Y, Z), or within `TOLERANCE` of it.
+    """Return the part of a mask (X, Y, Z) that lies in a space (1, X, Y, Z).
 
     Where the scan ends in the neck, a segmentation takes tissue below the skull for brain. An empty space says nothing;
     then the mask is returned as it is.
     """
-    inside = as_plain_tensor(space) > MORE_LIKELY
-    if not inside.any():
-        return mask
-    near = F.max_pool3d(inside.float(), 2 * TOLERANCE + 1, stride=1, padding=TOLERANCE)[0] > 0
-    return mask & near
+    inside = as_plain_tensor(space)[0] > MORE_LIKELY
+    return mask & inside if inside.any() else mask

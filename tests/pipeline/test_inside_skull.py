@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import ball_heads
-import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from midiff_monai.labels import FREESURFER_IDS
-from midiff_monai.pipeline.intracranial import TOLERANCE, inside_skull, space_of
+from midiff_monai.pipeline.intracranial import inside_skull, space_of
 from midiff_monai.pipeline.models import Models
 from midiff_monai.pipeline.volume import foreground_of, segment_volume
 from midiff_monai.transforms.brain_distance import SURFACE
@@ -47,13 +46,10 @@ class Skull:
         return self.space[None].float()
 
 
-@pytest.mark.parametrize("sides", [(3, 4, 5), (1, 1, 1)])
-def test_a_mask_is_kept_in_the_space_and_near_it(sides: tuple[int, int, int]) -> None:
-    space = torch.zeros(1, 20, 20, 20)
-    space[0][tuple(slice(8, 8 + side) for side in sides)] = 0.8
-    kept = inside_skull(torch.ones(20, 20, 20, dtype=torch.bool), MetaTensor(space, affine=AFFINE))
-    assert kept.sum() == np.prod([side + 2 * TOLERANCE for side in sides])
-    assert not inside_skull(torch.zeros(20, 20, 20, dtype=torch.bool), MetaTensor(space, affine=AFFINE)).any()
+def test_a_mask_is_kept_in_the_space() -> None:
+    space = torch.rand(1, 5, 5, 5, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(inside_skull(mask, MetaTensor(space, affine=AFFINE)), mask & (space[0] > 0.5))
 
 
 def test_an_empty_space_leaves_a_mask_as_it_is() -> None:
@@ -80,4 +76,4 @@ def test_nothing_is_labelled_outside_the_skull_of_a_head(space: torch.Tensor, ev
     assert found.whole_head and labelled[BALL & (HEAD > 0)].all()
     radii = torch.from_numpy(ball_heads.RADII)[labelled]
     assert (float(radii.max()) > 55) == everything
-    assert everything or float(radii.max()) < 30 + 2 * 3**0.5 * (TOLERANCE + 1)
+    assert everything or float(radii.max()) < 30 + 2 * 3**0.5
