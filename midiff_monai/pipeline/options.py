@@ -121,7 +121,7 @@ class Settings:
     device: str | None = _option(None, "cpu, cuda, cuda:1 … (default: a GPU if there is one)", metavar="NAME")
     precision: str = _option(
         "auto",
-        "precision of the networks (default: auto, which is bfloat16 where the device has matrix units for it)",
+        "precision of the networks (default: auto, which is bfloat16 where the device has units for it)",
         choices=list(PRECISIONS),
     )
     fast: bool = _option(
