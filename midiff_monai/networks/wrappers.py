@@ -124,7 +124,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device computes faster in bfloat16 than in float32.
 
     Processors without bfloat16 instructions are up to a hundred times slower. With the vector instructions of AVX-512
-    alone, as AMD has them, a segmentation takes two thirds of the time of float32. Processors of Intel have matrix units
+    alone, as AMD has them, a segmentation takes two thirds of the time of float32. Intel's processors have matrix units
     (AMX) as well, but for one generation.
     """
     match device.type:
