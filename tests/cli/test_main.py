@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -208,57 +207,6 @@ def test_outcomes_are_printed_even_if_their_report_cannot_be_written(
     assert printed.out.startswith("done\t") and "No space left" in printed.err
 
 
-@pytest.mark.parametrize("option", ["--participant-label", "--participant_label"])
-def test_labels_are_accepted_in_the_spelling_of_bids_apps(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["bids", str(tmp_path), str(tmp_path / "out"), "participant", "--skip-bids-validation", option, "07"]
-    assert main(arguments) == 2
-    assert "has no sub-07" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["segmnet"], "midiff: error: argument COMMAND: invalid choice: 'segmnet' (choose from "),
-        (["--verson", "info"], "midiff: error: unknown argument --verson: did you mean --version? See `midiff --he"),
-        (["segment", "a.nii.gz"], "midiff: error: the following arguments are required: -o/--output. See `midiff seg"),
-        (["segment", "a.nii.gz", "-o", "out", "--sed", "1"], "midiff: error: unknown argument --sed: did you mean --s"),
-        (["batch", "in", "-o", "out", "--probabilty"], "unknown argument --probabilty: did you mean --probability? "),
-        (["segment", "a.nii.gz", "-o", "out", "--fsat=1"], "unknown argument --fsat: did you mean --fast? See `midif"),
-        (["bids", "in", "out"], "arguments are required: {participant,group}. See `midiff bids --help`."),
-        (["compare", "a", "b", "c", "-o", "out"], "midiff: error: unknown argument c. See `midiff compare --help`."),
-        (["segment", "a.nii.gz", "-o", "out", "--steps", "two"], "argument --steps: invalid int value: 'two'. See `m"),
-        (["segment", "a.nii.gz", "-o", "out", "-v", "-q"], "-q/--quiet: not allowed with argument -v/--verbose. See "),
-    ],
-)
-def test_a_wrong_argument_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    printed = capsys.readouterr()
-    assert message in printed.err and printed.err.startswith("midiff: error: ")
-    assert printed.err.count("\n") == 1 and printed.err.endswith("--help`.\n") and printed.out == ""
-
-
-@pytest.mark.parametrize("overrides", [[], ["--dataset_dir", "nowhere"], ["--dataset_dir=nowhere", "--max_epochs=2"]])
-def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "t1_brain_segmentation", *overrides]) == 2
-    assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
-
-
-def test_incomplete_training_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["train", "t1_brain_segmentation", "--dataset_dir", str(tmp_path)]
-    (tmp_path / "A_T1.nii.gz").touch()
-    assert main(command) == 2
-    assert "A_T1_DLMUSE.nii.gz: does not exist" in capsys.readouterr().err
-    (tmp_path / "A_T1_DLMUSE.nii.gz").touch()
-    assert main([*command, "--validation_subjects", "1"]) == 2
-    assert "holds 1 T1w, and 1 are reserved for validation" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("name", ["segment", "batch"])
 def test_an_empty_argument_is_not_the_current_folder(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -295,32 +243,6 @@ def test_a_version_that_cannot_be_read_is_one_line(own_bundles: Path, capsys: py
     assert main(["--version"]) == 2
     error = capsys.readouterr().err
     assert "metadata.json: cannot be read" in error and error.count("\n") == 1
-
-
-def test_train_prints_and_runs_the_command_of_the_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 3)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    for name in "ABCDEFG":
-        (tmp_path / f"{name}_T1.nii.gz").touch()
-        (tmp_path / f"{name}_T1_DLMUSE.nii.gz").touch()
-    overrides = ["--max_epochs", "2", "--dataset_dir", str(tmp_path)]
-    assert main(["train", "t1_brain_segmentation", *overrides]) == 3, "the exit code is that of the training"
-    (command,) = commands
-    assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
-    options = dict(zip(command[4::2], command[5::2], strict=True))
-    root = resources.bundle_root("t1_brain_segmentation")
-    assert options.pop("--max_epochs") == "2" and options.pop("--bundle_root") == str(root)
-    assert options.pop("--dataset_dir") == str(tmp_path)
-    files = {"--config_file": "train.yaml", "--meta_file": "metadata.json", "--logging_file": "logging.conf"}
-    assert options == {option: str(root / "configs" / name) for option, name in files.items()}
-    assert shlex.split(capsys.readouterr().out) == command
 
 
 @pytest.mark.parametrize(
