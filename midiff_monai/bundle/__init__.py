@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "bundle": ["Bundle", "open_bundle"],
         "conversion": ["convert_checkpoint", "convert_state", "unet_arguments"],
-        "loading": ["CheckIntensityRanged", "InputVolumes", "LoadVolumed"],
+        "loading": ["CheckIntensityRanged", "InputVolumes", "LoadSegmentationd", "LoadVolumed"],
         "resources": ["read_metadata"],
         "saving": ["SaveWithSourceHeaderd"],
         "weights": ["load_matching_weights", "load_weights", "save_state", "save_weights"],

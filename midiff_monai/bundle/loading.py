@@ -16,8 +16,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
+from midiff_monai.io.outputs import lesions_beside
 from midiff_monai.io.slices import is_slice, read_image
 from midiff_monai.io.volumes import check_intensity_range, reading_warnings
+from midiff_monai.labels import LESIONS
 from midiff_monai.transforms.meta import as_plain_tensor, file_of
 
 _logger = logging.getLogger(__name__)
@@ -55,6 +57,22 @@ class LoadVolumed(MapTransform):
             meta |= {"filename_or_obj": str(path)}
             voxels = torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)[None])
             result[key] = MetaTensor(voxels, affine=torch.from_numpy(image.affine), meta=meta)
+        return result
+
+
+class LoadSegmentationd(LoadVolumed):
+    """Load label maps of `midiff segment`. The lesions of the mask beside a map get the id of `labels.LESIONS`.
+
+    Args:
+        keys: paths of label maps, `X_dseg.nii.gz`. They become MetaTensors (1, X, Y, Z), float32.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load the label maps of a sample."""
+        result = super().__call__(data)
+        for key in self.key_iterator(result):
+            if (mask := lesions_beside(Path(data[key]))).exists():
+                result[key][np.asarray(read_image(mask).dataobj)[None] > 0] = LESIONS.id
         return result
 
 

@@ -17,6 +17,7 @@ from monai.transforms import Compose
 
 from midiff_monai.bundle.choice import TRANSLATION
 from midiff_monai.bundle.resources import bundle_root, read_metadata
+from midiff_monai.bundle.segmented import training_items
 from midiff_monai.bundle.target_plan import TargetPlan
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.headers import times
@@ -74,8 +75,8 @@ def make_bundle(
         The number of volumes.
 
     Raises:
-        InputError: there are too few volumes, their names mix modalities, one of them cannot be trained on, or slices
-            have different sizes.
+        InputError: there are too few volumes, their names mix modalities, one of them cannot be trained on or has no
+            result, or slices have different sizes.
         OutputError: the folder is not empty, or cannot be written. Nothing is made in any of these cases.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -85,7 +86,8 @@ def make_bundle(
     of_slices = is_slice_name(volumes[0])
     plan = plan.completed(of_slices)
     train = _training(plan, data, len(volumes), of_slices)
-    shapes, prepared = _shapes(train, progress(volumes), plan)
+    items = _items(volumes, plan)
+    shapes, prepared = _shapes(train, progress(volumes), items, plan)
     train["slice_size"] = _slice_size(prepared, plan)
     size = _image_size(shapes, data) if of_slices else None
     make_folder(folder.absolute().parent)
@@ -124,16 +126,24 @@ def _check_number_and_names(volumes: Sequence[Path], data: str) -> None:
 
 def _training(plan: TargetPlan, data: str, count: int, of_slices: bool) -> dict[str, Any]:
     """The configuration of the training, with the ids of the plan first. Ids that the overlay sets to null are gone."""
-    names = ["train.yaml", "unlabelled.yaml"] + ["slices.yaml"] * of_slices
+    names = ["train.yaml", "unlabelled.yaml"] + ["slices.yaml"] * of_slices + ["segmented.yaml"] * bool(plan.segmented)
     merged = ConfigParser.load_config_files([str(bundle_root(TRANSLATION) / "configs" / name) for name in names])
     own = {"dataset_dir": str(Path(data).absolute()), "validation_subjects": max(1, count // VOLUMES_PER_VALIDATION)}
+    own |= {"results_dir": str(plan.segmented.absolute())} if plan.segmented else {}
     own |= plan.grid | {"slice_size": merged["slice_size"]} | plan.intensities
     shared = {name: value for name, value in merged.items() if value is not None}
     return {"imports": shared["imports"], "bundle_root": shared["bundle_root"]} | own | shared | own
 
 
+def _items(volumes: Sequence[Path], plan: TargetPlan) -> dict[Path, dict[str, str]]:
+    """Volume → its item of the data list."""
+    files = [str(volume) for volume in volumes]
+    items = training_items(files, str(plan.segmented)) if plan.segmented else [{"image": file} for file in files]
+    return dict(zip(volumes, items, strict=True))
+
+
 def _shapes(
-    train: dict[str, Any], volumes: Iterable[Path], plan: TargetPlan
+    train: dict[str, Any], volumes: Iterable[Path], items: dict[Path, dict[str, str]], plan: TargetPlan
 ) -> tuple[dict[Path, tuple[int, ...]], list[tuple[int, ...]]]:
     """Shapes of the volumes, and of their objects on the network's grid. All of them are read before one is refused."""
     prepare = Compose(ConfigParser(train).get_parsed_content("train#deterministic_transforms"))
@@ -143,7 +153,7 @@ def _shapes(
             image = read_image(volume)
             check_intensity_range(image, volume, "" if plan.window else "MR")
             shapes[volume] = image.shape
-            prepared.append(_prepared_shape(prepare, volume))
+            prepared.append(_prepared_shape(prepare, items[volume]))
         except InputError as error:
             faults.append(error)
     if faults:
@@ -152,9 +162,9 @@ def _shapes(
     return shapes, prepared
 
 
-def _prepared_shape(prepare: Compose, volume: Path) -> tuple[int, ...]:
+def _prepared_shape(prepare: Compose, item: dict[str, str]) -> tuple[int, ...]:
     try:
-        return tuple(prepare({"image": str(volume)})["image"].shape[1:])
+        return tuple(prepare(item)["image"].shape[1:])
     except RuntimeError as error:  # MONAI wraps the errors of transforms
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from midiff_monai.errors import InputError
@@ -29,9 +30,11 @@ class TargetPlan:
         slices: a key of `AXES`, for volumes alone. None cuts axial slices.
         window: the intensities that become 0 and 1, for an absolute scale such as HU. None takes percentiles of the
             foreground of each volume.
+        segmented: folder of the results of `midiff batch` for volumes of brains. The random contrasts are made from the
+            synthetic T1w and the tissues there. None makes them from the intensities of the volumes.
 
     Raises:
-        InputError: the name cannot be part of a file name, or a number is out of range.
+        InputError: the name cannot be part of a file name, a number is out of range, or the anatomy is not segmented.
     """
 
     target: str
@@ -39,6 +42,7 @@ class TargetPlan:
     spacing: Sequence[float] | None = None
     slices: str | None = None
     window: tuple[float, float] | None = None
+    segmented: Path | None = None
 
     def __post_init__(self) -> None:
         if not TARGET.fullmatch(self.target):
@@ -47,15 +51,19 @@ class TargetPlan:
             raise InputError("--spacing", f"is {_text(self.spacing)}", "Give sides from 0.1 to 20")
         if self.window and self.window[0] >= self.window[1]:
             raise InputError("--window", f"is {_text(self.window)}", "Give the lower intensity first")
+        if self.segmented and self.anatomy != "brain":
+            raise InputError("--segmented", "holds tissues of brains", "Leave it out, or choose --anatomy brain")
 
     def completed(self, of_slices: bool) -> TargetPlan:
         """The plan with its defaults for volumes or for slices, and three sides of a voxel.
 
         Raises:
-            InputError: the number of sides is wrong, or slices are to be cut from slices.
+            InputError: the number of sides is wrong, or an option needs volumes.
         """
         if of_slices and self.slices:
             raise InputError("--slices", "has no effect: each file is a slice already", "Leave it out")
+        if of_slices and self.segmented:
+            raise InputError("--segmented", "needs volumes: slices are not segmented", "Leave it out")
         sides = list(self.spacing or (SLICE_SPACING if of_slices else VOLUME_SPACING_MM))
         count = 2 if of_slices else 3
         if len(sides) not in (1, count):

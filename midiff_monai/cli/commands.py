@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+TARGET_OPTIONS = ("target", "anatomy", "spacing", "slices", "window", "segmented")
+"""Options of `midiff init` that are attributes of a `TargetPlan`."""
+
 
 def task_from(arguments: argparse.Namespace) -> Task:
     """The task that the arguments of a command describe."""
@@ -175,7 +178,7 @@ def _init(arguments: argparse.Namespace) -> int:
     from midiff_monai.bundle.presets import preset_pattern, preset_plan
     from midiff_monai.bundle.target_plan import TargetPlan
 
-    given = {name: getattr(arguments, name) for name in ("target", "anatomy", "spacing", "slices", "window")}
+    given = {name: getattr(arguments, name) for name in TARGET_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     data = arguments.data
     if arguments.preset:

@@ -157,6 +157,12 @@ def _add_init(commands: Any) -> None:
         metavar=("LOW", "HIGH"),
         help="intensities on an absolute scale, such as HU, that become 0 and 1 (default: percentiles of each volume)",
     )
+    init.add_argument(
+        "--segmented",
+        type=Path,
+        metavar="RESULTS",
+        help="results of `midiff batch` for the same volumes, of brains: the training then knows tissues and lesions",
+    )
     _add_threads(init)
 
 

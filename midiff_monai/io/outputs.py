@@ -129,6 +129,13 @@ def output_paths(input: str | Path, out_dir: str | Path, target: str = DEFAULT_T
     return named_outputs(volume_stem(input), out_dir, target, suffix)
 
 
+def lesions_beside(segmentation: Path) -> Path:
+    """Name the mask of the lesions beside a label map of the same volume. It need not exist."""
+    suffixes = {output.role: output.suffix for output in OUTPUTS}
+    stem = segmentation.name.removesuffix(suffixes["segmentation"])
+    return named_outputs(stem, segmentation.parent).lesions
+
+
 def named_outputs(
     stem: str, out_dir: str | Path, target: str = DEFAULT_TARGET, suffix: str = VOLUME_SUFFIX
 ) -> OutputPaths:

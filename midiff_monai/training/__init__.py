@@ -29,6 +29,7 @@ from midiff_monai.training.prepare_batch import LMIPrepareBatch
 from midiff_monai.training.regions import Region
 from midiff_monai.training.simulated_scan import RandSimulateScand
 from midiff_monai.training.simulated_t1 import RandSimulateT1wd
+from midiff_monai.training.tissue_t1w import TissueT1wd
 from midiff_monai.training.two_scale import TwoScaleLoss, TwoScaleNetwork, TwoScalePrepareBatch
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Region",
     "ReseedHandler",
     "SobolevLoss",
+    "TissueT1wd",
     "TwoScaleLoss",
     "TwoScaleNetwork",
     "TwoScalePrepareBatch",

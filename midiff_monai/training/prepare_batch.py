@@ -51,6 +51,7 @@ class LMIPrepareBatch(PrepareBatch):
         self_conditioning_prob: probability that the network makes two passes and receives the conditional means of its
             first estimate (self-conditioning).
         image_range: values of the network's images that stand for the intensities 0 and 1.
+        origin_key: the volume that the random contrasts are made from: the target, or a T1w on its grid.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class LMIPrepareBatch(PrepareBatch):
         timestep_power: float = 4.0,
         self_conditioning_prob: float = 0.7,
         image_range: Sequence[float] = (-1.0, 1.0),
+        origin_key: str = "image",
     ) -> None:
         self.scheduler, self.contrast_randomizer, self.context = scheduler, contrast_randomizer, context
         self.skull_strip_prob, self.multiple = skull_strip_prob, multiple
         self.timestep_power, self.self_conditioning_prob = timestep_power, self_conditioning_prob
-        self.image_range = tuple(image_range)
+        self.image_range, self.origin_key = tuple(image_range), origin_key
 
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
@@ -77,10 +79,12 @@ class LMIPrepareBatch(PrepareBatch):
 
         target = batch("image")
         regions = batch("regions") if self.contrast_randomizer else target
+        origin = batch(self.origin_key)
         if torch.rand(()) < self.skull_strip_prob:
             target = skull_strip(target, batch("signed_distance").to(target))
-        target, regions = crop_to_foreground(target, regions, self.multiple)
-        contrast = self.contrast_randomizer(target, regions) if self.contrast_randomizer else target
+        origin = origin * (target > 0)
+        target, origin, regions = crop_to_foreground(target, origin, regions, multiple=self.multiple)
+        contrast = self.contrast_randomizer(origin, regions) if self.contrast_randomizer else origin
         source, (low, high) = inner_slices(contrast, self.context, self.context), self.image_range
         images = low + (high - low) * inner_slices(target, 0, self.context)
         noise = torch.randn_like(images)
@@ -123,9 +127,12 @@ def skull_strip(images: torch.Tensor, distances: torch.Tensor, cerebrum_only_pro
     return images * (chosen > margins.to(distances))
 
 
-def crop_to_foreground(target: torch.Tensor, regions: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crop slabs (B, 1, X, Y, Z) within slices to their smallest common box, with sides that are multiples."""
+def crop_to_foreground(target: torch.Tensor, *others: torch.Tensor, multiple: int) -> tuple[torch.Tensor, ...]:
+    """Crop slabs (B, 1, X, Y, Z) within slices to the smallest common box of the first ones' foreground.
+
+    The sides of the box are multiples.
+    """
     rows, columns, _ = foreground_box(target.amax(dim=(0, 1)), multiple)
     if rows.start == rows.stop:
         rows = columns = slice(0, multiple)
-    return target[:, :, rows, columns].contiguous(), regions[:, :, rows, columns].contiguous()
+    return tuple(slab[:, :, rows, columns].contiguous() for slab in (target, *others))

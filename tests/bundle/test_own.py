@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.bundle import ConfigParser, ConfigWorkflow
-from small_targets import write_targets, write_volume
+from monai.bundle import ConfigParser
+from small_targets import workflow, write_targets, write_volume
 
 from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.bundle.choice import TRANSLATION
@@ -35,21 +35,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = TargetPlan("FLAIR", spacing=(2.0, 3.0, 4.0), slices="coronal")
     make_bundle(folder / "flair", str(write_targets(folder / "data", count=4)), plan)
     return folder / "flair"
-
-
-def workflow(root: Path, kind: str, **overrides: Any) -> ConfigWorkflow:
-    configs = root / "configs"
-    flow = ConfigWorkflow(
-        config_file=str(configs / ("train.yaml" if kind == "train" else "inference.yaml")),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        workflow_type=kind,
-        bundle_root=str(root),
-        init_id="nothing",
-        **overrides,
-    )
-    flow.initialize()
-    return flow
 
 
 @pytest.mark.parametrize("kind", ["train", "inference"])

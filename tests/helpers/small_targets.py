@@ -1,11 +1,13 @@
-"""Small volumes of a target modality, for tests of bundles of one's own."""
+"""Small volumes of a target modality, and the configuration of a bundle of one's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.bundle import ConfigWorkflow
 from synthetic_images import smooth_pattern
 
 
@@ -25,3 +27,19 @@ def write_targets(folder: Path, contrast: str = "FLAIR", count: int = 3) -> Path
     for number in range(count):
         write_volume(folder / f"sub-{number}_{contrast}.nii.gz", seed=number)
     return folder
+
+
+def workflow(root: Path, kind: str, **overrides: Any) -> ConfigWorkflow:
+    """Open the configuration of a bundle of one's own."""
+    configs = root / "configs"
+    flow = ConfigWorkflow(
+        config_file=str(configs / ("train.yaml" if kind == "train" else "inference.yaml")),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(root),
+        init_id="nothing",
+        **overrides,
+    )
+    flow.initialize()
+    return flow

@@ -196,7 +196,7 @@ def test_crop_keeps_the_foreground_of_all_slabs(box: tuple[tuple[int, int], tupl
     target = torch.zeros(2, 1, 32, 48, 3)
     target[0, 0, x : x + width, y, 1] = 0.5
     target[1, 0, x, y : y + height, 2] = 0.25
-    cropped, brain = crop_to_foreground(target, target > 0, multiple)
+    cropped, brain = crop_to_foreground(target, target > 0, multiple=multiple)
     assert cropped.sum() == target.sum() and torch.equal(brain, cropped > 0)
     extents = (min(width, 32 - x), height)
     assert cropped.shape == (2, 1, *(-(-extent // multiple) * multiple for extent in extents), 3)
