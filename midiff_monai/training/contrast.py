@@ -121,6 +121,8 @@ class ContrastRandomizer(RandomContrast):
         level_std: as for `RandomContrast`.
         structure_std: standard deviation of a structure's own intensity offset. Iron, for example, darkens the putamen
             in T2w and not in T1w.
+        lesion_region: value of the white matter lesions in the region maps. They get an intensity of their own, see
+            `draw_lesion`. None changes nothing.
         bias: as for `RandomContrast`.
         blur: as for `RandomContrast`.
         through_plane_blur: as for `RandomContrast`.
@@ -135,6 +137,7 @@ class ContrastRandomizer(RandomContrast):
         mixing_prob: float = 0.1,
         level_std: float = 0.1,
         structure_std: float = 0.1,
+        lesion_region: int | None = None,
         bias: float = 0.4,
         blur: float = 0.7,
         through_plane_blur: float = 1.2,
@@ -143,10 +146,17 @@ class ContrastRandomizer(RandomContrast):
         super().__init__(mixing_prob, level_std, bias, blur, through_plane_blur, noise)
         self.tissue_order_probs = torch.tensor(tissue_order_probs)
         self.csf_gm_overlap_prob, self.gm_wm_overlap_prob = csf_gm_overlap_prob, gm_wm_overlap_prob
-        self.structure_std = structure_std
+        self.structure_std, self.lesion_region = structure_std, lesion_region
 
     def _remap_inside(self, target: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         levels = self.draw_levels()
+        remapped = self._remap_structures(target, regions, levels)
+        if self.lesion_region is None:
+            return remapped
+        share = gaussian_blur((regions == self.lesion_region).to(target), [0.6, 0.6, 0.6])
+        return torch.lerp(remapped, draw_lesion(levels).to(target), share)
+
+    def _remap_structures(self, target: torch.Tensor, regions: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         at_boundary = regions == Region.VENTRICLE_BOUNDARY
         remapped = torch.where(at_boundary, remap(target, without_cortex(levels)), remap(target, levels))
         offsets = self.structure_std * torch.randn(int(regions.amax()) + 1, device=target.device)
@@ -172,6 +182,17 @@ class ContrastRandomizer(RandomContrast):
         levels = torch.stack([ends[0], csf, cortex, deep, white, ends[1]]).clamp(0.02, 1)
         # in proton density all tissues lie in a narrow band, far above air
         return levels * contrast + (1 - contrast) * torch.rand(())
+
+
+def draw_lesion(levels: torch.Tensor) -> torch.Tensor:
+    """Draw the intensity (1,) of white matter lesions, given those of `T1_KNOTS`.
+
+    Its distance from white matter is a multiple of that of cortex: 0 to 1.4 if cortex is darker than white matter, as
+    in T1w, and 0.8 to 3 otherwise, as in PD, T2w and FLAIR.
+    """
+    cortex, white = levels[2], levels[4]
+    low, high = (0.0, 1.4) if cortex < white else (0.8, 3.0)
+    return (white + torch.empty(1).uniform_(low, high) * (cortex - white)).clamp(0.02, 1)
 
 
 @contextmanager

@@ -23,10 +23,6 @@ FLUID, CORTEX, WHITE_MATTER = T1_KNOTS[1], T1_KNOTS[2], T1_KNOTS[4]
 TISSUES = (GROUPS["cerebrospinal fluid"], GROUPS["cortex"], GROUPS["white matter"])
 """FreeSurfer ids of the tissues whose intensities are stretched, from dark to bright in T1w."""
 
-LESION = 0.46
-"""Intensity of white matter lesions, between fluid and cortex. A random contrast is linear between tissues: lesions
-become brighter than cortex if fluid is the brightest tissue, and about as bright as cortex otherwise."""
-
 MIN_FOREGROUND = 0.01
 
 BLUR = 0.5
@@ -37,9 +33,9 @@ class TissueT1wd(MapTransform):
     """Give synthetic T1w the contrast of a real one, by their segmentation.
 
     The synthetic T1w of a scan with little contrast, such as a FLAIR, has little contrast between cortex and white
-    matter too, and shows lesions as white matter. Its intensities are stretched, so that the medians of fluid, cortex
-    and white matter are those of `T1_KNOTS`. The result is averaged with a T1w in which each structure has its mean
-    intensity. Lesions become as dark as cortex.
+    matter too. Its intensities are stretched, so that the medians of fluid, cortex and white matter are those of
+    `T1_KNOTS`. The result is averaged with a T1w in which each structure has its mean intensity. Lesions are white
+    matter here; `ContrastRandomizer` gives them an intensity of their own.
 
     Args:
         keys: synthetic T1w (1, X, Y, Z) in [0, 1], 0 in the background.
@@ -81,8 +77,6 @@ def clear_tissues(volume: NDArray[np.float32], labels: NDArray[np.int64], median
     share = ndimage.gaussian_filter((means > 0).astype(np.float32), BLUR)
     drawn = ndimage.gaussian_filter(means, BLUR) / np.maximum(share, MIN_FOREGROUND)
     mixed = np.where(share > 0.5, (stretched + drawn) / 2, stretched)
-    lesions = ndimage.gaussian_filter((labels == LESIONS.id).astype(np.float32), BLUR)
-    mixed += lesions * (LESION - mixed)
     return np.where(volume > 0, np.maximum(mixed, MIN_FOREGROUND), 0).astype(np.float32)
 
 
@@ -91,5 +85,5 @@ def structure_means() -> NDArray[np.float32]:
     means = np.zeros(max(FREESURFER_IDS + (LESIONS.id,)) + 1, np.float32)
     for label in FREESURFER_IDS[1:]:
         means[label] = max(MEANS[RIGHT_TO_LEFT.get(label, label)], FLUID)
-    means[LESIONS.id] = LESION
+    means[LESIONS.id] = WHITE_MATTER
     return means

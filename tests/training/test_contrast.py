@@ -22,6 +22,7 @@ from midiff_monai.training.contrast import (
     smooth_field,
     without_cortex,
 )
+from midiff_monai.training.regions import Region
 
 seeds = st.integers(0, 2**31)
 
@@ -237,3 +238,19 @@ def test_validation_contrasts_depend_on_seed_and_file_name_only() -> None:
 
     assert torch.equal(of_file("here/a.nii.gz"), of_file("there/a.nii.gz"))
     assert not torch.allclose(of_file("a.nii.gz"), of_file("b.nii.gz"), atol=0.05)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lesions_leave_white_matter_on_the_side_of_cortex(seed: int) -> None:
+    target = torch.full((1, 1, 12, 12, 12), 0.7)
+    target[:, :, :4] = 0.5
+    regions = torch.full_like(target, Region.BRAIN)
+    regions[:, :, 8:] = Region.FIRST_STRUCTURE
+    exact = {"level_std": 0.0, "mixing_prob": 0.0, "bias": 0.0, "noise": 0.0, "blur": 0.0, "through_plane_blur": 0.0}
+    randomizer = ContrastRandomizer(lesion_region=Region.FIRST_STRUCTURE, structure_std=0.0, **exact)
+    torch.manual_seed(seed)
+    source = randomizer(target, regions)[0, 0]
+    cortex, white, lesion = (float(source[x].mean()) for x in (1, 6, 10))
+    ratio = (lesion - white) / (cortex - white)
+    assert -0.01 <= ratio <= (1.41 if cortex < white else 3.01)
+    assert ratio > (-0.01 if cortex < white else 0.3)  # clipped to [0, 1]
