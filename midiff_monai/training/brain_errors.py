@@ -63,13 +63,17 @@ class RandBrainErrord(Randomizable, MapTransform):
 class RandFalseBraind(Randomizable, MapTransform):
     """Add false brain outside the skull to a depth in the brain, at random, as a segmentation does in the neck.
 
-    Each piece is an ellipsoid with its centre outside the brain, most often below the middle of it.
+    The false brain is either in pieces or a continuation of the lowest part of the brain into the neck. A piece is an
+    ellipsoid with its centre outside the brain, most often below the middle of it.
 
     Args:
         keys: depths (1, X, Y, Z), as of `depth_in_brain`, in RAS.
         most_pieces: largest number of pieces.
         radii: range of the half axes in voxels.
         below_prob: probability that a piece lies below the middle of the brain.
+        continuation_prob: probability that the false brain is a continuation.
+        height: range of the height of the part that continues, in voxels.
+        length: range of the length of the continuation, in voxels.
         prob: probability of false brain.
     """
 
@@ -79,10 +83,14 @@ class RandFalseBraind(Randomizable, MapTransform):
         most_pieces: int = 4,
         radii: tuple[float, float] = (2.0, 14.0),
         below_prob: float = 0.8,
-        prob: float = 0.5,
+        continuation_prob: float = 0.5,
+        height: tuple[int, int] = (2, 14),
+        length: tuple[int, int] = (2, 16),
+        prob: float = 0.6,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.most_pieces, self.radii, self.below_prob, self.prob = most_pieces, radii, below_prob, prob
+        self.continuation_prob, self.height, self.length = continuation_prob, height, length
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Change the depths of a sample."""
@@ -90,10 +98,23 @@ class RandFalseBraind(Randomizable, MapTransform):
         for key in self.key_iterator(result):
             depth = as_plain_tensor(result[key])
             if self.R.random() < self.prob and (depth > SURFACE).any():
-                for _ in range(self.R.randint(1, self.most_pieces + 1)):
-                    depth = torch.maximum(depth, self._piece(as_plain_tensor(result[key])[0]))
+                depth = torch.maximum(depth, self._false_brain(depth[0]))
             result[key] = depth
         return result
+
+    def _false_brain(self, depth: torch.Tensor) -> torch.Tensor:
+        """The depth (X, Y, Z) in false brain beside the brain of `depth`."""
+        if self.R.random() < self.continuation_prob:
+            return self._continuation(depth)
+        return torch.stack([self._piece(depth) for _ in range(self.R.randint(1, self.most_pieces + 1))]).amax(0)
+
+    def _continuation(self, depth: torch.Tensor) -> torch.Tensor:
+        """The depth (X, Y, Z) in the lowest part of the brain and below it, as if the part reached further down."""
+        lowest = int((depth > SURFACE).any(dim=0).any(dim=0).nonzero()[0])
+        part = depth.clone()
+        part[..., lowest + self.R.randint(self.height[0], self.height[1] + 1) :] = 0
+        length = self.R.randint(self.length[0], self.length[1] + 1)
+        return F.max_pool1d(F.pad(part, (0, length)), length + 1, stride=1)
 
     def _piece(self, depth: torch.Tensor) -> torch.Tensor:
         """The depth (X, Y, Z) in one ellipsoid near the brain of `depth`."""

@@ -139,3 +139,16 @@ def test_false_brain_lies_below_the_brain_and_leaves_the_brain() -> None:
     assert sum(bool(each.any()) for each in added) > 15
     assert np.mean([float(each[..., :40].sum() / each.sum().clamp(min=1)) for each in added]) > 0.8
     assert torch.equal(RandFalseBraind("depth", prob=0.0)({"depth": depth})["depth"], depth)
+
+
+def test_a_continuation_of_the_brain_reaches_straight_down() -> None:
+    places = np.indices((48, 48, 64)) - np.array([23.5, 23.5, 40])[:, None, None, None]
+    brain = np.linalg.norm(places, axis=0) < 14
+    depth = depth_in_brain(brain)[None]
+    change = RandFalseBraind("depth", continuation_prob=1.0, height=(6, 6), length=(8, 8), prob=1.0)
+    added = (change({"depth": depth})["depth"][0] > 0.5).numpy() & (depth[0] <= 0.5).numpy()
+    lowest = int(brain.any(axis=(0, 1)).argmax())
+    expected = np.zeros_like(brain)
+    for shift in range(1, 9):
+        expected[..., : lowest + 6 - shift] |= brain[..., shift : lowest + 6]
+    np.testing.assert_array_equal(added, expected & ~brain)
