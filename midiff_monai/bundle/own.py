@@ -54,10 +54,15 @@ A bundle of one's own, made by `midiff init` from `t1_lmi_translation`. It trans
 | `pixdim`, `axis`, `mirror` | voxel size in {unit}; slicing axis; left and right alike. `inference.yaml` has the same |
 | `slice_size` | voxels of a training slice, multiples of 16 |
 | `scale_target` | percentiles or window of the intensities of the target |
-| `tissue_classes`, `contrast_randomizer` | classes of intensities, and their random contrasts |
+{contrasts}
 
 Add to this page: the data, their terms (`docs/data_license.txt`), and what the bundle was tested on.
 """
+
+
+OF_CLASSES = "| `tissue_classes`, `contrast_randomizer` | classes of intensities, and their random contrasts |"
+
+OF_TISSUES = "| `results_dir`, `contrast_randomizer` | results of `midiff batch`, random contrasts of their tissues |"
 
 
 def make_bundle(
@@ -210,9 +215,9 @@ def _write(root: Path, name: str, plan: TargetPlan, train: dict[str, Any], size:
     _write_yaml(root / "configs" / "train.yaml", train, f"Trains the {plan.target} prior without labels.")
     metadata = json.dumps(_metadata(template, plan, size), indent=4, ensure_ascii=False)
     (root / "configs" / "metadata.json").write_text(metadata + "\n", encoding="utf-8")
-    (root / "docs" / "README.md").write_text(
-        README.format(target=plan.target, folder=name, kind=kind, suffix=suffix, unit=unit), encoding="utf-8"
-    )
+    words = {"target": plan.target, "folder": name, "kind": kind, "suffix": suffix, "unit": unit}
+    readme = README.format(**words, contrasts=OF_TISSUES if plan.segmented else OF_CLASSES)
+    (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text("State the source and the terms of the training data here.\n")
 
 

@@ -21,8 +21,10 @@ def training_items(volumes: Sequence[str], results: str) -> list[dict[str, str]]
         results: folder of the results of `midiff batch` for these volumes. Subfolders are searched.
 
     Raises:
-        InputError: a volume has no result, or several, or one without a synthetic T1w.
+        InputError: the folder does not exist, or a volume has no result, or several, or one without a synthetic T1w.
     """
+    if not Path(results).is_dir():
+        raise InputError(results, "is no folder", HINT)
     found = results_by_stem(Path(results))
     items = []
     for volume in volumes:

@@ -79,6 +79,8 @@ def test_results_that_are_missing_or_ambiguous_are_named(tmp_path: Path) -> None
     (results / "again" / "1_FLAIR_dseg.nii.gz").touch()
     with pytest.raises(InputError, match="several segmentations of 1_FLAIR"):
         training_items(volumes[1:], str(results))
+    with pytest.raises(InputError, match="nowhere.*no folder"):
+        training_items(volumes, str(tmp_path / "nowhere"))
 
 
 def test_lesions_beside_a_label_map_become_a_label(brains: tuple[Path, Path]) -> None:
@@ -100,6 +102,8 @@ def test_sources_are_made_from_the_t1w_and_targets_from_the_volume(
     data, results = brains
     plan = TargetPlan("FLAIR", spacing=[4.0], slices=slices, segmented=results)
     make_bundle(tmp_path / "flair", str(data), plan)
+    readme = (tmp_path / "flair" / "docs" / "README.md").read_text()
+    assert "results_dir" in readme and "tissue_classes" not in readme
     parser = workflow(tmp_path / "flair", "train", volumes_per_batch=2, slices_per_volume=2).parser
     assert isinstance(parser, ConfigParser)
     batch = next(iter(parser.get_parsed_content("train#dataloader")))
