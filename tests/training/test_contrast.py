@@ -246,7 +246,9 @@ def test_lesions_leave_white_matter_on_the_side_of_cortex(seed: int) -> None:
     target[:, :, :4] = 0.5
     regions = torch.full_like(target, Region.BRAIN)
     regions[:, :, 8:] = Region.FIRST_STRUCTURE
-    exact = {"level_std": 0.0, "mixing_prob": 0.0, "bias": 0.0, "noise": 0.0, "blur": 0.0, "through_plane_blur": 0.0}
+    exact: dict[str, Any] = dict.fromkeys(
+        ("level_std", "mixing_prob", "bias", "noise", "blur", "through_plane_blur"), 0.0
+    )
     randomizer = ContrastRandomizer(lesion_region=Region.FIRST_STRUCTURE, structure_std=0.0, **exact)
     torch.manual_seed(seed)
     source = randomizer(target, regions)[0, 0]
