@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.outputs import lesions_beside
+from midiff_monai.io.outputs import outputs_beside
 from midiff_monai.io.slices import is_slice, read_image
 from midiff_monai.io.volumes import check_intensity_range, reading_warnings
 from midiff_monai.labels import LESIONS
@@ -71,7 +71,7 @@ class LoadSegmentationd(LoadVolumed):
         """Load the label maps of a sample."""
         result = super().__call__(data)
         for key in self.key_iterator(result):
-            if (mask := lesions_beside(Path(data[key]))).exists():
+            if (mask := outputs_beside(Path(data[key])).lesions).exists():
                 result[key][np.asarray(read_image(mask).dataobj)[None] > 0] = LESIONS.id
         return result
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.outputs import OutputPaths, named_outputs
+from midiff_monai.io.outputs import SEGMENTATION_SUFFIX, OutputPaths, outputs_beside
 from midiff_monai.io.paths import volume_stem
 
 HINT = "Make the results of all volumes with: midiff batch DATA -o RESULTS"
@@ -29,18 +29,15 @@ def training_items(volumes: Sequence[str], results: str) -> list[dict[str, str]]
     items = []
     for volume in volumes:
         paths = _result_of(Path(volume), found, Path(results))
-        maps = dict.fromkeys(("label", "regions", "signed_distance"), str(paths.segmentation))
-        items.append({"image": volume, "t1w": str(paths.synthetic)} | maps)
+        items.append({"image": volume, "t1w": str(paths.synthetic), "label": str(paths.segmentation)})
     return items
 
 
 def results_by_stem(folder: Path) -> dict[str, list[OutputPaths]]:
     """Stem of a volume → the files of its results, in a folder and its subfolders."""
-    suffix = named_outputs("", folder).segmentation.name
     found = defaultdict(list)
-    for path in sorted(folder.rglob(f"*{suffix}")):
-        stem = path.name.removesuffix(suffix)
-        found[stem].append(named_outputs(stem, path.parent))
+    for path in sorted(folder.rglob(f"*{SEGMENTATION_SUFFIX}")):
+        found[path.name.removesuffix(SEGMENTATION_SUFFIX)].append(outputs_beside(path))
     return found
 
 

@@ -33,6 +33,9 @@ class Output:
 VOLUME_SUFFIX = ".nii.gz"
 """Format of the results of a volume."""
 
+SEGMENTATION_SUFFIX = f"_dseg{VOLUME_SUFFIX}"
+"""End of the name of a label map, after the stem of the input."""
+
 DEFAULT_TARGET = "T1w"
 """The target modality of the shipped translation."""
 
@@ -46,7 +49,7 @@ OUTPUTS = (
     Output("synthetic", "_synth{target}.nii.gz", "_desc-synthetic{scan}_{target}.nii.gz", "translation"),
     Output("synthetic_std", "_synth{target}_std.nii.gz", "_desc-synthetic{scan}_std.nii.gz", "translation"),
     Output("synthetic_error", "_synth{target}_error.nii.gz", "_desc-synthetic{scan}_error.nii.gz", "translation"),
-    Output("segmentation", "_dseg.nii.gz", "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
+    Output("segmentation", SEGMENTATION_SUFFIX, "_desc-midiff{scan}_dseg.nii.gz", "segmentation"),
     Output(
         "probability",
         "_desc-probability_probseg.nii.gz",
@@ -129,11 +132,9 @@ def output_paths(input: str | Path, out_dir: str | Path, target: str = DEFAULT_T
     return named_outputs(volume_stem(input), out_dir, target, suffix)
 
 
-def lesions_beside(segmentation: Path) -> Path:
-    """Name the mask of the lesions beside a label map of the same volume. It need not exist."""
-    suffixes = {output.role: output.suffix for output in OUTPUTS}
-    stem = segmentation.name.removesuffix(suffixes["segmentation"])
-    return named_outputs(stem, segmentation.parent).lesions
+def outputs_beside(segmentation: Path) -> OutputPaths:
+    """Name the output files of the input that a label map of midiff belongs to. They need not exist."""
+    return named_outputs(segmentation.name.removesuffix(SEGMENTATION_SUFFIX), segmentation.parent)
 
 
 def named_outputs(

@@ -86,9 +86,7 @@ def test_results_that_are_missing_or_ambiguous_are_named(tmp_path: Path) -> None
 def test_lesions_beside_a_label_map_become_a_label(brains: tuple[Path, Path]) -> None:
     paths = named_outputs("0_FLAIR", brains[1])
     loaded = LoadSegmentationd("label")({"label": str(paths.segmentation)})["label"][0].numpy()
-    stored, lesions = (
-        np.asarray(nib.Nifti1Image.from_filename(path).dataobj) for path in (paths.segmentation, paths.lesions)
-    )
+    stored, lesions = map(voxels, (paths.segmentation, paths.lesions))
     np.testing.assert_array_equal(loaded, np.where(lesions > 0, LESIONS.id, stored))
     paths.lesions.rename(paths.lesions.with_suffix(".away"))
     np.testing.assert_array_equal(LoadSegmentationd("label")({"label": str(paths.segmentation)})["label"][0], stored)
