@@ -65,7 +65,8 @@ def one_by_one(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def assert_all_done(output: Path, one_by_one: dict[str, np.ndarray]) -> None:
-    found = {path.name: np.asarray(image_of(path).dataobj) for path in output.rglob("*_dseg.nii.gz")}
+    """The complete files; one that a killed process has left is hidden."""
+    found = {path.name: np.asarray(image_of(path).dataobj) for path in output.rglob("[!.]*_dseg.nii.gz")}
     assert found.keys() == one_by_one.keys()
     for name, segmentation in found.items():
         np.testing.assert_array_equal(segmentation, one_by_one[name])
