@@ -18,6 +18,8 @@ from table import BASELINES
 
 from midiff_monai.bundle.bundle import Bundle, open_bundle
 from midiff_monai.bundle.choice import SEGMENTATION, TRANSLATION
+from midiff_monai.bundle.resources import bundle_root
+from midiff_monai.bundle.weights import WEIGHTS
 from midiff_monai.evaluation.baselines import LowFrequenciesOfSource, StartFromSource, match_histogram
 from midiff_monai.evaluation.phantom import make_phantom
 from midiff_monai.io.inputs import Job
@@ -41,6 +43,9 @@ BRIGHTNESS = {
     "FLAIR": (CSF, WHITE, GREY),
 }
 """Contrast → tissues from dark to bright."""
+
+PUBLISHED = "lmi_published"
+"""Name of the bundle of the published method."""
 
 CT = "CT"
 """Name of the contrast, and of the modality."""
@@ -94,7 +99,7 @@ def _from_matched(volume: Path, folder: Path, inferer: type, steps: int, **argum
 def published_guide(volume: Path, folder: Path, steps: int = 20, ancestral: int = 0) -> Result:
     """Translate with the published guide and loss (Wang et al.), see baselines/published_guide.yaml.
 
-    U-Net, training data and sampling are not the published ones. The bundle `lmi_published` has these, without weights.
+    U-Net, training data and sampling are not the published ones. `lmi_published` has these.
 
     Args:
         volume: SUBJECT_CONTRAST.nii.gz.
@@ -115,6 +120,11 @@ def published_guide(volume: Path, folder: Path, steps: int = 20, ancestral: int 
     return _translated(volume, folder, open_baseline(TRANSLATION, "published_guide", steps=steps, **settings))
 
 
+def lmi_published(volume: Path, folder: Path, steps: int = 20) -> Result:
+    """Translate with the published method (Wang et al.), the bundle `lmi_published`, sampled by DPM-Solver++."""
+    return segment([volume], folder, bundle=PUBLISHED, sampler="dpm-solver++", steps=steps)[0]
+
+
 def one_step(volume: Path, folder: Path) -> Result:
     """Translate by regression with the same guide, without diffusion, see baselines/one_step_training.yaml."""
     return _translated(volume, folder, open_baseline(TRANSLATION, "one_step", steps=1))
@@ -133,14 +143,17 @@ def real_pairs_weights(volume: Path) -> str:
 def applies(name: str, volume: Path) -> bool:
     """Return whether a method applies to a volume.
 
-    `real_pairs` needs weights that were trained without the subject. `real_t1` needs true labels, because it would
-    otherwise be its own reference. Only `midiff` applies to CT, whose air is below 0.
+    `real_pairs` needs weights that were trained without the subject, and `lmi_published` a trained bundle. `real_t1`
+    needs true labels, because it would otherwise be its own reference. Only `midiff` applies to CT, whose air is
+    below 0.
     """
     match name.partition(":")[0]:
         case method if contrast_of(volume) == CT and method not in ON_T1:
             return method == midiff.__name__
         case "real_pairs":
             return (BASELINES / f"{real_pairs_weights(volume)}.pt").exists()
+        case "lmi_published":
+            return (bundle_root(PUBLISHED) / WEIGHTS).exists()
         case "real_t1":
             return true_labels(volume).exists()
         case _:
@@ -255,6 +268,7 @@ ON_CONTRASTS: dict[str, Method] = {
         inverted_histogram,
         randomised_contrast,
         published_guide,
+        lmi_published,
         one_step,
         sdedit,
         ilvr,

@@ -24,9 +24,11 @@ from table import Table, weights_columns
 from tqdm import tqdm
 from yardstick_scans import Case, Scan, cases
 from yardstick_summary import markdown
+from yardstick_volumes import FOUND_ML, TRUE_ML
 
 from midiff_monai.evaluation.parcellations import NOT_SCORED
-from midiff_monai.evaluation.scores import lesion_shares, region_dice, structure_dice
+from midiff_monai.evaluation.scores import lesion_shares, region_dice, region_volumes, structure_dice
+from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.pipeline.result import Result
 from midiff_monai.pipeline.run import segment
 
@@ -68,11 +70,14 @@ def score(result: Result, scan: Scan) -> dict[tuple[str, str], float]:
     found, truth = labels_on_grid(labels, scan.truth) * counted, truth * counted
     dices = region_dice(found, truth) | (structure_dice(found, truth) if scan.structures else {})
     scores = {(name, "dice"): value for name, value in dices.items()}
+    for measure, volume in ((FOUND_ML, found), (TRUE_ML, truth)):
+        volumes = region_volumes(volume, voxel_volume_ml(scan.truth.affine))
+        scores |= {(name, measure): value for name, value in volumes.items()}
     if scan.lesions is not None:
         shares = lesion_shares(found, np.asarray(scan.lesions.dataobj) > 0)
         scores |= {("lesions", f"share labelled {name}"): value for name, value in shares.items()}
     if not isnan(intracranial := result.intracranial_ml):
-        scores |= {("intracranial", "ml"): intracranial}
+        scores |= {("intracranial", FOUND_ML): intracranial}
     return scores | dict(scan.known)
 
 

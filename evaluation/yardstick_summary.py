@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from summary import mean_and_interval
+from yardstick_volumes import volume_tables
 
 from midiff_monai.evaluation.scores import MEAN, MEAN_WITHOUT_CSF, REGIONS
 from midiff_monai.labels import STRUCTURES
@@ -28,6 +29,7 @@ def _of_source(source: str, rows: pd.DataFrame) -> str:
     parts = [f"## {source}: {', '.join(subjects)}"]
     dice = rows[rows["measure"] == "dice"]
     parts.append(_means(dice, "structure", SUMMARY))
+    parts += volume_tables(rows)
     lesions = rows[rows["structure"] == "lesions"]
     if len(lesions):
         parts += ["Share of the voxels of white matter lesions:", _means(lesions, "measure")]

@@ -93,6 +93,11 @@ def region_dice(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
     return {region: dice(segmentation, truth, ids) for region, ids in REGIONS.items()}
 
 
+def region_volumes(segmentation: NDArray, voxel_ml: float) -> dict[str, float]:
+    """Compute the volumes of `REGIONS` in ml."""
+    return {region: float(np.isin(segmentation, ids).sum() * voxel_ml) for region, ids in REGIONS.items()}
+
+
 def structure_dice(segmentation: NDArray, truth: NDArray) -> dict[str, float]:
     """Compute the Dice of the 32 structures by name, and `MEAN` and `MEAN_WITHOUT_CSF`.
 

@@ -136,6 +136,17 @@ def test_real_pairs_apply_to_subjects_with_weights(tmp_path: Path, monkeypatch: 
     assert methods.applies("published_guide:steps=5", Path("A_PD.nii.gz"))
 
 
+def test_the_published_method_applies_once_its_bundle_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "bundle_root", tmp_path.joinpath)
+    assert not methods.applies("lmi_published:steps=5", Path("A_PD.nii.gz"))
+    weights = tmp_path / "lmi_published" / "models" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert methods.applies("lmi_published:steps=5", Path("A_PD.nii.gz"))
+
+
 @pytest.mark.parametrize(
     "overlays, weights",
     [

@@ -14,6 +14,7 @@ import table
 import yardstick
 import yardstick_scans
 import yardstick_summary
+import yardstick_volumes
 from register import as_itk
 from small_results import result
 from yardstick_heads import BETWEEN
@@ -74,15 +75,16 @@ def run(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str)
     return pd.read_csv(out / "yardstick.csv")
 
 
-def values(rows: pd.DataFrame, subject: str) -> dict[str, float]:
-    return rows[rows["subject"] == subject].set_index("structure")["value"].to_dict()
+def values(rows: pd.DataFrame, subject: str, measure: str = "dice") -> dict[str, float]:
+    chosen = rows[(rows["subject"] == subject) & (rows["measure"] == measure)]
+    return chosen.set_index("structure")["value"].to_dict()
 
 
 def test_scores_are_those_of_the_counted_voxels(
     data: Path, calls: list[Call], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = values(run(data, tmp_path / "out", monkeypatch), "ann")
-    layer = 16 * 16
+    rows = run(data, tmp_path / "out", monkeypatch)
+    found, layer = values(rows, "ann"), 16 * 16
     assert found["Right-Cerebral-Cortex"] == pytest.approx(2 * 1 / 3, rel=1e-4)
     assert found["cortex"] == pytest.approx(2 * 3 / 7, rel=1e-4)
     assert found["Left-Cerebral-White-Matter"] == pytest.approx(2 * (4 * layer - 1) / (9 * layer - 1), rel=1e-4)
@@ -91,6 +93,8 @@ def test_scores_are_those_of_the_counted_voxels(
     known = [found[f"{side}"] for side in ("Right-Cerebral-Cortex", "Left-Cerebral-White-Matter")] + [1, 1, 0]
     assert found["mean of 32 structures"] == pytest.approx(np.mean(known), rel=1e-4)
     assert calls == [("ann_T1.mgz", False, {}), ("bob_T1.mgz", False, {})]
+    assert values(rows, "ann", "ml")["cortex"] == pytest.approx(3 * layer / 1000, rel=1e-4)
+    assert values(rows, "ann", "true ml")["cortex"] == pytest.approx(4 * layer / 1000, rel=1e-4)
 
 
 def test_rows_that_exist_are_not_computed_again(
@@ -128,6 +132,23 @@ def test_the_summary_has_means_and_intervals_over_subjects() -> None:
     lines = yardstick_summary.markdown(pd.DataFrame(rows)).splitlines()
     assert "| T1 | default | 2 | 0.800 [0.600, 1.000] |" in lines
     assert "| Left-Caudate | 0.500 |" in lines
+
+
+def test_errors_of_volumes_are_told_against_the_truth_and_the_t1w() -> None:
+    volumes = {("FLAIR", "ml"): 1.1, ("FLAIR", "true ml"): 1.0, ("T1", "ml"): 2.2, ("T1", "true ml"): 2.0}
+    rows = [
+        {"source": "s", "settings": "default", "structure": "cortex", "subject": str(size)}
+        | {"contrast": contrast, "measure": measure, "value": size * factor + (size == 5) * (measure == "ml")}
+        for (contrast, measure), factor in volumes.items()
+        for size in (10, 5, 30, 40, 50)
+    ]
+    errors, differences = yardstick_volumes.volume_tables(pd.DataFrame(rows))[1::2]
+    expected = np.array([10, 10 + 100 / 5, 10, 10, 10])
+    line = f"| FLAIR | default | 5 | {expected.mean():+.1f} ± {expected.std(ddof=1):.1f}, r 1.00 |"
+    assert errors.splitlines()[2] == line
+    assert [line.split(" | ")[0] for line in differences.splitlines()[2:]] == ["| FLAIR"]
+    against_t1 = 100 * (np.array([11, 6.5, 33, 44, 55]) / np.array([22, 12, 66, 88, 110]) - 1)
+    assert f"{against_t1.mean():+.1f} ± {against_t1.std(ddof=1):.1f}, r 1.00" in differences
 
 
 def test_labels_of_a_t1w_in_another_position_are_moved_to_the_flair(tmp_path: Path) -> None:
@@ -194,7 +215,8 @@ def test_simulated_heads_are_scored_by_their_own_labels(
     assert set(rows["subject"]) == {"training_seg_19"}
     # the fake labels 16 × 16 layers of a corner: see `calls`
     overlap, found, true = 1 * 8 * 8, 5 * 16 * 16, 12 * 24 * 28
-    of_white = rows[(rows["structure"] == "white matter") & ~rows["contrast"].str.contains("thick")]["value"]
+    of_white = rows[(rows["structure"] == "white matter") & (rows["measure"] == "dice")]
+    of_white = of_white[~of_white["contrast"].str.contains("thick")]["value"]
     assert of_white.tolist() == pytest.approx([2 * overlap / (found + true)] * 5, rel=1e-4)
 
 
