@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from yaml import YAMLError
 
 from midiff_monai.bundle.resources import bundle_root, overlay_path
 from midiff_monai.bundle.weights import load_state, load_weights
-from midiff_monai.errors import BundleError
+from midiff_monai.errors import BundleError, in_one_line
 from midiff_monai.provenance import sha256
 from midiff_monai.transforms.intensity import stack_sources
 from midiff_monai.transforms.meta import as_plain_tensor
@@ -75,8 +76,8 @@ def open_bundle(
         settings: values that replace ids of the configuration. None keeps the bundle's value.
 
     Raises:
-        BundleError: the bundle, an overlay or an id of `settings` does not exist, or the weights are refused, see
-            `load_weights`.
+        BundleError: the bundle, an overlay or an id of `settings` does not exist, a configuration cannot be read, or
+            the weights are refused, see `load_weights`.
     """
     root = bundle_root(name)
     files = [root / "configs" / "inference.yaml"]
@@ -87,6 +88,9 @@ def open_bundle(
     except KeyError as error:
         hint = "Leave the option out, or choose another bundle"
         raise BundleError(root, f"lacks an id that an overlay changes ({error.args[0]})", hint) from error
+    except (OSError, YAMLError) as error:
+        fault = f"has a configuration that cannot be read ({in_one_line(error)})"
+        raise BundleError(root, fault, "Correct it, or restore the file") from error
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:
         if key.isidentifier() and key not in parser:  # a nested id may add an argument

@@ -18,7 +18,7 @@ from monai.transforms import MapTransform
 from midiff_monai.errors import InputError
 from midiff_monai.io.outputs import outputs_beside
 from midiff_monai.io.slices import is_slice, read_image
-from midiff_monai.io.volumes import check_intensity_range, reading_warnings
+from midiff_monai.io.volumes import check_intensity_range, load_image, reading_warnings
 from midiff_monai.labels import LESIONS
 from midiff_monai.transforms.meta import as_plain_tensor, file_of
 
@@ -72,7 +72,8 @@ class LoadSegmentationd(LoadVolumed):
         result = super().__call__(data)
         for key in self.key_iterator(result):
             if (mask := outputs_beside(Path(data[key])).lesions).exists():
-                result[key][np.asarray(read_image(mask).dataobj)[None] > 0] = LESIONS.id
+                lesions = np.asarray(load_image(mask).dataobj)  # as it is: a brain without lesions has an empty mask
+                result[key][lesions[None] > 0] = LESIONS.id
         return result
 
 

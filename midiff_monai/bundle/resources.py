@@ -63,13 +63,17 @@ def read_metadata(root: str | Path) -> dict[str, Any]:
     """Read `configs/metadata.json` of a bundle.
 
     Raises:
-        BundleError: it is no JSON object.
+        BundleError: it is no JSON object, or lacks the version or the hash of the weights.
     """
     path = metadata_path(root)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        metadata = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise BundleError(path, f"cannot be read ({error})", "Correct it, or restore the file") from error
+    for key in ("version", "weights_sha256"):
+        if key not in metadata and "runs" not in metadata:  # a composite bundle has no weights of its own
+            raise BundleError(path, f"lacks {key!r}", "Add it; the hash of the weights may be empty before a training")
+    return metadata
 
 
 def overlay_path(name: str) -> Path:

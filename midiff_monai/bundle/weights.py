@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from monai.networks.utils import copy_model_state
 from torch import nn
 
-from midiff_monai.bundle.resources import metadata_path, read_metadata
+from midiff_monai.bundle.resources import available_bundles, bundle_root, metadata_path, read_metadata
 from midiff_monai.errors import BundleError
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.provenance import sha256
@@ -35,7 +34,8 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
     """
     path, expected = Path(root) / WEIGHTS, read_metadata(root)["weights_sha256"]
     if not path.is_file():
-        hint = f"Train the bundle with `midiff train {Path(root).name}`"
+        shipped = Path(root).name in available_bundles() and bundle_root(Path(root).name) == Path(root)
+        hint = f"Train the bundle with `midiff train {Path(root).name if shipped else root}`"
         raise BundleError(path, "does not exist", f"{hint}, or install the package again" if expected else hint)
     found = sha256(path)
     if found != expected and not trusted:
@@ -54,13 +54,18 @@ def load_state(network: nn.Module, path: Path) -> str:
         SHA-256 of the file.
 
     Raises:
-        BundleError: the file holds more than tensors, or does not fit the network.
+        BundleError: the file is damaged, holds more than tensors, or does not fit the network.
     """
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except UnpicklingError as error:
-        raise BundleError(path, "holds more than tensors", "Store a state dict with `torch.save`") from error
-    except RuntimeError as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises errors of many types for a file that is damaged or of another format
+        fault = "is damaged, or holds more than tensors"
+        raise BundleError(path, fault, "Store a state dict with `torch.save`") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
         hint = "Restore models/ and configs/ from the same version"
         raise BundleError(path, "does not fit the network of the bundle", hint) from error
     network.eval()

@@ -82,7 +82,7 @@ def announce_batch(
     """Say what is done to the volumes of a batch, and about how long it takes if all are like the first."""
     if arguments.shown == QUIET or not jobs:
         return
-    unfinished = jobs if task.overwrite else [job for job in jobs if not read_earlier_manifest(job.paths)["complete"]]
+    unfinished = [job for job in jobs if task.overwrite or not _has_results(job)]
     deed = _deed(task.mode, len(jobs), models)
     if len(unfinished) < len(jobs):
         deed += f", {len(jobs) - len(unfinished)} of which have results"
@@ -94,6 +94,14 @@ def announce_batch(
     _logger.info("%s, %s%s", deed, _place(models, workers), likely)
     if len(unfinished) > 1 and arguments.workers is None and not has_dask():
         _logger.info("Several at a time take less time: pip install 'midiff-monai[cluster]'")
+
+
+def _has_results(job: Job) -> bool:
+    """Whether an earlier run has finished a volume. The job itself reports a manifest that cannot be read."""
+    try:
+        return read_earlier_manifest(job.paths)["complete"]
+    except OSError:
+        return False
 
 
 def _batch_seconds(jobs: Sequence[Job], task: Task, workers: Workers, models: Models) -> float | None:

@@ -46,12 +46,14 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     folder = str(defaults["dataset_dir"])
     parser.add_argument("--dataset_dir", default=root / "data" if folder.startswith("$") else folder)
-    parser.add_argument("--validation_subjects", type=int, default=defaults["validation_subjects"])
+    parser.add_argument("--validation_subjects", default=str(defaults["validation_subjects"]))
     given = parser.parse_known_args(overrides)[0]
+    if not given.validation_subjects.isdecimal():
+        raise InputError("--validation_subjects", f"is {given.validation_subjects!r}", "Give a number of subjects")
     if "labels" in defaults:
-        _check_labelled_data(Path(given.dataset_dir), given.validation_subjects)
+        _check_labelled_data(Path(given.dataset_dir), int(given.validation_subjects))
     else:
-        check_training_volumes(given.dataset_dir, given.validation_subjects)
+        check_training_volumes(given.dataset_dir, int(given.validation_subjects))
 
 
 def _check_labelled_data(folder: Path, validating: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,10 @@ class StartFromSource(LMIGuidedInferer):
         super().__init__(**parts)
         self.noise_level = noise_level
 
-    def sample(self, input_noise: torch.Tensor, *args: Any, source: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Sample as `LMIGuidedInferer` does, from the centre slice of `source` (B, slices, H, W)."""
+    def sample(  # type: ignore[override]
+        self, input_noise: torch.Tensor, *args: Any, source: Sequence[torch.Tensor], **kwargs: Any
+    ) -> Any:
+        """Sample as `LMIGuidedInferer` does, from the centre slice of the only source (B, slices, H, W)."""
         kwargs |= {"start_image": _as_t1(source), "noise_level": self.noise_level}
         return super().sample(input_noise, *args, source=source, **kwargs)
 
@@ -59,9 +62,9 @@ class LowFrequenciesOfSource(LMIGuidedInferer):
         self.factor = factor
 
     def sample(  # type: ignore[override]
-        self, input_noise: torch.Tensor, diffusion_model: Any, *args: Any, source: torch.Tensor, **kwargs: Any
+        self, input_noise: torch.Tensor, diffusion_model: Any, *args: Any, source: Sequence[torch.Tensor], **kwargs: Any
     ) -> Any:
-        """Sample as `LMIGuidedInferer` does."""
+        """Sample as `LMIGuidedInferer` does, with the only source (B, slices, H, W)."""
         low = self._low_frequencies(_as_t1(source))
 
         def network(x: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -76,6 +79,7 @@ class LowFrequenciesOfSource(LMIGuidedInferer):
         return F.interpolate(small, size=image.shape[2:], mode="bilinear")
 
 
-def _as_t1(source: torch.Tensor) -> torch.Tensor:
-    """Scale the centre slice (B, 1, H, W) of a matched source like a T1w, in [-1, 1]."""
+def _as_t1(sources: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Scale the centre slice (B, 1, H, W) of a matched source, the only one, like a T1w, in [-1, 1]."""
+    (source,) = sources
     return 2 * T1_WHITE * centre_slice(source) - 1

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from midiff_monai.evaluation.comparison import SCORES, Comparison, Picture
+from midiff_monai.io.paths import readable_name
 
 COLOURS = {"real": "tab:blue", "synthetic": "tab:orange"}
 
@@ -30,7 +31,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
         _draw_scores(panel, scored[score].to_numpy(), LABELS[score])
     for row, (name, pair) in zip(rows[1:], shown.items(), strict=True):
         path = pair["synthetic"].item()
-        row.suptitle(f"{name} correlation, {pair['correlation'].item():.2f}: {Path(path).name}", size=9)
+        row.suptitle(f"{name} correlation, {pair['correlation'].item():.2f}: {readable_name(Path(path))}", size=9)
         _draw_pair(row, comparison.pictures[path])
     return figure
 

@@ -118,7 +118,7 @@ def write_comparison(comparison: Comparison, paths: ComparisonPaths, record: Map
     """Write all files of a comparison, the record last."""
     for table, path in ((comparison.summary(), paths.summary), (comparison.pairs, paths.pairs)):
         with atomic_write(path) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+            table.to_csv(temporary, index=False, float_format="%.6g", errors="surrogateescape")
     with atomic_write(paths.figure) as temporary:
         draw_comparison(comparison).savefig(temporary, dpi=DOTS_PER_INCH)
     written = {role: path for role, path in asdict(paths).items() if role != "report"}

@@ -179,13 +179,13 @@ def choose_affine(image: SpatialImage) -> tuple[NDArray[np.float64], list[str]]:
     """
     shape = image.shape[:3]
     if not isinstance(image, nib.Nifti1Pair):
-        affine, warnings = image.affine, _matrix_file_warnings(image)
+        affine, warnings = image.affine, [*_matrix_file_warnings(image), *_default_warnings(image, image.affine)]
     else:
         with np.errstate(invalid="ignore"):  # of numbers that are not finite, which give a warning or are refused
-            affine, warnings = _sform_or_qform(image.header, shape)
-        affine, converted = _in_millimetres(affine, int(image.header["xyzt_units"]) & 7)
-        warnings += converted
-    return np.asarray(affine, dtype=np.float64), [*warnings, *_default_warnings(image, affine)]
+            stored, warnings = _sform_or_qform(image.header, shape)
+        affine, converted = _in_millimetres(stored, int(image.header["xyzt_units"]) & 7)
+        warnings = [*warnings, *converted, *_default_warnings(image, stored)]
+    return np.asarray(affine, dtype=np.float64), warnings
 
 
 def _default_warnings(image: SpatialImage, affine: NDArray[np.float64]) -> list[str]:

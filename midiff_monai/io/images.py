@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.affines import GridError, check_affine
+from midiff_monai.io.paths import readable_name
 from midiff_monai.io.volumes import validate_volume
 
 REAL_NUMBERS = "buif"
@@ -22,7 +22,7 @@ REAL_NUMBERS = "buif"
 def name_of(image: Any) -> str:
     """Return the name of the file that an image was loaded from, as valid Unicode, or "image"."""
     file = image.get_filename() if isinstance(image, SpatialImage) else None
-    return os.fsencode(Path(file).name).decode(errors="replace") if file else "image"
+    return readable_name(Path(file)) if file else "image"
 
 
 def volume_in_memory(image: SpatialImage | ArrayLike, affine: ArrayLike | None = None) -> nib.Nifti1Image:

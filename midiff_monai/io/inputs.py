@@ -84,7 +84,7 @@ class Search:
     @property
     def dicom_modality(self) -> str:
         """Modality of the DICOM series to take."""
-        return "CT" if self.modality == "CT" else "MR"
+        return self.modality or "MR"
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def find_jobs(
 
             Folders and patterns skip results of midiff that have their report beside them.
         output: Folder for the results. It is skipped if it lies inside a searched folder.
-        modality: DICOM modality of the series to take among DICOM series. Any value but "CT" takes the MR series.
+        modality: DICOM modality of the series to take, "MR" (default) or "CT". Of another one no series is taken.
         target: the modality that the volumes are translated to, a part of the names of the results.
         slices: look for slices, which are files of `SLICE_SUFFIXES`, instead of volumes and DICOM series.
 
@@ -143,6 +143,8 @@ def find_scans(items: Sequence[str | Path] | str | Path, search: Search) -> list
     Volumes that would write the same files are found too, and excluded ones stand among the others.
     """
     items = [items] if isinstance(items, str | Path) else items
+    if not items:
+        raise InputError("input", "is missing", "Name a volume, a folder, a pattern or a table")
     return [job for item in items for job in _expand(item, search)]
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from midiff_monai.io.outputs import OutputPaths
+from midiff_monai.io.outputs import UNIT_RANGE, OutputPaths
 from midiff_monai.io.paths import atomic_write
 from midiff_monai.provenance import PACKAGE, environment, sha256
 
@@ -42,6 +42,7 @@ class RunReport:
         quality: Expected Dice of the segmentation; see `midiff_monai.qc.quality.Quality`. Empty without one.
         expected_error: Of the synthetic volume, with the keys "mean", over its voxels, and "interval", the factor by
             which the error map becomes half the width of a 90 % interval. Empty without the map.
+        intensity_range: Intensities of the synthetic volume where the network gives 0 and 1.
         timings: Step → seconds, filled by `timed`.
         started: Start of the run, ISO 8601 in UTC.
         files: The files of the input, if it consists of several.
@@ -61,6 +62,7 @@ class RunReport:
     together: list[dict[str, Any]] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     expected_error: dict[str, float] = field(default_factory=dict)
+    intensity_range: tuple[float, float] = UNIT_RANGE
     timings: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     files: tuple[Path, ...] = ()
@@ -106,6 +108,7 @@ class RunReport:
             **({"together": self.together} if self.together else {}),
             "quality": self.quality,
             **({"expected_error": self.expected_error} if self.expected_error else {}),
+            **({} if self.intensity_range == UNIT_RANGE else {"intensity_range": list(self.intensity_range)}),
             "timings_seconds": {step: round(seconds, 3) for step, seconds in self.timings.items()},
             "environment": environment(),
         }

@@ -39,6 +39,9 @@ SEGMENTATION_SUFFIX = f"_dseg{VOLUME_SUFFIX}"
 DEFAULT_TARGET = "T1w"
 """The target modality of the shipped translation."""
 
+UNIT_RANGE = (0.0, 1.0)
+"""Intensities of a synthetic volume whose target has no scale of its own."""
+
 TARGET = re.compile("[0-9A-Za-z]+")
 """Name of a target modality. It is a part of file names, and the suffix of a BIDS derivative."""
 
@@ -170,7 +173,7 @@ def in_range(image: Any, role: str, value_range: Sequence[float]) -> Any:
     A standard deviation and an error are scaled only. Images of other roles stay as they are.
     """
     low, high = value_range
-    if role not in SYNTHETIC_ROLES or (low, high) == (0, 1):
+    if role not in SYNTHETIC_ROLES or (low, high) == UNIT_RANGE:
         return image
     return image * (high - low) + (low if role == "synthetic" else 0)
 

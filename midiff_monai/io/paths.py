@@ -156,6 +156,11 @@ def check_writable(
             raise OutputError(path, "exists already", "Use --overwrite, or choose another folder with -o")
 
 
+def readable_name(path: Path) -> str:
+    """The name of a file for titles. File names can be invalid Unicode."""
+    return os.fsencode(path.name).decode(errors="replace")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder with its parents. Raises OutputError if it is not writable."""
     try:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from monai.data import MetaTensor
 
+from midiff_monai.errors import InputError
 from midiff_monai.inferers.certainty import Certainty, ConfidenceCalibration
 from midiff_monai.inferers.parcellation import parcellate
 from midiff_monai.io.affines import voxel_volume_ml
@@ -169,6 +170,9 @@ def compute(volume: Computation, task: Task, models: Models) -> None:
     if models.translation:
         with report.timed("translate"):
             translated = translate_volume(image, foreground, models, task.settings.error_map)
+            if not translated.source.any():
+                fault = "shows nothing at the resolution of the network: every voxel is 0 there"
+                raise InputError(report.input or "image", fault, "Look at the scan in a viewer")
             volume.keep(translated)
             if translated.error is not None:
                 volume.keep_error(translated.error, models.translation.setting(EXPECTED_ERROR).interval)
@@ -214,6 +218,7 @@ def _segment(
 
 def _scale(volume: Computation, value_range: Sequence[float]) -> None:
     """Give the synthetic volume the intensities of its target, after all that expects it in [0, 1]."""
+    volume.report.intensity_range = (float(value_range[0]), float(value_range[1]))
     for role in SYNTHETIC_ROLES:
         if (image := getattr(volume, role)) is not None:
             setattr(volume, role, in_range(image, role, value_range))

@@ -195,6 +195,7 @@ def _process(
 ) -> ImageResult:
     task = Task(mode, replace(settings, bundle=tuple(settings.bundles) or None))
     check_settings(task)
+    task.choose_bundles().check_volumes()
     name = name_of(image)
     source = prepare_source(volume_in_memory(image, affine), name, task.settings)
     models = kept_models(task) if keep_models else load_models(task)

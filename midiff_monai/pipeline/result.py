@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from midiff_monai.io.affines import voxel_volume_ml
 from midiff_monai.io.headers import choose_affine
 from midiff_monai.io.manifest import read_earlier_manifest, remove_failure_record
 from midiff_monai.io.outputs import SYNTHETIC_ROLES, OutputPaths, roles_of
-from midiff_monai.io.paths import atomic_write
+from midiff_monai.io.paths import atomic_write, readable_name
 from midiff_monai.io.slices import is_slice, write_image
 from midiff_monai.io.volumes import write_like, write_shares
 from midiff_monai.labels import write_label_table
@@ -142,8 +141,7 @@ class Result(Computation):
 
     def _draw(self, path: Path) -> None:
         assert self.report.input is not None
-        title = os.fsencode(self.report.input.name).decode(errors="replace")  # file names can be invalid Unicode
-        self.draw(path, title)
+        self.draw(path, readable_name(self.report.input))
 
 
 def shows_only_brain(paths: OutputPaths) -> bool:

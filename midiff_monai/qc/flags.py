@@ -209,7 +209,7 @@ def _edge_correlation_flags(measures: Measures, z: Mapping[str, float]) -> list[
     value, z_score = measures.edge_correlation, z["edge_correlation"]
     if not (value < MIN_EDGE_CORRELATION or z_score < -OUTLIER_Z):
         return []
-    text = f"The edges of the synthetic T1w match those of the source poorly: correlation {value:.2f}"
+    text = f"The edges of the synthetic volume match those of the source poorly: correlation {value:.2f}"
     return [Flag("edge_correlation", value, f"{text}{_in_study(z_score)}. Look at the two side by side.")]
 
 
@@ -217,8 +217,8 @@ def _synthetic_std_flags(measures: Measures, z: Mapping[str, float]) -> list[Fla
     value, z_score = measures.synthetic_std, z["synthetic_std"]
     if not (value > MAX_SYNTHETIC_STD or z_score > OUTLIER_Z):
         return []
-    text = f"The samples of the synthetic T1w disagree: mean standard deviation {value:.3f}"
-    return [Flag("synthetic_std", value, f"{text}{_in_study(z_score)}. Look at the synthetic T1w.")]
+    text = f"The samples of the synthetic volume disagree: mean standard deviation {value:.3f}"
+    return [Flag("synthetic_std", value, f"{text}{_in_study(z_score)}. Look at the synthetic volume.")]
 
 
 def _in_study(z: float) -> str:

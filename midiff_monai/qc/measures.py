@@ -141,7 +141,7 @@ def measure(
     Args:
         source: (X, Y, Z), the input.
         synthetic: the synthetic T1w, the same shape.
-        synthetic_std: standard deviation of the samples, the same shape.
+        synthetic_std: standard deviation of the samples in [0, 1], the same shape.
         segmentation: FreeSurfer ids, the same shape.
         volumes: millilitres by FreeSurfer id.
         affine: voxel to RAS mm.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.frames import read_frames
 from midiff_monai.io.headers import choose_affine
+from midiff_monai.io.outputs import UNIT_RANGE
 from midiff_monai.io.paths import VOLUME_SUFFIXES
 from midiff_monai.io.volumes import UNREADABLE
 from midiff_monai.labels import LESIONS
@@ -114,6 +115,12 @@ class Subject:
     def quality(self) -> float:
         """Expected mean Dice of the segmentation, in [0, 1]; NaN where the manifest does not have it."""
         return float(self.report.get("quality", {}).get("score", nan))
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """Intensities of the synthetic volume where the network gives 0 and 1."""
+        low, high = self.report.get("intensity_range", UNIT_RANGE)
+        return float(low), float(high)
 
     @property
     def scans(self) -> tuple[str, ...]:

@@ -110,7 +110,9 @@ def _summarise(subject: Subject, script: Path, fingerprint: str) -> Summary:
     warnings = image_warnings + table_warnings
     if images is None:
         return Summary(Measures(volumes, {}, quality=subject.quality), warnings=warnings)
-    arrays = images.source, images.synthetic, images.synthetic_std, images.segmentation
+    low, high = subject.intensity_range
+    std = None if images.synthetic_std is None else images.synthetic_std / (high - low)
+    arrays = images.source, images.synthetic, std, images.segmentation
     measures = replace(measure(*arrays, volumes, images.affine), quality=subject.quality)
     summary = Summary(measures, _pictures(images), warnings)
     write_viewer_script(images, script)

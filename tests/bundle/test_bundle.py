@@ -15,7 +15,7 @@ from small_targets import write_targets
 
 from midiff_monai.bundle.bundle import open_bundle
 from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root, trainable_bundles
-from midiff_monai.bundle.weights import load_weights, read_metadata, save_weights
+from midiff_monai.bundle.weights import load_state, load_weights, read_metadata, save_weights
 from midiff_monai.errors import BundleError
 from midiff_monai.provenance import sha256
 from midiff_monai.training.contrast import ContrastRandomizer
@@ -225,6 +225,37 @@ def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
         load_weights(torch.nn.Identity(), tmp_path / "bundle")
     with pytest.raises(BundleError, match="more than tensors"):
         load_weights(torch.nn.Identity(), tmp_path / "bundle", trusted=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", bytes(1000)])
+def test_damaged_weights_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(BundleError, match="is damaged"):
+        load_state(torch.nn.Identity(), tmp_path / "model.pt")
+
+
+def test_weights_that_are_no_state_dict_do_not_fit(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "model.pt")
+    with pytest.raises(BundleError, match="does not fit the network"):
+        load_state(torch.nn.Identity(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault"),
+    [
+        ("metadata.json", '{"version": "1.0.0"}', "lacks 'weights_sha256'"),
+        ("metadata.json", '{"weights_sha256": ""}', "lacks 'version'"),
+        ("inference.yaml", "a: [1", "a configuration that cannot be read"),
+        ("inference.yaml", None, "a configuration that cannot be read"),
+    ],
+)
+def test_incomplete_bundles_are_refused(file: str, text: str | None, fault: str, tmp_path: Path) -> None:
+    shutil.copytree(bundle_root("t1_brain_segmentation") / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / file).unlink()
+    if text is not None:
+        (tmp_path / "configs" / file).write_text(text)
+    with pytest.raises(BundleError, match=fault):
+        open_bundle(tmp_path)
 
 
 def test_weights_with_another_hash_are_loaded_if_trusted(tmp_path: Path) -> None:

@@ -88,6 +88,14 @@ def test_lesions_beside_a_label_map_become_a_label(brains: tuple[Path, Path]) ->
     loaded = LoadSegmentationd("label")({"label": str(paths.segmentation)})["label"][0].numpy()
     stored, lesions = map(voxels, (paths.segmentation, paths.lesions))
     np.testing.assert_array_equal(loaded, np.where(lesions > 0, LESIONS.id, stored))
+
+
+def test_a_brain_without_lesions_keeps_its_labels(tmp_path: Path) -> None:
+    paths = named_outputs("0_FLAIR", write_brains(tmp_path, count=1)[1])
+    stored, none = voxels(paths.segmentation), nib.Nifti1Image.from_filename(paths.lesions)
+    nib.save(nib.Nifti1Image(np.zeros(none.shape, np.uint8), none.affine), paths.lesions)
+    loaded = LoadSegmentationd("label")({"label": str(paths.segmentation)})["label"][0].numpy()
+    np.testing.assert_array_equal(loaded, stored)
     paths.lesions.rename(paths.lesions.with_suffix(".away"))
     np.testing.assert_array_equal(LoadSegmentationd("label")({"label": str(paths.segmentation)})["label"][0], stored)
     paths.lesions.with_suffix(".away").rename(paths.lesions)

@@ -99,6 +99,14 @@ def test_a_batch_whose_first_volume_cannot_be_read_has_no_estimate(
     assert caplog.messages == ["Segmenting 10 volumes by way of a synthetic T1w, 2 at a time, each with 1 thread"]
 
 
+def test_a_manifest_that_cannot_be_read_does_not_stop_the_batch(
+    scans: list[Job], caplog: pytest.LogCaptureFixture
+) -> None:
+    scans[3].paths.report.mkdir(parents=True)
+    announce_batch(arguments(), Task(), scans, Workers(2, 1), models_on("cpu"))
+    assert "10 volumes" in caplog.messages[0] and "results" not in caplog.messages[0]
+
+
 def test_volumes_with_results_do_not_count(
     scans: list[Job], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ def test_incomplete_training_data_are_refused(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "A_T1_DLMUSE.nii.gz").touch()
     assert main([*command, "--validation_subjects", "1"]) == 2
     assert "holds 1 T1w, and 1 are reserved for validation" in capsys.readouterr().err
+    assert main([*command, "--validation_subjects", "abc"]) == 2
+    assert "--validation_subjects: is 'abc'" in capsys.readouterr().err
 
 
 def test_train_prints_and_runs_the_command_of_the_bundle(

@@ -17,7 +17,18 @@ from small_results import AFFINE, SHAPE, brain_labels, result, smooth
 from midiff_monai.evaluation import scores
 from midiff_monai.evaluation.baselines import LowFrequenciesOfSource, StartFromSource
 from midiff_monai.evaluation.metrics import match_intensity, ssim
+from midiff_monai.guidance.guide import LMIGuide
+from midiff_monai.guidance.mutual_information import LocalMutualInformation
 from midiff_monai.inferers.guided_diffusion import LMIGuidedInferer
+from midiff_monai.inferers.translation import SlicewiseTranslation
+from midiff_monai.networks.schedulers import TrailingDDIMScheduler
+
+PARTS = {
+    "scheduler": TrailingDDIMScheduler(clip_sample=False, prediction_type="sample"),
+    "guide": LMIGuide(LocalMutualInformation(), image_range=(-1, 1)),
+    "scale_input": False,
+}
+"""What `LMIGuidedInferer` needs for a network that predicts the image."""
 
 
 class TestScores:
@@ -104,8 +115,8 @@ class TestMethods:
         monkeypatch.setattr(LMIGuidedInferer, "sample", lambda self, noise, *args, **given: seen.update(given))
         inferer = StartFromSource(300, scheduler=None, guide=None)
         source = torch.stack([torch.full((4, 4), value) for value in (0.1, 1.0, 0.3)])[None]
-        inferer.sample(torch.zeros(1, 1, 4, 4), None, source=source)
-        assert seen["noise_level"] == 300 and seen["source"] is source
+        inferer.sample(torch.zeros(1, 1, 4, 4), None, source=(source,))
+        assert seen["noise_level"] == 300 and seen["source"] == (source,)
         torch.testing.assert_close(seen["start_image"], torch.full((1, 1, 4, 4), 2 * 0.7 - 1))
 
     def test_ilvr_takes_low_frequencies_from_the_source_and_high_ones_from_the_network(
@@ -119,11 +130,18 @@ class TestMethods:
         reference = 2 * 0.7 * source - 1
         checks = 0.1 * (torch.arange(16)[:, None] + torch.arange(24)[None]).remainder(2).mul(2).sub(1)
         answers = [
-            inferer.sample(torch.zeros(1, 1, 16, 24), lambda x, given=given, **options: given, source=source)
+            inferer.sample(torch.zeros(1, 1, 16, 24), lambda x, given=given, **options: given, source=(source,))
             for given in (reference + checks, reference + checks + 0.3)
         ]
         torch.testing.assert_close(answers[0], reference + checks)
         torch.testing.assert_close(answers[1], reference + checks)
+
+    @pytest.mark.parametrize("sampler", [StartFromSource(1, **PARTS), LowFrequenciesOfSource(1, **PARTS)])
+    def test_sdedit_and_ilvr_translate_volumes(self, sampler: LMIGuidedInferer) -> None:
+        """With all frequencies of the source, or a start without noise, and a network that adds nothing."""
+        volume = torch.rand(1, 1, 8, 12, 4, generator=torch.Generator().manual_seed(0)).clamp(min=0.1)
+        translated = SlicewiseTranslation(sampler, 1000, multiple=4)(volume, lambda x, **_: x[:, :1])
+        torch.testing.assert_close(translated, 0.7 * volume, atol=0.02, rtol=0)
 
     def test_perturbed_t1_is_close_to_the_t1_and_has_the_same_background(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -69,7 +69,7 @@ def subjects_of(page: Path) -> dict[str, dict[str, Any]]:
     return {subject["name"]: subject for subject in data_of(page)["subjects"]}
 
 
-def write_single_result(tmp_path: Path) -> Path:
+def write_single_result(tmp_path: Path, **computed: Any) -> Path:
     """Write results of one volume with a synthetic T1w and a segmentation, and return their folder."""
     source = tmp_path / "in" / "sub-01_PDw.nii.gz"
     source.parent.mkdir()
@@ -78,16 +78,9 @@ def write_single_result(tmp_path: Path) -> Path:
     out = tmp_path / "out"
     out.mkdir()
     report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
-    segmentation = np.full(data.shape, 3, np.int16)
-    Result(
-        read_volume(source),
-        report,
-        data / 2,
-        None,
-        segmentation,
-        paths=output_paths(source, out),
-        render=draw_nothing,
-    ).write()
+    report.intensity_range = computed.pop("intensity_range", report.intensity_range)
+    computed = {"synthetic": data / 2, "segmentation": np.full(data.shape, 3, np.int16)} | computed
+    Result(read_volume(source), report, **computed, paths=output_paths(source, out), render=draw_nothing).write()
     return out
 
 

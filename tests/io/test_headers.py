@@ -124,6 +124,14 @@ class TestUnits:
         np.testing.assert_allclose(written.affine, original.affine, rtol=1e-6)  # type: ignore[attr-defined]
         assert written.header.get_xyzt_units()[0] == unit  # type: ignore[attr-defined]
 
+    def test_an_identity_is_looked_for_before_the_conversion(self, tmp_path: Path) -> None:
+        image = nib.Nifti1Image(VOXELS, np.diag([1000, 1000, 1000, 1.0]))
+        image.header.set_xyzt_units("micron")
+        nib.save(image, tmp_path / "a.nii")
+        found = read_volume(tmp_path / "a.nii")
+        np.testing.assert_allclose(found.affine, np.eye(4))
+        assert reading_warnings(found) == []
+
     @pytest.mark.parametrize(("unit", "word"), [("meter", "metres"), ("micron", "microns")])
     def test_a_unit_that_cannot_be_true_gives_a_warning(self, unit: str, word: str, tmp_path: Path) -> None:
         image = read_volume(write(tmp_path / "a.nii", lambda header: header.set_xyzt_units(unit)))

@@ -226,3 +226,8 @@ def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.nii\.gz: is a link to b\.nii\.gz, which does not exist"):
         read_volume(job.source)
     check_writable(tmp_path / "out", [tmp_path / "out" / "x"], overwrite=False, inputs=job.files)
+
+
+def test_no_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="input: is missing"):
+        find_jobs([], tmp_path)

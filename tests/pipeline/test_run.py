@@ -293,6 +293,15 @@ def test_a_window_takes_values_below_0(thin_phantom: Path, tmp_path: Path) -> No
         translate([volume], tmp_path / "out2")
 
 
+def test_a_volume_of_single_voxels_is_refused(tmp_path: Path) -> None:
+    """Nothing is left of it at the resolution of the network."""
+    voxels = np.zeros((40, 40, 40), np.float32)
+    voxels[3::8, 3::8, 3::8] = np.random.default_rng(0).uniform(1, 2, (5, 5, 5))
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "dots.nii.gz")
+    with pytest.raises(InputError, match=r"dots\.nii\.gz: shows nothing at the resolution of the network"):
+        translate([tmp_path / "dots.nii.gz"], tmp_path / "out", steps=1, error_map=True)
+
+
 @pytest.mark.parametrize("code, warned", [(0, True), (1, False)])
 def test_a_header_without_left_and_right_gets_a_warning(
     code: int, warned: bool, thin_phantom: Path, tmp_path: Path

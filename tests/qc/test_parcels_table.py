@@ -62,6 +62,13 @@ def test_a_study_with_parcels_has_a_table_of_them(folder: Path) -> None:
     assert row["TransverseTemporalGyrus_L"] > 0
 
 
+@pytest.mark.parametrize("text", ["", "id;name;volume_ml\n101;A;3.5\n"])
+def test_a_damaged_table_is_left_out(text: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_result(folder, np.full((6, 7, 8), 207, np.uint8)).paths.parcel_volumes.write_text(text)
+    assert write_parcels_table(folder) is None
+    assert [message.count("_volumes.csv: cannot be read") for message in caplog.messages] == [1]
+
+
 def test_parcels_of_an_earlier_run_are_removed(folder: Path) -> None:
     paths = write_result(folder, np.full((6, 7, 8), 207, np.uint8)).paths
     write_result(folder, None)

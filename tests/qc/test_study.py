@@ -16,6 +16,7 @@ from small_study import only, write_single_result
 
 from midiff_monai.errors import InputError
 from midiff_monai.qc.study import contrast, contrasts, read_study, write_volumes_table
+from midiff_monai.qc.summary import make_summary
 
 
 @pytest.fixture
@@ -37,6 +38,13 @@ def test_reads_what_was_written(folder: Path) -> None:
     assert images is not None and images.source is not None and images.synthetic is not None
     np.testing.assert_allclose(images.source, 2 * images.synthetic)
     assert images.synthetic_std is None and images.segmentation is not None and (images.segmentation == 3).all()
+
+
+def test_samples_of_a_target_in_hounsfield_units_are_compared_as_shares_of_its_range(tmp_path: Path) -> None:
+    std = np.full((6, 7, 8), 0.02 * 2500, np.float32)
+    folder = write_single_result(tmp_path, synthetic_std=std, intensity_range=(-1000.0, 1500.0))
+    summary = make_summary(only(folder), tmp_path / "viewer.js")
+    assert summary.measures.synthetic_std == pytest.approx(0.02)
 
 
 def test_a_study_can_be_moved(folder: Path) -> None:

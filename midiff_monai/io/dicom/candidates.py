@@ -20,7 +20,7 @@ def series_among(files: Sequence[Path], modality: str) -> tuple[list[DicomSeries
 
     Args:
         files: whatever lies in a folder.
-        modality: DICOM modality of the series to take, "MR" or "CT". Series of another one are excluded.
+        modality: DICOM modality of the series to take. All others are excluded, and PET and ultrasound in any case.
 
     Returns:
         The series, excluded ones among them, and the files that are no DICOM images, sorted.
@@ -48,5 +48,5 @@ def _excluding_other_modality(series: DicomSeries, modality: str) -> DicomSeries
     """Return the series, excluded if its modality is another one. CT and MR need different preprocessing."""
     if series.exclusion_reason or series.modality in ("", modality):
         return series
-    hint = "; that takes --modality CT" if series.modality == "CT" else " and not 'CT'"
+    hint = "; that takes --modality CT" if series.modality == "CT" else f" and not {modality!r}"
     return replace(series, exclusion_reason=f"is of modality {series.modality!r}{hint}")

@@ -36,8 +36,8 @@ const statusHelp = {
   failed: "Processing failed: see the error.",
   pending: "Not processed yet: the last run stopped before this scan.",
 };
-const edgeHelp = "Rank correlation of the edges of source and synthetic T1w. 1: all edges match.";
-const stdHelp = "Mean standard deviation of the samples of the synthetic T1w, whose intensities range from 0 to 1.";
+const edgeHelp = "Rank correlation of the edges of source and synthetic volume. 1: all edges match.";
+const stdHelp = "Mean standard deviation of the samples of the synthetic volume, as a share of the range of its intensities.";
 const qualityHelp = "Expected mean Dice of the segmentation with the truth. Scans below 0.65 are flagged.";
 const scoreColumns = [
   ...(anyQuality ? [{ name: "quality", title: "quality", help: qualityHelp, digits: 2 }] : []),
@@ -163,7 +163,7 @@ function fillHeader() {
     "deep grey matter, and cerebrospinal fluid includes the lateral ventricles. z: distance from the median of this " +
     "study's scans of the same contrast, in robust standard deviations; computed if there are at least " +
     `${study.min_scans} scans, and highlighted beyond ±${study.outlier_z}. Edge correlation: rank correlation of the ` +
-    "edges of source and synthetic T1w. For research only; not a medical device.";
+    "edges of source and synthetic volume. For research only; not a medical device.";
 }
 
 // ---------------------------------------------------------------- one subject
@@ -188,7 +188,7 @@ function fillSubject(subject) {
   const { source, synthetic, structures } = subject.pictures;
   find("#mosaics").replaceChildren(
     ...(source ? [mosaic("Source", source, structures)] : []),
-    ...(synthetic ? [mosaic("Synthetic T1w", synthetic, structures)] : [])
+    ...(synthetic ? [mosaic("Synthetic volume", synthetic, structures)] : [])
   );
   find("#messages").hidden = !find("#flags").children.length;
   find("#picture-note").textContent = pictureNote(subject);

@@ -243,6 +243,14 @@ def test_a_folder_with_only_excluded_series_lists_the_reasons(tmp_path: Path, ad
         taken(tmp_path)
 
 
+@pytest.mark.parametrize("modality", ["PT", "US"])
+def test_other_presets_take_no_mr_series(modality: str, tmp_path: Path, add: AddSeries) -> None:
+    add(4, "PD", 20)
+    add(5, "FDG", 20, Modality="PT")
+    with pytest.raises(InputError, match=f"004_PD is of modality 'MR' and not '{modality}', series 005_FDG is of"):
+        taken(tmp_path, modality)
+
+
 @pytest.mark.parametrize("uid", ["1.2.3", ""], ids=["one for all", "none"])
 def test_series_without_a_uid_of_their_own_are_told_apart_by_number(uid: str, tmp_path: Path, add: AddSeries) -> None:
     """As tools that anonymise leave them."""
