@@ -208,19 +208,6 @@ def test_scans_with_the_same_name_are_distinguished_by_folder(tmp_path: Path) ->
     assert table["a"][0] == pytest.approx(3.1) and table["b"][0] == pytest.approx(4.05)
 
 
-def test_echoes_on_different_grids_are_refused(echoes: list[Path], tmp_path: Path) -> None:
-    nib.save(nib.load(echoes[1]).slicer[:, :, :3], echoes[1])  # type: ignore[attr-defined]
-    with pytest.raises(subprocess.CalledProcessError) as error:
-        run("dual_echo.py", *echoes, "-o", tmp_path / "out")
-    assert error.value.returncode == 2 and "one grid" in error.value.stderr
-
-
-def test_two_echoes_give_one_segmentation(echoes: list[Path], tmp_path: Path) -> None:
-    printed = run("dual_echo.py", *echoes, "-o", tmp_path / "out")
-    segmentation = nib.load(Path(printed.strip().splitlines()[-1]))
-    assert len(np.unique(np.asarray(segmentation.dataobj))) > 5  # type: ignore[attr-defined]
-
-
 def test_a_nipype_workflow_joins_the_volumes_of_its_scans(echoes: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("nipype")
     printed = run("nipype_workflow.py", *echoes, "-o", tmp_path / "work", "--no-translate", "--fast")

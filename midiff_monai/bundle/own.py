@@ -113,7 +113,7 @@ def check_training_volumes(data: str, validating: int) -> None:
     """
     count = len(find_volumes(data))
     if count <= validating:
-        fault = f"holds {count} volumes, and {validating} are reserved for validation"
+        fault = f"holds too few volumes ({count}) with {validating} for validation"
         raise InputError(data, fault, "Add some, or reserve fewer with --validation_subjects")
 
 

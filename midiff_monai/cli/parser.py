@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from midiff_monai.bundle.resources import (
 from midiff_monai.cli.argument_parser import ArgumentParser
 from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
-from midiff_monai.pipeline.options import Settings, option_of
+from midiff_monai.pipeline.options import OF_SEGMENTATION, Settings, option_of
 
 EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an
 output or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a
@@ -87,7 +88,7 @@ def _add_segment(commands: Any) -> None:
 
 def _add_translate(commands: Any) -> None:
     translate = _add(commands, "translate", "make a synthetic T1w, or another target, of each volume")
-    _add_volume_options(translate, "; .png, .jpg, .tif or their folder, with a bundle for slices")
+    _add_volume_options(translate, "; .png, .jpg, .tif or their folder, with a bundle for slices", OF_SEGMENTATION)
 
 
 def _add_batch(commands: Any) -> None:
@@ -231,8 +232,8 @@ def _add_info(commands: Any) -> None:
     info.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> None:
-    volumes = "volume: .nii.gz, .nii, .mgz, .nrrd, .mha, or a folder of DICOM"
+def _add_volume_options(command: argparse.ArgumentParser, more: str = "", omitted: Collection[str] = ()) -> None:
+    volumes = "volume: .nii.gz, .nii, .mgz, .nrrd, .mha; a folder of them or of DICOM; or a pattern in quotes"
     command.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{volumes}{more}")
     command.add_argument(
         "--together",
@@ -240,7 +241,7 @@ def _add_volume_options(command: argparse.ArgumentParser, more: str = "") -> Non
         help="the volumes are scans of one person, such as PD and T2w: one result, on the grid of the first",
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    _add_settings(command)
+    _add_settings(command, omitted)
 
 
 def _add_batch_options(command: argparse.ArgumentParser, people: str) -> None:
@@ -266,9 +267,10 @@ def _add_batch_options(command: argparse.ArgumentParser, people: str) -> None:
     _add_settings(command)
 
 
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    """One option for each field of `Settings`."""
-    for setting in fields(Settings):
+def _add_settings(command: argparse.ArgumentParser, omitted: Collection[str] = ()) -> None:
+    """One option for each field of `Settings`. Those that are omitted keep their defaults."""
+    command.set_defaults(**{setting.name: setting.default for setting in fields(Settings)})
+    for setting in (setting for setting in fields(Settings) if setting.name not in omitted):
         arguments = dict(setting.metadata)
         if setting.name == "modality":
             arguments["help"] += f"; one of: {', '.join(available_overlays())}"

@@ -48,6 +48,8 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
     parser.add_argument("--dataset_dir", default=root / "data" if folder.startswith("$") else folder)
     parser.add_argument("--validation_subjects", default=str(defaults["validation_subjects"]))
     given = parser.parse_known_args(overrides)[0]
+    if isinstance(given.dataset_dir, Path) and not given.dataset_dir.exists():
+        raise InputError("--dataset_dir", "is missing", "Name the folder of the volumes to train on")
     if not given.validation_subjects.isdecimal():
         raise InputError("--validation_subjects", f"is {given.validation_subjects!r}", "Give a number of subjects")
     if "labels" in defaults:

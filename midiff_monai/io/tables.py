@@ -45,8 +45,13 @@ def read_table(table: Path, output: Path) -> Iterator[Row]:
             rows = list(csv.DictReader(file, delimiter=TABLE_SUFFIXES[table.suffix.lower()]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(table, f"cannot be read as a table ({error})", "Check the file") from error
-    if not rows or not all(row.get("input") for row in rows):
-        raise InputError(table, "has no column `input`, or a row without an input", "Give one volume per row")
+    if not rows:
+        raise InputError(table, "has no row", "Give a header with a column `input`, and one volume per row")
+    if "input" not in rows[0]:
+        columns = ", ".join(str(name) for name in rows[0])
+        raise InputError(table, f"has no column `input`, but {columns}", "A .csv has commas, a .tsv has tabulators")
+    if not all(row["input"] for row in rows):
+        raise InputError(table, "has a row without an input", "Give one volume per row")
     for row in rows:
         folder = (output / (row.get("output") or "")).resolve()
         if output.resolve() not in (folder, *folder.parents):

@@ -186,7 +186,7 @@ def _check_scalar_volume(path: Path, image: SpatialImage) -> None:
     shape = image.shape
     check_size(path, math.prod(shape[:3]))
     if (frames := math.prod(shape[3:])) != 1:
-        hint = "Extract the frame to use, for example the first with `fslroi IN OUT 0 1`"
+        hint = "Extract one, for example with `fslroi IN OUT 0 1`; --together takes several contrasts of one person"
         raise InputError(path, f"holds {frames} frames (shape {times(shape)})", hint)
     if len(shape) < 3 or min(shape[:3]) < 2:
         hint = "Give a volume of at least 2 slices along each axis"
@@ -224,7 +224,7 @@ def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
 def check_intensities(path: Path, data: NDArray[np.float32]) -> None:
     """Raise InputError for voxels that are not finite, all the same, or nowhere positive."""
     if not_finite := int(data.size - np.isfinite(data).sum()):
-        raise InputError(path, f"has {not_finite} voxels that are NaN or infinite", "Replace them, for example by 0")
+        raise InputError(path, f"has voxels that are NaN or infinite ({not_finite})", "Replace them, for example by 0")
     if data.min() == data.max():
         raise InputError(path, f"is constant: every voxel is {data.flat[0]:g}", "Check the step that made the file")
     if data.max() <= 0:

@@ -47,6 +47,8 @@ def check_dataset(dataset: Path) -> None:
     try:
         facts = _read_json(description)
     except FileNotFoundError:
+        if not dataset.exists():
+            raise missing_file_error(dataset) from None
         if description.is_symlink():
             raise missing_file_error(description) from None
         raise InputError(description, "does not exist", "Name the root of a BIDS data set") from None

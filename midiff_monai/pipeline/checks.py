@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 
 import torch
 
 from midiff_monai.bundle.resources import available_overlays, available_samplers
 from midiff_monai.errors import InputError
-from midiff_monai.pipeline.options import PRECISIONS, SAMPLING, SPACINGS, STARTS, Settings, Task, option_of
+from midiff_monai.pipeline.options import (
+    OF_SEGMENTATION,
+    PRECISIONS,
+    SAMPLING,
+    SPACINGS,
+    STARTS,
+    Settings,
+    Task,
+    option_of,
+)
 
 
 def check_settings(task: Task) -> None:
@@ -40,9 +50,9 @@ def _of_translation(task: Task) -> dict[str, bool]:
 def _of_segmentation(settings: Settings) -> dict[str, bool]:
     """The options that need a segmentation, and whether they are given."""
     return {
-        "--probability": settings.probability,
-        "--no-lesions": not settings.lesions,
-        "--parcellation": settings.parcellation,
+        setting.metadata.get("flag", option_of(setting.name)): getattr(settings, setting.name) != setting.default
+        for setting in fields(Settings)
+        if setting.name in OF_SEGMENTATION
     }
 
 
@@ -77,4 +87,6 @@ def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}", "is not usable here", "Use cpu, or see `midiff info`") from error
+        raise InputError(
+            f"--device {device}", "is no device of this machine", "Use cpu, or see `midiff info`"
+        ) from error

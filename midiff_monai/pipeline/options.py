@@ -23,6 +23,10 @@ SAMPLING = ("steps", "samples", "seed", "eta", "skip", "start", "noise_level")
 """The settings that are ids of a translation bundle, or of a sampler."""
 
 
+OF_SEGMENTATION = ("probability", "lesions", "parcellation")
+"""The settings that have no effect unless a volume is segmented."""
+
+
 def option_of(setting: str) -> str:
     """The option of the command line for a field of `Settings`."""
     return f"--{setting.replace('_', '-')}"
@@ -114,7 +118,7 @@ class Settings:
     )
     noise_level: int | None = _option(
         None,
-        "timestep to which --start noises the volume, 1 to 999; steps above it are skipped (default: 500)",
+        "timestep to which --start noises the volume, 1 to 999; steps above it are skipped (default: the bundle's)",
         metavar="T",
         type=int,
     )

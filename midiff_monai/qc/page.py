@@ -56,6 +56,8 @@ def write_study_page(
     Raises:
         InputError: the batch report is not as a batch writes it, or the folder holds no results. Nothing is written.
     """
+    if not folder.is_dir():
+        raise InputError(folder, "is not a folder of results", "Name the folder that was given to --output")
     # listed before the subjects are read: files that another run adds meanwhile must not be deleted below
     earlier = [path for path in (folder / VIEWER_FOLDER).glob("*") if SUBJECT_FILE.fullmatch(path.name)]
     found = read_study(folder)

@@ -218,7 +218,7 @@ def test_an_empty_argument_is_not_the_current_folder(
 def test_an_unusable_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = save(tmp_path / "good.nii.gz", ramp(16, 16, 16))
     assert main(["translate", str(volume), "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
-    assert "--device meta: is not usable here" in capsys.readouterr().err
+    assert "--device meta: is no device of this machine" in capsys.readouterr().err
 
 
 def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

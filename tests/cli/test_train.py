@@ -13,10 +13,16 @@ from midiff_monai.bundle import resources
 from midiff_monai.cli.main import main
 
 
-@pytest.mark.parametrize("overrides", [[], ["--dataset_dir", "nowhere"], ["--dataset_dir=nowhere", "--max_epochs=2"]])
+@pytest.mark.parametrize("overrides", [["--dataset_dir", "nowhere"], ["--dataset_dir=nowhere", "--max_epochs=2"]])
 def test_training_without_data_is_refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "t1_brain_segmentation", *overrides]) == 2
     assert "holds no SUBJECT_T1.nii.gz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bundle", ["t1_brain_segmentation", "lmi_published"])
+def test_training_needs_the_name_of_the_data(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", bundle]) == 2
+    assert "--dataset_dir: is missing" in capsys.readouterr().err
 
 
 def test_incomplete_training_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
