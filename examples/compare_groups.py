@@ -43,9 +43,20 @@ UNKNOWN = "unknown"
 """Contrast of a scan whose name does not tell."""
 
 
+def read(path: Path, *needed: str) -> pd.DataFrame:
+    """Read a table. Raises ValueError if it cannot be read, or lacks a column that is needed."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if missing := [name for name in needed if name not in table]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}, but {', '.join(table)}")
+    return table
+
+
 def join(volumes: Path, subjects: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Join volumes and groups, one row per scan: the volumes in ml; the columns of subjects.csv and the contrast."""
-    table, groups = pd.read_csv(volumes), pd.read_csv(subjects).dropna(subset="group")
+    table, groups = read(volumes, "input"), read(subjects, "input", "group").dropna(subset="group")
     if not groups["input"].isin(table["input"]).any():
         table["input"] = table["input"].map(lambda path: Path(path).name)
     scans = table[["input"]].merge(groups, on="input", validate="one_to_one")

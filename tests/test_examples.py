@@ -208,6 +208,15 @@ def test_scans_with_the_same_name_are_distinguished_by_folder(tmp_path: Path) ->
     assert table["a"][0] == pytest.approx(3.1) and table["b"][0] == pytest.approx(4.05)
 
 
+def test_a_table_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
+    (tmp_path / "volumes.csv").write_text("input,Left-Hippocampus\na.nii,3\n")
+    (tmp_path / "subjects.csv").write_text("input,age\na.nii,70\n")
+    for subjects, fault in (("subjects.csv", "has no column group, but input, age"), ("none.csv", "cannot be read")):
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            run("compare_groups.py", tmp_path / "volumes.csv", tmp_path / subjects, "-o", tmp_path / "groups")
+        assert error.value.returncode == 2 and f"{subjects} {fault}" in error.value.stderr
+
+
 def test_a_nipype_workflow_joins_the_volumes_of_its_scans(echoes: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("nipype")
     printed = run("nipype_workflow.py", *echoes, "-o", tmp_path / "work", "--no-translate", "--fast")

@@ -147,8 +147,11 @@ def test_a_volume_given_twice_is_one_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
-        ("volume\nx.nii\n", "no column `input`"),
-        ("", "no column `input`"),
+        ("volume,age\nx.nii,3\n", "no column `input`, but volume, age"),
+        ("input;age\nx.nii;3\n", r"no column `input`, but input;age\. A \.csv has commas"),
+        ("", "has no row"),
+        ("input\n", "has no row"),
+        ("input,age\n,3\n", "a row without an input"),
         ("input,output\nx.nii,../elsewhere\n", "outside"),
         ("input\nx.txt\n", "does not have the suffix of a volume"),
         ("input\na/x.nii\nb/x.nii\n", "same files"),
