@@ -15,7 +15,8 @@ from monai.metrics import PSNRMetric, compute_hausdorff_distance
 from monai.metrics.fid import get_fid_score
 from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import entropy
+
+from midiff_monai.transforms.joint_histogram import mutual_information_bits
 
 SSIM_WINDOW = 11
 """Side of the windows of `ssim`, in voxels."""
@@ -134,8 +135,7 @@ def mutual_information(image: NDArray, reference: NDArray, mask: NDArray[np.bool
     """
     first, second = (np.clip(volume[mask], *np.percentile(volume[mask], [0.5, 99.5])) for volume in (image, reference))
     joint, _, _ = np.histogram2d(first, second, bins=HISTOGRAM_BINS)
-    marginals = joint.sum(axis=0), joint.sum(axis=1)
-    return float(sum(entropy(counts, base=2) for counts in marginals) - entropy(joint.ravel(), base=2))
+    return mutual_information_bits(joint / joint.sum())
 
 
 def frechet_distance(features: NDArray, reference: NDArray) -> float:

@@ -10,13 +10,12 @@ from typing import BinaryIO
 
 from midiff_monai.errors import InputError
 from midiff_monai.io.paths import PAIRED_SUFFIX, volume_files, volume_stem
-from midiff_monai.io.placeholders import is_text, missing_file_error, placeholder_fault
+from midiff_monai.io.placeholders import COPY_AGAIN, GZIP_MAGIC, is_text, missing_file_error, placeholder_fault
 from midiff_monai.io.readers import MAX_VOXELS
 
 MAX_BYTES = 8 * MAX_VOXELS
 """Largest accepted size of a decompressed file."""
 
-GZIP_MAGIC = b"\x1f\x8b"
 
 COMPRESSED_SUFFIX = {".nii": ".nii.gz", ".mgh": ".mgz"}
 """Suffix of a file that is not compressed → suffix of the same file compressed."""
@@ -24,7 +23,6 @@ COMPRESSED_SUFFIX = {".nii": ".nii.gz", ".mgh": ".mgz"}
 BINARY_SUFFIXES = (*COMPRESSED_SUFFIX, ".gz", ".mgz")
 """Suffixes of volumes whose files begin with a binary header. NRRD and MetaImage begin with text."""
 
-COPY_AGAIN = "Copy or export it again"
 
 PIECE_BYTES = 2**24
 

@@ -8,6 +8,12 @@ from pathlib import Path
 
 from midiff_monai.errors import InputError
 
+GZIP_MAGIC = b"\x1f\x8b"
+"""First bytes of a file that gzip compressed."""
+
+COPY_AGAIN = "Copy or export it again"
+"""Hint for a file that is damaged."""
+
 GET_ANNEX = (
     "is a placeholder of git-annex, its content is not here",
     "Get it first, with `datalad get` or `git annex get`",

@@ -18,6 +18,7 @@ from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.affines import GridError, check_affine
 from midiff_monai.io.headers import VOXEL_SIZE_RANGE_MM, choose_affine, times, undeclared_voxels_warning
 from midiff_monai.io.integrity import check_files
+from midiff_monai.io.placeholders import COPY_AGAIN
 from midiff_monai.io.readers import (
     ITK_SUFFIXES,
     READING_WARNINGS,
@@ -218,7 +219,7 @@ def _read_data(path: Path, image: SpatialImage) -> NDArray[np.float32]:
             return np.array(image.get_fdata(dtype=np.float32, caching="unchanged"), order="C")
     except (EOFError, OSError, ValueError, OverflowError) as error:
         fault = f"cannot be read to its end ({in_one_line(error)})"
-        raise InputError(path, fault, "Copy or export it again") from error
+        raise InputError(path, fault, COPY_AGAIN) from error
 
 
 def check_intensities(path: Path, data: NDArray[np.float32]) -> None:

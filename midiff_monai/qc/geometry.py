@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
-CEREBRUM = (2, 3, 41, 42)
+from midiff_monai.transforms.hemispheres import CEREBRUM
 
 EXTENT_PERCENTILES = (0.5, 99.5)
 """Percentiles of the coordinates of a brain between which its extent is measured; single stray voxels do not count."""

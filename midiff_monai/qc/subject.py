@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -153,18 +154,24 @@ class Subject:
         if path is None:
             return {}, []
         try:
-            table = pd.read_csv(path, na_filter=False)
+            table = self._table
             table = table[table["id"] != ""]  # totals have no id
             return dict(zip(table["id"].astype(int), table["volume_ml"].astype(float), strict=True)), []
         except (ValueError, LookupError) as error:
             return {}, [f"{path.name} cannot be read: {in_one_line(error)}."]
 
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """The rows of the table of volumes. Raises ValueError if it is damaged."""
+        path = self.output("volumes")
+        assert path is not None
+        return pd.read_csv(path, na_filter=False)
+
     def measured(self, name: str, column: str = "volume_ml") -> float:
         """Read a value from the row `name` of an intact table of volumes; NaN where it is not known."""
-        path = self.output("volumes")
-        if path is None:
+        if self.output("volumes") is None:
             return nan
-        table = pd.read_csv(path, na_filter=False).reindex(columns=["name", column])
+        table = self._table.reindex(columns=["name", column])
         known = pd.to_numeric(table.loc[table["name"] == name, column], errors="coerce")
         return float(known.iloc[0]) if len(known) else nan
 

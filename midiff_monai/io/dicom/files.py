@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from midiff_monai.errors import InputError
-from midiff_monai.io.placeholders import missing_file_error, placeholder_fault
-
-GZIP_MAGIC = b"\x1f\x8b"
-
-COPY_AGAIN = "Copy or export it again"
+from midiff_monai.io.placeholders import COPY_AGAIN, GZIP_MAGIC, missing_file_error, placeholder_fault
 
 MAX_BYTES = 2**32
 """Largest accepted size of a decompressed file."""
@@ -90,7 +86,7 @@ def open_dicom(path: Path) -> BinaryIO:
     with gzip.open(path) as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise InputError(path, f"expands to more than {MAX_BYTES >> 30} GiB", "Copy or export it again")
+        raise InputError(path, f"expands to more than {MAX_BYTES >> 30} GiB", COPY_AGAIN)
     return io.BytesIO(content)
 
 

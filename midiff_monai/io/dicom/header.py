@@ -25,7 +25,8 @@ from midiff_monai.io.dicom.frames import (
     shared_groups,
     values_of,
 )
-from midiff_monai.io.dicom.reader import EXPORT_AGAIN, read_file
+from midiff_monai.io.dicom.reader import read_file
+from midiff_monai.io.placeholders import COPY_AGAIN
 
 ANATOMICAL = ("MR", "CT")
 """Modalities whose images show anatomy."""
@@ -128,7 +129,7 @@ def read_header(path: Path) -> ImageHeader | None:
     if header.get("Modality") == "SEG" or ("Rows" not in header and not _is_image_class(header)):
         return None
     if "Rows" not in header:
-        raise TruncatedHeaderError(path, "is truncated", EXPORT_AGAIN)
+        raise TruncatedHeaderError(path, "is truncated", COPY_AGAIN)
     positions, echo_times, image_types, magnitudes = _frames(header)
     uid = str(header.get("SOPInstanceUID"))
     is_multiframe = int(header.get("NumberOfFrames") or 1) > 1

@@ -31,10 +31,9 @@ from pydicom.uid import (
 from midiff_monai.errors import InputError, in_one_line
 from midiff_monai.io.dicom.files import open_dicom
 from midiff_monai.io.dicom.frames import Frame, affine_from_frames, list_frames, sort_slices
+from midiff_monai.io.placeholders import COPY_AGAIN
 from midiff_monai.io.readers import MAX_VOXELS, READING_WARNINGS, scanner_nifti
 from midiff_monai.io.volumes import validate_volume
-
-EXPORT_AGAIN = "Copy or export it again"
 
 INSTALL_DECODER = "Install pylibjpeg and pylibjpeg-openjpeg, or decompress it, for example with `gdcmconv --raw`"
 
@@ -69,7 +68,7 @@ class DicomSeries:
     description: str
     name: str
     fault: str = ""
-    hint: str = EXPORT_AGAIN
+    hint: str = COPY_AGAIN
     digest: str = ""
     study: str = ""
     slice_count: int = 0
@@ -201,4 +200,4 @@ def unreadable_file_error(path: Path, error: Exception) -> InputError:
     """Convert the error of an unreadable file to an InputError. An InputError is returned unchanged."""
     if isinstance(error, InputError):
         return error
-    return InputError(path, f"cannot be read as DICOM ({in_one_line(error)})", EXPORT_AGAIN)
+    return InputError(path, f"cannot be read as DICOM ({in_one_line(error)})", COPY_AGAIN)

@@ -19,7 +19,8 @@ import numpy as np
 from midiff_monai.io.dicom.completeness import completeness_warnings, missing_images
 from midiff_monai.io.dicom.frames import DUPLICATE_MM
 from midiff_monai.io.dicom.header import ImageHeader, TruncatedHeaderError, read_header
-from midiff_monai.io.dicom.reader import EXPORT_AGAIN, DicomSeries, quiet, unreadable_file_error
+from midiff_monai.io.dicom.reader import DicomSeries, quiet, unreadable_file_error
+from midiff_monai.io.placeholders import COPY_AGAIN
 
 FEW_SLICES = 8
 """A series with fewer slices is excluded beside one with twice as many. Seven slices of 6 mm cover no half brain."""
@@ -93,7 +94,7 @@ def _read_headers(
             images += [image] if image is not None else []
     folders = {image.path.parent for image in images}
     lost = [path for path in damaged if path not in left_out and path.parent not in folders]
-    faults += [_fault_series(path, damaged[path], EXPORT_AGAIN) for path in lost]
+    faults += [_fault_series(path, damaged[path], COPY_AGAIN) for path in lost]
     return images, damaged, faults
 
 
