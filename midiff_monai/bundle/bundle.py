@@ -53,7 +53,7 @@ class Bundle:
         return conformed[0] if len(conformed) == 1 else stack_sources(conformed)
 
     def infer(self, volume: MetaTensor, coarse: bool = False) -> torch.Tensor:
-        """Send conformed volumes (S, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; a draft at less cost."""
+        """Send conformed volumes (S, X, Y, Z) through the network: (C, X, Y, Z), on the CPU; coarse at less cost."""
         network, inferer = self.setting("network"), self.setting("inferer")
         return inferer.infer(as_plain_tensor(volume).to(self.setting("device")), network, coarse).cpu()
 

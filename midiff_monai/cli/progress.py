@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-SHARES_TOLD = 10
+MESSAGES_PER_RUN = 10
 """A batch without a bar tells the remaining time after its first volume, and about this many times in all."""
 
 
@@ -55,13 +55,13 @@ def tell_remaining_time(
         total: number of volumes.
         clock: the time in seconds.
     """
-    start, computed, told = clock(), 0, 0
+    start, computed, announced = clock(), 0, 0
     for number, outcome in enumerate(outcomes, start=1):
         computed, passed = computed + (outcome.status != "skipped"), clock() - start
-        if computed and number < total and (not told or number - told >= total / SHARES_TOLD):
+        if computed and number < total and (not announced or number - announced >= total / MESSAGES_PER_RUN):
             left = passed / computed * (total - number)
             _logger.info("%d of %d volumes, %s left", number, total, about(left))
-            told = number
+            announced = number
         yield outcome
 
 
@@ -73,7 +73,7 @@ def announce_volumes(arguments: argparse.Namespace, task: Task, models: Models, 
         return
     speed = _speed(task, models)
     seconds = sum(estimate_seconds(extent, speed, task.mode, models) for extent in extents)
-    _logger.info("%s, %s: %s", _deed(task.mode, len(extents), models), _place(models), about(seconds))
+    _logger.info("%s, %s: %s", _action(task.mode, len(extents), models), _place(models), about(seconds))
 
 
 def announce_batch(
@@ -83,15 +83,15 @@ def announce_batch(
     if arguments.shown == QUIET or not jobs:
         return
     unfinished = [job for job in jobs if task.overwrite or not _has_results(job)]
-    deed = _deed(task.mode, len(jobs), models)
+    action = _action(task.mode, len(jobs), models)
     if len(unfinished) < len(jobs):
-        deed += f", {len(jobs) - len(unfinished)} of which have results"
+        action += f", {len(jobs) - len(unfinished)} of which have results"
     if workers is None:
-        _logger.info("%s, on the cluster %s", deed, arguments.scheduler)
+        _logger.info("%s, on the cluster %s", action, arguments.scheduler)
         return
     seconds = _batch_seconds(unfinished, task, workers, models)
     likely = "" if seconds is None else f": {about(seconds)} if all are like {unfinished[0].source.name}"
-    _logger.info("%s, %s%s", deed, _place(models, workers), likely)
+    _logger.info("%s, %s%s", action, _place(models, workers), likely)
     if len(unfinished) > 1 and arguments.workers is None and not has_dask():
         _logger.info("Several at a time take less time: pip install 'midiff-monai[cluster]'")
 
@@ -132,7 +132,7 @@ def _speed(task: Task, models: Models) -> Speed:
     return on_cpu_if_memory_runs_out(lambda task, models: measure_speed(task.mode, models), task, models)
 
 
-def _deed(mode: Mode, count: int, models: Models) -> str:
+def _action(mode: Mode, count: int, models: Models) -> str:
     volumes = "1 volume" if count == 1 else f"{count} volumes"
     return {
         Mode.SEGMENT: f"Segmenting {volumes} by way of a synthetic {models.target}",

@@ -130,10 +130,10 @@ class ConditionalMean(nn.Module):
         deep_weights = weights * (deep if deep.any() else foreground_mask)
         means, squares = (bin_means(deep_weights, power, same_volume=True) for power in (image, image.square()))
         counts = deep_weights.sum((0, 2, 3), keepdim=True)
-        variance = (weighted_mean(squares, counts) - weighted_mean(means, counts).square()).clamp(min=1e-6)
+        variance = (mean_over_bins(squares, counts) - mean_over_bins(means, counts).square()).clamp(min=1e-6)
         shares = (1 - (squares - means.square()) / variance).clamp(0, 1)
         expected, share = ((weights * values).sum(1, keepdim=True) for values in (means, shares))
-        step = torch.where(deep, share**6, weighted_mean(shares, counts))  # η² beside the surface
+        step = torch.where(deep, share**6, mean_over_bins(shares, counts))  # η² beside the surface
         return torch.where(foreground_mask, torch.lerp(image, expected, step), image)
 
     def _window_mean(self, maps: torch.Tensor) -> torch.Tensor:
@@ -155,7 +155,7 @@ def bin_means(weights: torch.Tensor, image: torch.Tensor, same_volume: bool) -> 
     return (weights * image).sum(axes, keepdim=True) / weights.sum(axes, keepdim=True).clamp(min=1e-6)
 
 
-def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def mean_over_bins(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Mean over all bins of a volume; both are (1, bins, 1, 1).
 
     With the means of the bins it is the mean of all pixels. Torch splits the sum of all pixels among its threads, so

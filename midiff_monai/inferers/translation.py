@@ -132,12 +132,12 @@ class SlicewiseTranslation(VolumeInferer):
         """
         means, known = self.conditional_mean, sources != 0
         assert means
-        if len(alone := sources.split(1, dim=1)) == 1:
+        if len(single := sources.split(1, dim=1)) == 1:
             return means.shrink(means.prepare(sources, same_volume=True), image)
         joint = means.shrink(means.prepare_joint(sources), image)
         if torch.equal(known.any(dim=1), known.all(dim=1)):
             return joint
-        shrunk = [means.shrink(means.prepare(source, same_volume=True), image) for source in alone]
+        shrunk = [means.shrink(means.prepare(source, same_volume=True), image) for source in single]
         return torch.where(known.all(dim=1, keepdim=True), joint, weighted_mean(torch.cat(shrunk, dim=1), known))
 
     def sample_slices(

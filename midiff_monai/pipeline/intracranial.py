@@ -18,7 +18,7 @@ def space_of(scans: MetaTensor, classes: torch.Tensor, bundle: Bundle, coarse: b
         scans: (S, X, Y, Z) on the grid of the networks.
         classes: (X, Y, Z), those of a segmentation, positions in `FREESURFER_IDS`.
         bundle: finds the space from the scans and from where the segmentation has brain.
-        coarse: a draft at half the cost.
+        coarse: as a coarse pass, at half the cost.
     """
     seen = torch.cat([as_plain_tensor(scans), depth_in_brain(brain_of_classes(classes))[None]])
     return MetaTensor(bundle.infer(MetaTensor(seen, affine=scans.affine), coarse), affine=scans.affine)

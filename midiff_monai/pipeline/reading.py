@@ -17,7 +17,7 @@ from midiff_monai.io.slices import read_image
 from midiff_monai.io.volumes import check_intensity_range, with_voxels
 from midiff_monai.pipeline.options import Settings
 from midiff_monai.pipeline.people import JointJob
-from midiff_monai.pipeline.together import ALONE, Companions, Scan, bring_together
+from midiff_monai.pipeline.together import NO_COMPANIONS, Companions, Scan, bring_together
 from midiff_monai.transforms.background import clear_background
 
 BACKGROUND_CLEARED = "The background of the file is not 0. It was recognised and set to 0: check the picture."
@@ -41,7 +41,7 @@ def read_together(job: Job, settings: Settings) -> tuple[nib.Nifti1Image, Compan
         InputError: a scan cannot be used, or they do not show one head.
     """
     if not isinstance(job, JointJob):
-        return read(job, settings), ALONE
+        return read(job, settings), NO_COMPANIONS
     scans = [
         Scan(name, prepare_source(image, name, settings)) for each in job.scans for name, image in _read_scans(each)
     ]

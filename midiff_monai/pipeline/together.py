@@ -41,7 +41,7 @@ class Companions(NamedTuple):
     facts: Sequence[dict[str, Any]] = ()
 
 
-ALONE = Companions()
+NO_COMPANIONS = Companions()
 """A volume that is translated by itself."""
 
 

@@ -219,10 +219,10 @@ def without_cortex(levels: torch.Tensor) -> torch.Tensor:
     return torch.cat([levels[:1], torch.lerp(levels[1], levels[4], share), levels[5:]])
 
 
-def smooth_field(like: torch.Tensor, knots: tuple[int, int, int] = (4, 4, 3)) -> torch.Tensor:
-    """Draw a smooth field of the shape of `like` (1, 1, X, Y, Z), uniform in [-1, 1] at its knots."""
-    coarse = 2 * torch.rand(1, 1, *knots, device=like.device) - 1
-    return F.interpolate(coarse, size=like.shape[2:], mode="trilinear", align_corners=True)
+def smooth_field(image: torch.Tensor, knots: tuple[int, int, int] = (4, 4, 3)) -> torch.Tensor:
+    """Draw a smooth field of the shape of an image (1, 1, X, Y, Z), uniform in [-1, 1] at its knots."""
+    coarse = 2 * torch.rand(1, 1, *knots, device=image.device) - 1
+    return F.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True)
 
 
 def gaussian_blur(image: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
