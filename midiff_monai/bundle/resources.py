@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,24 @@ def metadata_path(root: str | Path) -> Path:
     return Path(root) / "configs" / "metadata.json"
 
 
-def read_metadata(root: str | Path) -> dict[str, Any]:
+def read_metadata(root: str | Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Read `configs/metadata.json` of a bundle.
 
+    Args:
+        root: folder of the bundle.
+        needed: keys that it must have.
+
     Raises:
-        BundleError: it is no JSON object, or lacks the version or the hash of the weights.
+        BundleError: it is no JSON object, or lacks a key that is needed.
     """
     path = metadata_path(root)
     try:
         metadata = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise BundleError(path, f"cannot be read ({error})", "Correct it, or restore the file") from error
-    for key in ("version", "weights_sha256"):
-        if key not in metadata and "runs" not in metadata:  # a composite bundle has no weights of its own
-            raise BundleError(path, f"lacks {key!r}", "Add it; the hash of the weights may be empty before a training")
+    for key in needed:
+        if key not in metadata:
+            raise BundleError(path, f"lacks {key!r}", "Add it, as in the metadata of a shipped bundle")
     return metadata
 
 

@@ -32,7 +32,7 @@ def load_weights(network: nn.Module, root: str | Path, trusted: bool = False) ->
     Raises:
         BundleError: the weights are missing, have another hash, hold more than tensors, or do not fit the network.
     """
-    path, expected = Path(root) / WEIGHTS, read_metadata(root)["weights_sha256"]
+    path, expected = Path(root) / WEIGHTS, read_metadata(root, ["weights_sha256"])["weights_sha256"]
     if not path.is_file():
         shipped = Path(root).name in available_bundles() and bundle_root(Path(root).name) == Path(root)
         hint = f"Train the bundle with `midiff train {Path(root).name if shipped else root}`"
@@ -104,7 +104,7 @@ def save_weights(state: Mapping[str, torch.Tensor], root: str | Path) -> str:
         save_state(state, temporary)
         if path.exists():
             path.rename(path.with_name(f"model_{sha256(path)[:12]}.pt"))
-    metadata, digest = read_metadata(root), sha256(path)
+    metadata, digest = read_metadata(root, ["version"]), sha256(path)
     metadata |= {"version": f"{metadata['version'].partition('+')[0]}+{digest[:7]}", "weights_sha256": digest}
     with atomic_write(metadata_path(root)) as temporary:
         temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,13 +32,13 @@ def describe_installation(own: Sequence[str] = ()) -> dict[str, Any]:
 
 def _bundle(name: str) -> dict[str, Any]:
     root = bundle_root(name)
-    metadata, weights = read_metadata(root), root / WEIGHTS
+    metadata, weights = read_metadata(root, ["version"]), root / WEIGHTS
     if "runs" in metadata:  # a composite bundle has no weights of its own
         return {"version": metadata["version"], "runs": metadata["runs"]}
     kinds = ("target", "segments", "parcellates", "anatomy", "image_size")
     does = {name: metadata[name] for name in kinds if name in metadata}
     facts = {"version": metadata["version"]} | does
-    if not metadata["weights_sha256"]:
+    if not (expected := read_metadata(root, ["weights_sha256"])["weights_sha256"]):
         return facts | {"trained": False}
-    intact = weights.is_file() and sha256(weights) == metadata["weights_sha256"]
-    return facts | {"weights_sha256": metadata["weights_sha256"], "intact": intact}
+    intact = weights.is_file() and sha256(weights) == expected
+    return facts | {"weights_sha256": expected, "intact": intact}

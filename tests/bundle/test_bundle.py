@@ -244,7 +244,6 @@ def test_weights_that_are_no_state_dict_do_not_fit(tmp_path: Path) -> None:
     ("file", "text", "fault"),
     [
         ("metadata.json", '{"version": "1.0.0"}', "lacks 'weights_sha256'"),
-        ("metadata.json", '{"weights_sha256": ""}', "lacks 'version'"),
         ("inference.yaml", "a: [1", "a configuration that cannot be read"),
         ("inference.yaml", None, "a configuration that cannot be read"),
     ],
