@@ -47,6 +47,7 @@ SCRATCH := build/evaluation
 
 evaluation: $(TEST)  ## fill the tables and draw the figures of evaluation/results, in hours, from DATA=../shared/data
 	$(RUN) $(PAIRS) --out $(RESULTS)
+	$(RUN) $(PAIRS) --out $(RESULTS)/one_millimetre --methods midiff direct
 	$(RUN) --pairs $(DATA)/open-ms --simulated 3 $(MAPS) --out $(RESULTS) --methods midiff direct histogram \
 		inverted_histogram randomised_contrast one_step perturbed_t1 real_t1
 	$(RUN) --simulated-heads 2 $(MAPS) --out $(RESULTS) --methods midiff one_step direct perturbed_t1 real_t1
