@@ -79,8 +79,8 @@ def write_single_result(tmp_path: Path, **computed: Any) -> Path:
     out.mkdir()
     report = RunReport("segment", source, {"seed": 0}, warnings=["Look twice."], timings={"read": 1.0, "segment": 2.0})
     report.intensity_range = computed.pop("intensity_range", report.intensity_range)
-    computed = {"synthetic": data / 2, "segmentation": np.full(data.shape, 3, np.int16)} | computed
-    Result(read_volume(source), report, **computed, paths=output_paths(source, out), render=draw_nothing).write()
+    images: dict[str, Any] = {"synthetic": data / 2, "segmentation": np.full(data.shape, 3, np.int16)} | computed
+    Result(read_volume(source), report, **images, paths=output_paths(source, out), render=draw_nothing).write()
     return out
 
 
