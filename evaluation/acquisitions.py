@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from markdown_table import markdown_table
 from methods import contrast_of
 from numpy.typing import NDArray
 from run import CONTRASTS as ORDER
@@ -182,10 +183,8 @@ def markdown(rows: pd.DataFrame) -> str:
     table = rows.assign(cell=cells).pivot(index=["dataset", "subject"], columns="contrast", values="cell")
     order = rows[["dataset", "subject"]].drop_duplicates()
     table = table.loc[list(order.itertuples(index=False, name=None)), [name for name in ORDER if name in table]]
-    lines = [f"| data | change | {' | '.join(table)} |", "|---|---|" + "---|" * len(table.columns)]
-    for place, line in table.fillna("").iterrows():
-        lines.append(f"| {' | '.join((*place, *line))} |")  # type: ignore[misc]
-    return "\n".join(lines) + "\n"
+    lines = [[*place, *line] for place, line in table.fillna("").iterrows()]  # type: ignore[misc]
+    return markdown_table(["data", "change", *table], lines) + "\n"
 
 
 def main() -> None:

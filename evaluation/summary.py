@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markdown_table import markdown_table
 
 from midiff_monai.evaluation.metrics import bootstrap_interval
 
@@ -70,12 +71,12 @@ def markdown(summary: pd.DataFrame) -> str:
 
 
 def _markdown_table(rows: pd.DataFrame, headings: dict[str, str]) -> str:
-    lines = ["| contrast | method | " + " | ".join(headings.values()) + " |", "|---|---|" + "---|" * len(headings)]
+    lines = []
     for (contrast, method), measures in rows.groupby(["contrast", "method"], sort=False):
         cells = measures.set_index("measure")
         shown = [_cell(cells.loc[measure]) if measure in cells.index else "" for measure in headings]
-        lines.append(f"| {contrast} | `{method}` | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        lines.append([contrast, f"`{method}`", *shown])
+    return markdown_table(["contrast", "method", *headings.values()], lines)
 
 
 def _cell(row: pd.Series) -> str:

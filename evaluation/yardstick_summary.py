@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
+from markdown_table import markdown_table
 from summary import mean_and_interval
 from yardstick_volumes import volume_tables
 
@@ -44,30 +45,28 @@ def _of_source(source: str, rows: pd.DataFrame) -> str:
 def _means(rows: pd.DataFrame, column: str, shown: Sequence[str] = ()) -> str:
     """One line for each contrast and settings, one column for each value of `column`."""
     names = [name for name in shown or rows[column].unique() if (rows[column] == name).any()]
-    lines = [_line(["contrast", "settings", "subjects", *names]), "|---" * (len(names) + 3) + "|"]
+    lines = []
     for (contrast, settings), group in rows.groupby(["contrast", "settings"], sort=False):
         cells = [_cell(group.loc[group[column] == name, "value"]) for name in names]
-        lines.append(_line([contrast, settings, str(group["subject"].nunique()), *cells]))
-    return "\n".join(lines)
+        lines.append([contrast, settings, str(group["subject"].nunique()), *cells])
+    return markdown_table(["contrast", "settings", "subjects", *names], lines)
 
 
 def _of_structures(rows: pd.DataFrame) -> str:
     """One line for each structure, one column for each contrast and settings."""
     groups = dict(list(rows.groupby(["contrast", "settings"], sort=False)))
     names = [contrast if settings == "default" else f"{contrast}, {settings}" for contrast, settings in groups]
-    lines = [_line(["structure", *names]), "|---" * (len(names) + 1) + "|"]
-    for structure in SINGLE:
-        cells = [_cell(group.loc[group["structure"] == structure, "value"]) for group in groups.values()]
-        lines.append(_line([structure, *cells]))
-    return "\n".join(lines)
+    lines = [
+        [structure, *(_cell(group.loc[group["structure"] == structure, "value"]) for group in groups.values())]
+        for structure in SINGLE
+    ]
+    return markdown_table(["structure", *names], lines)
 
 
 def _by_subject(rows: pd.DataFrame) -> str:
     table = rows.pivot_table(index=["subject", "contrast"], columns="measure", values="value", sort=False)
-    lines = [_line(["subject", "contrast", *table.columns]), "|---" * (len(table.columns) + 2) + "|"]
-    for (subject, contrast), values in table.iterrows():  # type: ignore[misc]
-        lines.append(_line([subject, contrast, *(f"{value:.3f}" for value in values)]))
-    return "\n".join(lines)
+    lines = [[*person, *(f"{value:.3f}" for value in values)] for person, values in table.iterrows()]  # type: ignore[misc]
+    return markdown_table(["subject", "contrast", *table.columns], lines)
 
 
 def _cell(values: pd.Series) -> str:
@@ -77,7 +76,3 @@ def _cell(values: pd.Series) -> str:
     found = mean_and_interval(known)
     interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if known.size > 1 else ""
     return f"{found['mean']:.3f}{interval}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from markdown_table import markdown_table
 
 from midiff_monai.evaluation.scores import REGIONS
 
@@ -50,11 +51,11 @@ def _volumes(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 def _table(found: pd.DataFrame, reference: pd.DataFrame) -> str:
     """One line for each contrast and settings, one column for each region."""
-    lines = [["contrast", "settings", "subjects", *found], ["---"] * (len(found.columns) + 3)]
+    rows = []
     for key, group in found.groupby(["contrast", "settings"], sort=False):
         truth = reference.loc[group.index]
-        lines.append([*key, str(len(group)), *(_cell(group[region], truth[region]) for region in found)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        rows.append([*key, str(len(group)), *(_cell(group[region], truth[region]) for region in found)])
+    return markdown_table(["contrast", "settings", "subjects", *found], rows)
 
 
 def _cell(found: pd.Series, reference: pd.Series) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from midiff_monai.bundle.weights import load_plain
 from midiff_monai.errors import InputError, OutputError
 from midiff_monai.io.paths import atomic_write
 
@@ -62,10 +64,8 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(path, "is a folder" if path.is_dir() else "does not exist", "Name the file of a checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # torch raises errors of many types for a file that is damaged or of another format
+        return load_plain(path)
+    except UnpicklingError as error:
         raise InputError(path, "is damaged, or holds more than tensors and plain values", SAVE_HINT) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,15 @@ def read_metadata(root: str | Path, needed: Sequence[str] = ()) -> dict[str, Any
         metadata = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise BundleError(path, f"cannot be read ({error})", "Correct it, or restore the file") from error
+    check_metadata(root, metadata, needed)
+    return metadata
+
+
+def check_metadata(root: str | Path, metadata: Mapping[str, Any], needed: Sequence[str]) -> None:
+    """Check that the metadata of a bundle have the keys that are needed. Raises BundleError if they have not."""
     for key in needed:
         if key not in metadata:
-            raise BundleError(path, f"lacks {key!r}", "Add it, as in the metadata of a shipped bundle")
-    return metadata
+            raise BundleError(metadata_path(root), f"lacks {key!r}", "Add it, as in the metadata of a shipped bundle")
 
 
 def overlay_path(name: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from monai.networks.utils import copy_model_state
@@ -57,10 +59,8 @@ def load_state(network: nn.Module, path: Path) -> str:
         BundleError: the file is damaged, holds more than tensors, or does not fit the network.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # torch raises errors of many types for a file that is damaged or of another format
+        state = load_plain(path)
+    except UnpicklingError as error:
         fault = "is damaged, or holds more than tensors"
         raise BundleError(path, fault, "Store a state dict with `torch.save`") from error
     try:
@@ -70,6 +70,20 @@ def load_state(network: nn.Module, path: Path) -> str:
         raise BundleError(path, "does not fit the network of the bundle", hint) from error
     network.eval()
     return sha256(path)
+
+
+def load_plain(path: Path) -> Any:
+    """Load a file of torch that holds tensors and plain values alone, without running code.
+
+    Raises:
+        UnpicklingError: the file is damaged, of another format, or holds more.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError, UnpicklingError):
+        raise
+    except Exception as error:  # torch raises errors of many types for a file that is damaged or of another format
+        raise UnpicklingError(str(error)) from error
 
 
 def load_matching_weights(network: nn.Module, root: str | Path) -> None:

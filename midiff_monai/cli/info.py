@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root
+from midiff_monai.bundle.resources import available_bundles, available_overlays, bundle_root, check_metadata
 from midiff_monai.bundle.weights import WEIGHTS, read_metadata
 from midiff_monai.machine import usable_processors
 from midiff_monai.provenance import environment, sha256
@@ -38,7 +38,8 @@ def _bundle(name: str) -> dict[str, Any]:
     kinds = ("target", "segments", "parcellates", "anatomy", "image_size")
     does = {name: metadata[name] for name in kinds if name in metadata}
     facts = {"version": metadata["version"]} | does
-    if not (expected := read_metadata(root, ["weights_sha256"])["weights_sha256"]):
+    check_metadata(root, metadata, ["weights_sha256"])
+    if not (expected := metadata["weights_sha256"]):
         return facts | {"trained": False}
     intact = weights.is_file() and sha256(weights) == expected
     return facts | {"weights_sha256": expected, "intact": intact}

@@ -21,7 +21,7 @@ from midiff_monai.bundle.resources import (
 from midiff_monai.cli.argument_parser import ArgumentParser
 from midiff_monai.cli.messages import NORMAL, QUIET, VERBOSE
 from midiff_monai.pipeline.bids import DEFAULT_SUFFIXES
-from midiff_monai.pipeline.options import OF_SEGMENTATION, Settings, option_of
+from midiff_monai.pipeline.options import OF_SEGMENTATION, Settings, flag_of
 
 EPILOG = """exit codes: 0 all done; 1 volumes of a batch failed; 2 nothing done, because an argument, an input, an
 output or a bundle cannot be used; 130 interrupted. Not a medical device: look at the pictures before you use a
@@ -269,15 +269,16 @@ def _add_batch_options(command: argparse.ArgumentParser, people: str) -> None:
 
 def _add_settings(command: argparse.ArgumentParser, omitted: Collection[str] = ()) -> None:
     """One option for each field of `Settings`. Those that are omitted keep their defaults."""
-    command.set_defaults(**{setting.name: setting.default for setting in fields(Settings)})
-    for setting in (setting for setting in fields(Settings) if setting.name not in omitted):
-        arguments = dict(setting.metadata)
+    for setting in fields(Settings):
+        if setting.name in omitted:
+            command.set_defaults(**{setting.name: setting.default})
+            continue
+        arguments = {name: value for name, value in setting.metadata.items() if name != "flag"}
         if setting.name == "modality":
             arguments["help"] += f"; one of: {', '.join(available_overlays())}"
         if setting.name == "sampler":
             arguments["help"] += f"; one of: {', '.join(available_samplers())}"
-        flag = arguments.pop("flag", option_of(setting.name))
-        command.add_argument(flag, dest=setting.name, default=setting.default, **arguments)
+        command.add_argument(flag_of(setting), dest=setting.name, default=setting.default, **arguments)
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
     _add_threads(command)
 

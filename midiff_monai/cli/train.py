@@ -44,18 +44,20 @@ def _check_training_data(root: Path, overrides: Sequence[str]) -> None:
         return
     defaults = ConfigParser.load_config_file(root / "configs" / "train.yaml")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    folder = str(defaults["dataset_dir"])
-    parser.add_argument("--dataset_dir", default=root / "data" if folder.startswith("$") else folder)
+    parser.add_argument("--dataset_dir", default=str(defaults["dataset_dir"]))
     parser.add_argument("--validation_subjects", default=str(defaults["validation_subjects"]))
     given = parser.parse_known_args(overrides)[0]
-    if isinstance(given.dataset_dir, Path) and not given.dataset_dir.exists():
-        raise InputError("--dataset_dir", "is missing", "Name the folder of the volumes to train on")
+    data = given.dataset_dir
+    if data.startswith("$"):  # `data` in the folder of the bundle, as the shipped ones have it
+        data = str(root / "data")
+        if not Path(data).exists():
+            raise InputError("--dataset_dir", "is missing", "Name the folder of the volumes to train on")
     if not given.validation_subjects.isdecimal():
         raise InputError("--validation_subjects", f"is {given.validation_subjects!r}", "Give a number of subjects")
     if "labels" in defaults:
-        _check_labelled_data(Path(given.dataset_dir), int(given.validation_subjects))
+        _check_labelled_data(Path(data), int(given.validation_subjects))
     else:
-        check_training_volumes(given.dataset_dir, int(given.validation_subjects))
+        check_training_volumes(data, int(given.validation_subjects))
 
 
 def _check_labelled_data(folder: Path, validating: int) -> None:

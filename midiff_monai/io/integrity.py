@@ -16,13 +16,11 @@ from midiff_monai.io.readers import MAX_VOXELS
 MAX_BYTES = 8 * MAX_VOXELS
 """Largest accepted size of a decompressed file."""
 
-
 COMPRESSED_SUFFIX = {".nii": ".nii.gz", ".mgh": ".mgz"}
 """Suffix of a file that is not compressed → suffix of the same file compressed."""
 
 BINARY_SUFFIXES = (*COMPRESSED_SUFFIX, ".gz", ".mgz")
 """Suffixes of volumes whose files begin with a binary header. NRRD and MetaImage begin with text."""
-
 
 PIECE_BYTES = 2**24
 

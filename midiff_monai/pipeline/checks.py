@@ -17,6 +17,7 @@ from midiff_monai.pipeline.options import (
     STARTS,
     Settings,
     Task,
+    flag_of,
     option_of,
 )
 
@@ -50,7 +51,7 @@ def _of_translation(task: Task) -> dict[str, bool]:
 def _of_segmentation(settings: Settings) -> dict[str, bool]:
     """The options that need a segmentation, and whether they are given."""
     return {
-        setting.metadata.get("flag", option_of(setting.name)): getattr(settings, setting.name) != setting.default
+        flag_of(setting): getattr(settings, setting.name) != setting.default
         for setting in fields(Settings)
         if setting.name in OF_SEGMENTATION
     }

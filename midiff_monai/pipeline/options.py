@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ STARTS = ["noise", "source", "inverted"]
 SAMPLING = ("steps", "samples", "seed", "eta", "skip", "start", "noise_level")
 """The settings that are ids of a translation bundle, or of a sampler."""
 
-
 OF_SEGMENTATION = ("probability", "lesions", "parcellation")
 """The settings that have no effect unless a volume is segmented."""
 
@@ -30,6 +29,11 @@ OF_SEGMENTATION = ("probability", "lesions", "parcellation")
 def option_of(setting: str) -> str:
     """The option of the command line for a field of `Settings`."""
     return f"--{setting.replace('_', '-')}"
+
+
+def flag_of(setting: Field[Any]) -> str:
+    """The option of the command line for a field of `Settings` that may have a flag of its own."""
+    return setting.metadata.get("flag", option_of(setting.name))
 
 
 class Mode(Enum):
