@@ -27,6 +27,9 @@ from midiff_monai.transforms.registration import as_itk, mutual_information, reg
 
 __all__ = ["as_itk", "distance", "labels_on_grid", "move_labels", "mutual_information", "register"]
 
+TIE_BREAK_MM = (1e-3, 2e-3, 4e-3)
+"""Shift of the points that labels are taken from, in LPS mm."""
+
 
 def distance(first: sitk.Transform, second: sitk.Transform, points: NDArray) -> float:
     """Compute the mean distance in mm between the images of points (N, 3), in LPS mm, under two transforms."""
@@ -39,13 +42,17 @@ def move_labels(
 ) -> NDArray[np.int16]:
     """Return labels on another grid: at each voxel the label with the largest trilinear weight, 0 outside.
 
+    The points are moved by `TIE_BREAK_MM`. Halfway between voxels, two labels often have the same weight, and ITK would
+    choose the lower id: white matter instead of cortex.
+
     Args:
         labels: (X, Y, Z), whole numbers.
         grid: a volume (X', Y', Z') on the grid.
         transform: maps points of the grid to points of the labels, in LPS mm. None leaves them where they are.
     """
     moving = sitk.Cast(as_itk(labels), sitk.sitkInt16)
-    place = as_itk(grid), transform or sitk.Transform(), sitk.sitkLabelLinear, 0.0
+    transforms = [sitk.TranslationTransform(3, TIE_BREAK_MM), *([transform] if transform else [])]
+    place = as_itk(grid), sitk.CompositeTransform(transforms), sitk.sitkLabelLinear, 0.0
     return sitk.GetArrayFromImage(sitk.Resample(moving, *place)).transpose()
 
 

@@ -67,6 +67,15 @@ def test_moved_labels_are_those_with_the_largest_trilinear_weight() -> None:
     assert not found[-1].any()
 
 
+def test_moved_labels_do_not_depend_on_the_order_of_the_ids() -> None:
+    """Between voxels, eight neighbours have the same weight, so that ties are common."""
+    labels = np.random.default_rng(0).choice([2, 3], (12, 12, 12)).astype(np.int16)
+    between = nib.affines.from_matvec(2 * np.eye(3), (0.5, 0.5, 0.5))
+    grid = nib.Nifti1Image(np.zeros((5, 5, 5), np.float32), between)
+    found, exchanged = (register.move_labels(nib.Nifti1Image(each, np.eye(4)), grid) for each in (labels, 5 - labels))
+    np.testing.assert_array_equal(exchanged, 5 - found)
+
+
 def phantom(contrast: str, folder: Path) -> sitk.Image:
     path = folder / f"{contrast}.nii.gz"
     nib.save(make_phantom(contrast, spacing=(3, 3, 3)).image, path)
