@@ -1,8 +1,8 @@
 """White matter lesions of FLAIR, which shows them bright and CSF dark. No network is trained for them.
 
-A lesion is a region of the white matter that is brighter than normal white matter around it, and brighter than cortex.
-The segmenter does not know lesions, and may take one for cortex, deep grey matter or CSF. Such a lesion is found too,
-where white matter encloses it or where it continues a lesion in the white matter.
+A lesion is a region of the white matter that is brighter than normal white matter around it, and brighter than nearly
+all of the cortex. The segmenter does not know lesions, and may take one for cortex, deep grey matter or CSF. Such a
+lesion is found too, where white matter encloses it or where it continues a lesion in the white matter.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ SEED_Z, EDGE_Z = 6.5, 5.0
 """Lowest z-scores at the brightest part of a lesion, and at its edge. Chosen on FLAIR of five people: see "Lesions" in
 evaluation/PROTOCOL.md. From 4.5 to 5.5 at the edge, the mean Dice differs by 0.02."""
 
-ABOVE_CORTEX_Z = 1.5
-"""How much brighter than the median of cortex a lesion is at its edge."""
+CORTEX_PERCENTILE = 95.0
+"""Percentile of the z-scores of cortex that a lesion exceeds at its edge. The median would not do: in thick slices, most
+of the cortex is darkened by CSF."""
 
 MAX_CORTEX_SHARE = 0.25
 """Contrast of cortex and white matter, relative to that of CSF and white matter, up to which a scan with dark CSF is a
@@ -84,7 +85,7 @@ def find_lesions(image: NDArray[np.float32], labels: NDArray[np.integer], spacin
     if reason := _not_flair(tissues):
         return FoundLesions(None, reason)
     mask = np.zeros(labels.shape, dtype=bool)
-    mask[box] = _bright_regions(z, segmented, tissues, spacing)
+    mask[box] = _bright_regions(z, segmented, spacing)
     return FoundLesions(mask)
 
 
@@ -118,10 +119,10 @@ def count_lesions(lesions: NDArray[np.bool_]) -> int:
 
 
 def _bright_regions(
-    z: NDArray[np.float32], labels: NDArray[np.integer], tissues: TissueZ, spacing: Sequence[float]
+    z: NDArray[np.float32], labels: NDArray[np.integer], spacing: Sequence[float]
 ) -> NDArray[np.bool_]:
     """Hysteresis: connected regions above the lower threshold that contain a voxel above the upper one."""
-    edge = max(EDGE_Z, tissues.cortex + ABOVE_CORTEX_Z)
+    edge = max(EDGE_Z, float(np.percentile(z[np.isin(labels, CORTEX)], CORTEX_PERCENTILE)))
     within = _within_white_matter(labels)
     seeds = within & (z > edge + SEED_Z - EDGE_Z)
     reached = ndimage.distance_transform_edt(~seeds, sampling=spacing) <= REACH_MM

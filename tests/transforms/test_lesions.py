@@ -116,6 +116,16 @@ def test_scale_and_orientation_do_not_matter() -> None:
     assert turned is not None and dice(np.moveaxis(np.flip(turned, 1), 2, 0), expected) > 0.99
 
 
+def test_bright_cortex_is_no_lesion() -> None:
+    """Thick slices: most of the cortex is darkened by CSF, and a part of the rest is labelled white matter."""
+    image, labels, _ = brain("FLAIR", lesions=np.zeros(SHAPE, bool), bias=0.0, noise=1.0)
+    cortex = (RADII >= 38) & (RADII < 44)
+    image[cortex & (RADII > 40)] *= 0.85
+    labels[cortex & (RADII <= 40) & ball(44, 0, 0, 20)] = 2
+    found = find_lesions(image, labels, SPACING)
+    assert found.mask is not None and not found.mask.any()
+
+
 def test_thick_slices_show_lesions() -> None:
     simulated = brain("FLAIR")
     thick = simulated.image.reshape(SIDE, SIDE, SIDE // 2, 2).mean(axis=3)
