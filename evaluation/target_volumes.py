@@ -1,10 +1,11 @@
-"""Write the skull-stripped brains that targets of one's own are trained and measured on.
+"""Write the volumes that targets of one's own are trained and measured on.
 
     python evaluation/target_volumes.py --data ../shared/data --out target_data
 
 `OUT/train/TARGET` holds the volumes of a target that train, and `OUT/test` all scans of the people that do not, on the
 grid of their FLAIR, with masks of lesions. All are brains without skull, so that a prior sees in training what it
-translates. PROTOCOL.md says who is held out, and why.
+translates. `OUT/test-heads` holds the whole heads of those of `heads-flair`, with masks of the brain. PROTOCOL.md says
+who is held out, and why.
 """
 
 from __future__ import annotations
@@ -93,6 +94,16 @@ def write_tests(data: Path, out: Path) -> None:
                 _write_brain(image, brain, out / "test" / f"{subject}_{contrast}.nii.gz")
 
 
+def write_heads(data: Path, out: Path) -> None:
+    """Write the whole heads of the people of `heads-flair` who are held out, and masks of their brains."""
+    for subject in (name for name in HELD_OUT if name.startswith("Subj")):
+        scans = [*scans_on_one_grid(subject, data)]
+        _, flair, brain = scans[-1]
+        for contrast, image, _ in scans:
+            _write(np.asarray(image.dataobj), image, out / "test-heads" / f"{subject}_{contrast}.nii.gz")
+        _write(brain, flair, out / "test-heads" / f"{subject}_brain.nii.gz")
+
+
 def scans_on_one_grid(subject: str, data: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.bool_]]]:
     """The contrasts of a person, the lesions among them, and the mask of the brain. FLAIR is the last one."""
     flair = scan_of(data, subject, "FLAIR")
@@ -111,18 +122,23 @@ def scans_on_one_grid(subject: str, data: Path) -> Iterator[tuple[str, nib.Nifti
 
 
 def _write_brain(image: nib.Nifti1Image, brain: NDArray[np.bool_], path: Path) -> None:
+    _write(np.where(brain, np.asarray(image.dataobj), 0), image, path)
+
+
+def _write(voxels: NDArray, like: nib.Nifti1Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_like(np.where(brain, np.asarray(image.dataobj), 0), image, path, np.float32)
+    write_like(voxels, like, path, np.float32)
 
 
 def main() -> None:
     """Write what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the development data")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train/ and test/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train/, test/ and test-heads/")
     arguments = parser.parse_args()
     write_training(arguments.data, arguments.out)
     write_tests(arguments.data, arguments.out)
+    write_heads(arguments.data, arguments.out)
 
 
 if __name__ == "__main__":

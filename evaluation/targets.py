@@ -3,9 +3,10 @@
     python evaluation/targets.py --bundle flair --scans target_data/test --training target_data/train/FLAIR \\
         --out evaluation/results
 
-`--scans` holds SUBJECT_CONTRAST.nii.gz on one grid for each subject, and SUBJECT_lesions.nii.gz where there is a mask.
-Every contrast but that of the target is a source. Writes targets.csv, with a row for each measure of each translation,
-and targets_summary.csv, with means over subjects. Rows of other weights of a bundle of the same name are dropped.
+`--scans` holds SUBJECT_CONTRAST.nii.gz on one grid for each subject, SUBJECT_lesions.nii.gz where there is a mask, and
+SUBJECT_brain.nii.gz where the scans show more than the brain. Every contrast but that of the target is a source. Writes
+targets.csv, with a row for each measure of each translation, and targets_summary.csv, with means over subjects. Rows of
+other weights of a bundle of the same name are dropped.
 `--work FOLDER` keeps the translated volumes, for the weights that made them. PROTOCOL.md describes the methods and the
 measures.
 """
@@ -138,7 +139,10 @@ SCALED = {method.__name__ for method in (midiff, one_step, histogram, inverted_h
 
 
 def foreground(real: Path) -> NDArray[np.bool_]:
-    """The mask of the brain or the body in a volume of the target."""
+    """The mask of the brain or the body in a volume of the target: SUBJECT_brain.nii.gz, or all but the background."""
+    brain = real.with_name(f"{real.name.partition('_')[0]}_brain.nii.gz")
+    if brain.exists():
+        return _voxels(brain) > 0
     voxels = _voxels(real)
     return fill_holes(voxels > BODY_HU if _is_ct(real) else voxels != 0)
 

@@ -35,8 +35,8 @@ SEED_Z, EDGE_Z = 6.5, 5.0
 evaluation/PROTOCOL.md. From 4.5 to 5.5 at the edge, the mean Dice differs by 0.02."""
 
 CORTEX_PERCENTILE = 95.0
-"""Percentile of the z-scores of cortex that a lesion exceeds at its edge. The median would not do: in thick slices, most
-of the cortex is darkened by CSF."""
+"""Percentile of the z-scores of cortex that a lesion exceeds at its edge. Not the median: in thick slices, most of the
+cortex is darkened by CSF."""
 
 MAX_CORTEX_SHARE = 0.25
 """Contrast of cortex and white matter, relative to that of CSF and white matter, up to which a scan with dark CSF is a
@@ -118,9 +118,7 @@ def count_lesions(lesions: NDArray[np.bool_]) -> int:
     return int(ndimage.label(lesions, CONNECTED)[1])
 
 
-def _bright_regions(
-    z: NDArray[np.float32], labels: NDArray[np.integer], spacing: Sequence[float]
-) -> NDArray[np.bool_]:
+def _bright_regions(z: NDArray[np.float32], labels: NDArray[np.integer], spacing: Sequence[float]) -> NDArray[np.bool_]:
     """Hysteresis: connected regions above the lower threshold that contain a voxel above the upper one."""
     edge = max(EDGE_Z, float(np.percentile(z[np.isin(labels, CORTEX)], CORTEX_PERCENTILE)))
     within = _within_white_matter(labels)

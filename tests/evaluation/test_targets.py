@@ -52,6 +52,17 @@ def test_the_real_volume_of_a_t2w_is_named_t2(folder: Path) -> None:
     assert {(case.contrast, case.real.name) for case in found} == {("T1", "B_T2.nii.gz"), ("FLAIR", "B_T2.nii.gz")}
 
 
+def test_whole_heads_are_measured_in_the_mask_of_the_brain(tmp_path: Path) -> None:
+    real = draw(0)
+    scan, brain = real.copy(), np.zeros(SHAPE)
+    scan[8:] = draw(1)[8:]
+    brain[3:8, 3:-3, 3:-3] = 1
+    case = case_of(tmp_path, scan, real)
+    assert targets.image_measures(scan, case, scaled=False)["correlation"] < 0.9
+    write(tmp_path / "B_brain.nii.gz", brain)
+    assert targets.image_measures(scan, case, scaled=False)["correlation"] == pytest.approx(1)
+
+
 def test_no_intensity_mapping_is_closer_than_the_best_curve(tmp_path: Path) -> None:
     """A scan of few intensities has a group mean for each, which no function of the intensity can beat."""
     scan = np.ceil(draw(0) / 3)
