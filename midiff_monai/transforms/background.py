@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from midiff_monai.transforms.bright_noise import without_bright_noise
 from midiff_monai.transforms.foreground import air_level
 from midiff_monai.transforms.meta import Data, as_plain_tensor, with_meta_of
 from midiff_monai.transforms.padding import outermost, without_padding
@@ -92,8 +93,9 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     """Set the background of a volume to exactly 0.
 
     The background may be a constant other than 0, an offset of all intensities, dust (values far below those of the
-    object), the noise around a skull-stripped brain, or the ripples of an interpolation. Where an interpolation faded
-    the surface of a brain, those of its voxels that lie for the most part outside of it become background too.
+    object), the noise around a skull-stripped brain, air as bright as tissue (`without_bright_noise`), or the ripples
+    of an interpolation. Where an interpolation faded the surface of a brain, those of its voxels that lie for the most
+    part outside of it become background too.
 
     A volume whose background is 0 is returned as it is, and so are a head with the noise of its air, a CT, an object
     with negative intensities, and a single slice, whose shell shows the object.
@@ -111,7 +113,7 @@ def clear_background(voxels: NDArray[np.float32], spacing: Sequence[float], abso
     if not absolute:
         if np.median(outermost(voxels)) <= MAX_AIR_HU:
             return voxels
-        voxels = without_padding(voxels)
+        voxels = without_bright_noise(without_padding(voxels))
     limit = _dust_limit(voxels)
     if limit:
         voxels = np.where(np.abs(voxels) <= limit, np.float32(0), voxels)

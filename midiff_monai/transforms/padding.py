@@ -48,7 +48,7 @@ def without_padding(voxels: NDArray) -> NDArray:
         return voxels - np.float32(level)
     if abs(level) < MIN_PADDING * scale:
         return voxels
-    return np.where(_connected_to_border(padding), np.float32(0), voxels)
+    return np.where(connected_to_border(padding), np.float32(0), voxels)
 
 
 def _without_padded_edges(voxels: NDArray, scale: float) -> NDArray:
@@ -56,7 +56,7 @@ def _without_padded_edges(voxels: NDArray, scale: float) -> NDArray:
     for edge in _edges(voxels):
         level, share = _constant_level(edge, TOLERANCE * scale)
         if share >= MIN_EDGE_SHARE and level > MIN_PADDING * scale:
-            padding = _connected_to_border(np.abs(voxels - level) <= TOLERANCE * scale)
+            padding = connected_to_border(np.abs(voxels - level) <= TOLERANCE * scale)
             voxels = np.where(padding, np.float32(0), voxels)
     return voxels
 
@@ -94,7 +94,7 @@ def _constant_level(values: NDArray, tolerance: float) -> tuple[float, float]:
     return float(ordered[first + counts[first] // 2]), float(counts[first] / ordered.size)
 
 
-def _connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The components of a mask that reach a face of the volume."""
     components, count = ndimage.label(mask)
     at_border = np.zeros(count + 1, dtype=bool)

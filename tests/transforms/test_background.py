@@ -77,6 +77,19 @@ def test_an_interpolation_does_not_make_the_object_larger(shift: tuple[float, fl
     assert (cleared > 0).sum() == pytest.approx((clean > 0).sum(), rel=0.025)
 
 
+@pytest.mark.parametrize("lowest", [0, -2048])
+def test_air_as_bright_as_tissue_is_background(lowest: int) -> None:
+    """The UNI image of an MP2RAGE: air and bone are uniform noise over the range of all intensities."""
+    tissue = np.where(brain() > 0, 20 * brain() - 1000, 2500)
+    noise = np.random.default_rng(0).uniform(0, 4095, RADII.shape)
+    noisy = (RADII >= 60) | ((RADII >= 45) & (RADII < 53))
+    image = np.where(noisy, noise, tissue).astype(np.float32)
+    cleared = clear_background(image + lowest, SPACING)
+    assert (cleared[RADII < 44] != 0).all() and not cleared[RADII > 66].any()
+    inside = cleared != 0
+    np.testing.assert_allclose(cleared[inside], (image - image.min())[inside], atol=1e-3)
+
+
 def one_side(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.pad(volume, ((0, 5), (0, 0), (0, 0)), constant_values=4095)
 
