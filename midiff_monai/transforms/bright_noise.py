@@ -19,6 +19,9 @@ have 0.05 at most, and 99.9 % of a brain in such noise less than 0.18."""
 WINDOW = 5
 """Side in voxels of the window in which the roughness is measured. Folds of the cortex are as rough in smaller ones."""
 
+MIN_OBJECT_SHARE = 0.05
+"""Least share of the voxels that a head occupies. Less means that the volume is nothing but noise."""
+
 
 def without_bright_noise(voxels: NDArray) -> NDArray:
     """Set all but the largest object in such air to 0, and subtract the lowest intensity from it.
@@ -27,14 +30,15 @@ def without_bright_noise(voxels: NDArray) -> NDArray:
         voxels: (X, Y, Z).
 
     Returns:
-        (X, Y, Z), the same array if most of its faces do not show such noise.
+        (X, Y, Z), the same array if most of its faces do not show such noise, or if there is nothing else.
     """
     lowest = voxels.min()
     scale = np.percentile(voxels, 99) - lowest
     if not scale or _roughness_of_faces(voxels) < MIN_ROUGHNESS * scale:
         return voxels
     air = connected_to_border(roughness(voxels) > MIN_ROUGHNESS * scale)
-    return np.where(_largest(~air), voxels - lowest, np.float32(0))
+    head = _largest(~air)
+    return np.where(head, voxels - lowest, np.float32(0)) if head.mean() > MIN_OBJECT_SHARE else voxels
 
 
 def roughness(voxels: NDArray) -> NDArray[np.float32]:
@@ -49,7 +53,7 @@ def roughness(voxels: NDArray) -> NDArray[np.float32]:
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected component of a mask (X, Y, Z)."""
+    """The largest connected component of a mask (X, Y, Z), which may be empty."""
     components, _ = ndimage.label(mask)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0

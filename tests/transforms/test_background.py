@@ -106,7 +106,10 @@ def test_bright_padding_of_a_part_of_the_border_is_background(
     np.testing.assert_array_equal(clear_background(padded, SPACING), np.where(padded == 4095, 0, padded))
 
 
-@pytest.mark.parametrize("volume", [brain(), head(), head(air=0.5), head(air=0)])
+NOTHING_BUT_NOISE = np.random.default_rng(0).uniform(1, 900, RADII.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("volume", [brain(), head(), head(air=0.5), head(air=0), NOTHING_BUT_NOISE])
 def test_clean_volumes_are_returned_as_they_are(volume: NDArray[np.float32]) -> None:
     assert clear_background(volume, SPACING) is volume
 
