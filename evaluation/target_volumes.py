@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -87,21 +87,20 @@ def write_training(data: Path, out: Path) -> None:
 
 
 def write_tests(data: Path, out: Path) -> None:
-    """Write the scans of the people who are held out, each on one grid, and their lesions."""
+    """Write the scans of the people who are held out, each on one grid, and their lesions.
+
+    Heads of `heads-flair` are written whole, too, with the mask of their brain.
+    """
     for subject in HELD_OUT:
-        if not (out / "test" / f"{subject}_FLAIR.nii.gz").exists():
-            for contrast, image, brain in scans_on_one_grid(subject, data):
-                _write_brain(image, brain, out / "test" / f"{subject}_{contrast}.nii.gz")
-
-
-def write_heads(data: Path, out: Path) -> None:
-    """Write the whole heads of the people of `heads-flair` who are held out, and masks of their brains."""
-    for subject in (name for name in HELD_OUT if name.startswith("Subj")):
+        is_head = subject.startswith("Subj")
+        last = out / "test-heads" / f"{subject}_brain.nii.gz" if is_head else out / "test" / f"{subject}_FLAIR.nii.gz"
+        if last.exists():
+            continue
         scans = [*scans_on_one_grid(subject, data)]
-        _, flair, brain = scans[-1]
-        for contrast, image, _ in scans:
-            _write(np.asarray(image.dataobj), image, out / "test-heads" / f"{subject}_{contrast}.nii.gz")
-        _write(brain, flair, out / "test-heads" / f"{subject}_brain.nii.gz")
+        for contrast, image, brain in scans:
+            _write_brain(image, brain, out / "test" / f"{subject}_{contrast}.nii.gz")
+        if is_head:
+            _write_heads(scans, out / "test-heads", subject)
 
 
 def scans_on_one_grid(subject: str, data: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.bool_]]]:
@@ -121,6 +120,13 @@ def scans_on_one_grid(subject: str, data: Path) -> Iterator[tuple[str, nib.Nifti
     yield "FLAIR", image, brain
 
 
+def _write_heads(scans: Sequence[tuple[str, nib.Nifti1Image, NDArray[np.bool_]]], folder: Path, subject: str) -> None:
+    for contrast, image, _ in scans:
+        _write(np.asarray(image.dataobj), image, folder / f"{subject}_{contrast}.nii.gz")
+    _, flair, brain = scans[-1]
+    _write(brain, flair, folder / f"{subject}_brain.nii.gz")
+
+
 def _write_brain(image: nib.Nifti1Image, brain: NDArray[np.bool_], path: Path) -> None:
     _write(np.where(brain, np.asarray(image.dataobj), 0), image, path)
 
@@ -138,7 +144,6 @@ def main() -> None:
     arguments = parser.parse_args()
     write_training(arguments.data, arguments.out)
     write_tests(arguments.data, arguments.out)
-    write_heads(arguments.data, arguments.out)
 
 
 if __name__ == "__main__":

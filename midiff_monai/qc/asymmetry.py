@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from midiff_monai.qc.lobes import names_of
+from midiff_monai.transforms.foreground import largest_component
 from midiff_monai.transforms.hemispheres import (
     CEREBRUM,
     HEMISPHERE_SHAPE,
@@ -249,15 +250,8 @@ def _agreeing(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArra
 
 def _largest_region(effect: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The largest connected region of effect sizes of one sign beyond `MIN_EFFECT`; empty if there is none."""
-    regions = [_largest(sign * effect > MIN_EFFECT) for sign in (1, -1)]
+    regions = [largest_component(sign * effect > MIN_EFFECT) for sign in (1, -1)]
     return max(regions, key=np.count_nonzero)
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labelled, count = ndimage.label(mask)
-    if not count:
-        return mask
-    return labelled == 1 + np.bincount(labelled.ravel())[1:].argmax()
 
 
 def _described(

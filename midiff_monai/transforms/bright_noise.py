@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from midiff_monai.transforms.padding import connected_to_border
+from midiff_monai.transforms.foreground import largest_component
+from midiff_monai.transforms.padding import connected_to_border, faces
 
 MIN_ROUGHNESS = 0.2
 """Least roughness of noise. Two uniform random values differ by a third of their range on average. Faces of other scans
@@ -36,12 +37,12 @@ def without_bright_noise(voxels: NDArray) -> NDArray:
     scale = np.percentile(voxels, 99) - lowest
     if not scale or _roughness_of_faces(voxels) < MIN_ROUGHNESS * scale:
         return voxels
-    air = connected_to_border(roughness(voxels) > MIN_ROUGHNESS * scale)
-    head = _largest(~air)
+    air = connected_to_border(_roughness(voxels) > MIN_ROUGHNESS * scale)
+    head = largest_component(~air)
     return np.where(head, voxels - lowest, np.float32(0)) if head.mean() > MIN_OBJECT_SHARE else voxels
 
 
-def roughness(voxels: NDArray) -> NDArray[np.float32]:
+def _roughness(voxels: NDArray) -> NDArray[np.float32]:
     """The mean difference of neighbours along the three axes, in a window around each voxel (X, Y, Z)."""
     total = np.zeros(voxels.shape, dtype=np.float32)
     for axis, size in enumerate(voxels.shape):
@@ -52,15 +53,7 @@ def roughness(voxels: NDArray) -> NDArray[np.float32]:
     return ndimage.uniform_filter(total / 6, WINDOW)
 
 
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected component of a mask (X, Y, Z), which may be empty."""
-    components, _ = ndimage.label(mask)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return mask & (components == sizes.argmax())
-
-
 def _roughness_of_faces(voxels: NDArray) -> float:
     """The median over the six faces of a volume of the mean difference of neighbours."""
-    faces = (np.moveaxis(voxels, axis, 0)[end] for axis in range(3) for end in (0, -1))
-    return float(np.median([np.mean([np.abs(np.diff(face, axis=axis)).mean() for axis in (0, 1)]) for face in faces]))
+    differences = [[np.abs(np.diff(face, axis=axis)).mean() for axis in (0, 1)] for face in faces(voxels)]
+    return float(np.median(np.mean(differences, axis=1)))

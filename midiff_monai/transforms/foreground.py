@@ -60,6 +60,12 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return (regions != regions.flat[0])[inner]
 
 
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest component of a mask whose voxels share faces; an empty mask as it is."""
+    components, count = ndimage.label(mask)
+    return components == 1 + np.bincount(components.ravel())[1:].argmax() if count else mask
+
+
 def close_gaps(
     mask: NDArray[np.bool_], spacing: Sequence[float] | NDArray[np.float64], radius: float
 ) -> NDArray[np.bool_]:

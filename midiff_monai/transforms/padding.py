@@ -82,7 +82,12 @@ def _without_air_offset(voxels: NDArray, scale: float) -> NDArray:
 
 def outermost(voxels: NDArray) -> NDArray:
     """The voxels (N,) on the six faces of a volume (X, Y, Z)."""
-    return np.concatenate([np.moveaxis(voxels, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)])
+    return np.concatenate([face.ravel() for face in faces(voxels)])
+
+
+def faces(voxels: NDArray) -> list[NDArray]:
+    """The six faces of a volume (X, Y, Z), each (M, N)."""
+    return [np.moveaxis(voxels, axis, 0)[end] for axis in range(3) for end in (0, -1)]
 
 
 def _constant_level(values: NDArray, tolerance: float) -> tuple[float, float]:
